@@ -1,0 +1,1 @@
+"""The numerics: pure tensor functions over torch. No config, no files, no network."""

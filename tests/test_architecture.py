@@ -1,0 +1,63 @@
+"""The import rule of the house, read from the source: kernels <- evaluator <- trainer <- tuner."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "kernels": set(),
+    "evaluator": {"kernels"},
+    "trainer": {"kernels", "evaluator"},
+    "tuner": {"kernels", "evaluator", "trainer"},
+}
+OWNERS = {
+    "accelerate": {"trainer/engines.py"},
+    "deepspeed": {"trainer/engines.py"},
+    "webdataset": {"trainer/shards.py", "trainer/tar_stream.py", "trainer/loader.py"},
+    "mlflow": {"trainer/tracking.py", "evaluator/registry.py"},
+}
+SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level names that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path):
+    package = path.relative_to(ROOT).parts[0]
+    forbidden = set(MAY_IMPORT) - MAY_IMPORT[package] - {package} | {"launch", "infra", "tests"}
+    assert not imported_packages(path) & forbidden
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_one_module_owns_each_heavy_library(path: Path):
+    where = str(path.relative_to(ROOT))
+    for library in imported_packages(path) & set(OWNERS):
+        assert where in OWNERS[library], f"{where} imports {library}; only {OWNERS[library]} may"
+
+
+def test_kernels_need_only_torch():
+    allowed = {"torch", "triton", "jaxtyping", "kernels"} | set(sys.stdlib_module_names)
+    for path in (ROOT / "kernels").rglob("*.py"):
+        assert imported_packages(path) <= allowed, path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_replaces_the_standard_library(path: Path):
+    """`accelerate launch trainer/main.py` puts trainer/ on sys.path, in front of the standard library."""
+    assert path.stem == "__init__" or path.stem not in sys.stdlib_module_names
+
+
+def test_the_rule_sees_every_package():
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} >= {"kernels", "evaluator", "trainer"}

@@ -1,0 +1,1 @@
+"""How a colorizer is learned: data, networks, losses, recipes, the loop, checkpoints, publishing."""
