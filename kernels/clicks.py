@@ -1,0 +1,128 @@
+"""The click map: what is already clicked, and how a click writes its colour.
+
+A click at pixel (row, col) with hint size s stamps the s x s square of pixels row - (s-1)//2 ... row + s//2 (and
+the same for columns), cut off at the border. It sets the mask to 1 there and the colour to the mean of the true
+ab inside that square. With s = 1 this is the thesis' click (section 3.1.2): the pixel and its own colour.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+def no_clicks(like_ab: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """An empty click map for photos of this batch, size and device, in float32."""
+    batch, _, height, width = like_ab.shape
+    return torch.zeros(batch, 3, height, width, dtype=torch.float32, device=like_ab.device)
+
+
+def clicked(clicks: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b h w"]:
+    """True where a click has already put a colour."""
+    return clicks[:, 0] > 0.5
+
+
+def one_hot(choice: Int64[Tensor, " b"], height: int, width: int) -> Float[Tensor, "b h w"]:
+    """1 at each photo's chosen pixel (flat index row * width + col), 0 elsewhere, in float32."""
+    flat = torch.zeros(len(choice), height * width, device=choice.device)
+    return flat.scatter_(1, choice[:, None], 1.0).view(-1, height, width)
+
+
+def hint_colours(truth_ab: Float[Tensor, "b 2 h w"], hint_size: int) -> Float[Tensor, "b 2 h w"]:
+    """The colour that a click of `hint_size` would carry at each pixel: the mean of true ab under its stamp."""
+    _check_hint_size(hint_size)
+    if hint_size == 1:
+        return truth_ab
+    height, width = truth_ab.shape[-2:]
+    covered = _box_sum(torch.ones(1, 1, height, width, device=truth_ab.device), hint_size, mirrored=False)
+    return _box_sum(truth_ab.float(), hint_size, mirrored=False) / covered
+
+
+def place(
+    clicks: Float[Tensor, "b 3 h w"],
+    colours: Float[Tensor, "b 2 h w"],
+    selection: Float[Tensor, "b h w"],
+    hint_size: int = 1,
+) -> Float[Tensor, "b 3 h w"]:
+    """Write one click into each click map, differentiably with respect to `selection`.
+
+    Args:
+        clicks: the map so far; not modified.
+        colours: the hint colour at each pixel, from `hint_colours` with the same hint size.
+        selection: one-hot, or a relaxed selection that sums to at most 1 (soft Gumbel-Softmax).
+        hint_size: side of the stamp in pixels, at least 1.
+
+    The newest click covers older ones under its stamp. The gradient at a pixel is
+    d(mask) + d(a) * a + d(b) * b, summed over that pixel's stamp, of its candidate colour (a, b).
+    """
+    _check_hint_size(hint_size)
+    selection = selection.float().unsqueeze(1)
+    written = torch.cat([selection, selection * colours.float()], dim=1)
+    written = _box_sum(written, hint_size, mirrored=True)
+    return clicks * (1.0 - written[:, :1].detach().clamp(max=1.0)) + written
+
+
+def place_clicks(
+    clicks: Float[Tensor, "b 3 h w"],
+    truth_ab: Float[Tensor, "b 2 h w"],
+    choice: Int64[Tensor, " b"],
+    hint_size: int = 1,
+) -> Float[Tensor, "b 3 h w"]:
+    """A new click map with one more click per photo at flat index `choice`, in the true colour."""
+    selection = one_hot(choice, *clicks.shape[-2:])
+    return place(clicks, hint_colours(truth_ab, hint_size), selection, hint_size)
+
+
+def random_choice(
+    clicks: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b h w"]
+) -> Int64[Tensor, " b"]:
+    """The unclicked pixel with the largest noise in each photo: a uniform choice for i.i.d. noise.
+
+    Raises:
+        ValueError: every pixel of some photo is already clicked.
+    """
+    return masked_argmax(noise, clicked(clicks))
+
+
+def masked_argmax(scores: Float[Tensor, "b h w"], taken: Bool[Tensor, "b h w"]) -> Int64[Tensor, " b"]:
+    """Flat index of the largest score among the pixels that are not taken; ties go to the first.
+
+    Raises:
+        ValueError: every pixel of some photo is taken.
+    """
+    check_some_pixel_is_free(taken)
+    # Not -inf: a free pixel whose score is itself -inf must still win over a taken one.
+    lowest = torch.finfo(torch.float32).min
+    scores = scores.float().clamp(min=lowest / 2).masked_fill(taken, lowest)
+    return scores.flatten(1).argmax(1)
+
+
+def check_some_pixel_is_free(taken: Bool[Tensor, "b h w"]) -> None:
+    """Raise a ValueError that counts the photos in which no pixel is left to click.
+
+    Skipped under tracing, where a value cannot be read.
+    """
+    if torch.compiler.is_compiling():
+        return
+    full = taken.flatten(1).all(1)
+    if full.any():
+        raise ValueError(
+            f"all pixels of {int(full.sum())} of {len(full)} photos are clicked; "
+            "ask for fewer clicks, a smaller hint_size or a larger photo"
+        )
+
+
+def _check_hint_size(hint_size: int) -> None:
+    if hint_size < 1:
+        raise ValueError(f"hint_size is {hint_size}; it must be at least 1 pixel")
+
+
+def _box_sum(x: Tensor, size: int, *, mirrored: bool) -> Tensor:
+    """Sum over each pixel's stamp (`mirrored`: over the pixels whose stamp covers it), zero outside."""
+    if size == 1:
+        return x
+    before, after = (size - 1) // 2, size // 2
+    if mirrored:
+        before, after = after, before
+    padded = F.pad(x, (before, after, before, after))
+    return F.avg_pool2d(padded, size, stride=1, divisor_override=1)
