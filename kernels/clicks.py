@@ -73,9 +73,7 @@ def place_clicks(
     return place(clicks, hint_colours(truth_ab, hint_size), selection, hint_size)
 
 
-def random_choice(
-    clicks: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b h w"]
-) -> Int64[Tensor, " b"]:
+def random_choice(clicks: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b h w"]) -> Int64[Tensor, " b"]:
     """The unclicked pixel with the largest noise in each photo: a uniform choice for i.i.d. noise.
 
     Raises:
