@@ -1,6 +1,7 @@
 """ColorNet and EditNet: residual U-Nets with squeeze-and-excitation (Tables A.1 and A.2 of the thesis)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -81,8 +82,7 @@ class UNet(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.bottleneck = EnhancedDoubleConv(widths[-2], widths[-1])
         self.attention = SqueezeExcitation(widths[-1])
-        upward = list(reversed(widths))
-        self.up = nn.ModuleList(Up(a, b) for a, b in zip(upward[:-1], upward[1:], strict=True))
+        self.up = nn.ModuleList(Up(a, b) for a, b in pairwise(reversed(widths)))
         self.final_conv = nn.Conv2d(widths[0], outputs, 1)
 
     @property
