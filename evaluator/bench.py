@@ -1,0 +1,178 @@
+"""What every benchmark shares: interleaved timing, quantiles, the machine's description, table and JSON.
+
+A benchmark builds `rows` and `goals`, and ends with one call of `report`. The JSON has the keys `machine`,
+`versions`, `commit`, `rows` and `goals`.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-image")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal beside what was measured. `met` is None where this machine cannot measure it."""
+
+    name: str
+    """What is compared, with its unit."""
+    goal: float
+    """At least this much."""
+    measured: float | None
+    """What this run found; None: this machine cannot measure it (no GPU, say)."""
+    met: bool | None
+    """Whether `measured` reaches `goal`; None when nothing was measured."""
+
+
+def at_least(name: str, goal: float, measured: float | None) -> Goal:
+    """A goal that is met when `measured` is at least `goal`.
+
+    Raises:
+        ValueError: `measured` is NaN, so the benchmark itself is broken.
+    """
+    if measured is not None and math.isnan(measured):
+        raise ValueError(f"{name}: measured nan; fix the benchmark before reading its goals")
+    return Goal(name, goal, measured, None if measured is None else measured >= goal)
+
+
+def machine() -> dict[str, object]:
+    """The hardware that a figure belongs to: processor, usable cores, threads, memory in GiB, GPU, system."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": usable_cores(),
+        "torch_threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Python's version and those of the installed `packages`; a missing one is left out."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The short git commit of the code that runs, `-dirty` when files differ from it, `unknown` outside git."""
+    root = Path(__file__).parent.parent
+    try:
+        head = _git(root, "rev-parse", "--short", "HEAD")
+        return head + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """The 20 %, 50 % and 80 % quantiles of repeated measurements, linearly interpolated.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no measurements; run at least one repeat")
+    low, middle, high = np.quantile(np.asarray(values, dtype=np.float64), (0.2, 0.5, 0.8))
+    return {"p20": float(low), "p50": float(middle), "p80": float(high)}
+
+
+def interleave(paths: Mapping[str, Callable[[], float]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Measure every path `repeats` times in the order A B A B, so that a machine's drift meets all of them.
+
+    Args:
+        paths: For each name a function that runs once and returns its measurement (seconds, images/s...).
+        repeats: Rounds that count.
+        warmup: Rounds run first and thrown away.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in paths}
+    for round_index in range(-warmup, repeats):
+        for name, run in paths.items():
+            value = run()
+            if round_index >= 0:
+                measured[name].append(value)
+    return measured
+
+
+def report(
+    title: str, rows: Sequence[Mapping[str, object]], goals: Sequence[Goal], json_file: Path | None = None
+) -> dict[str, object]:
+    """Print rows and goals with machine, versions and commit; write them to `json_file` when given.
+
+    Returns:
+        What was written: `{"machine", "versions", "commit", "rows", "goals"}`.
+    """
+    content: dict[str, object] = {
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+        "rows": [dict(row) for row in rows],
+        "goals": [asdict(goal) for goal in goals],
+    }
+    _print_report(title, content, rows, goals)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(content, indent=2) + "\n")
+    return content
+
+
+def _print_report(
+    title: str, content: Mapping[str, object], rows: Sequence[Mapping[str, object]], goals: Sequence[Goal]
+) -> None:
+    console = Console()
+    console.print(_table(title, rows))
+    if goals:
+        console.print(_table("goals", [asdict(goal) for goal in goals]))
+    for key in ("machine", "versions", "commit"):
+        console.print(f"{key}: {content[key]}", highlight=False)
+
+
+def _table(title: str, rows: Sequence[Mapping[str, object]]) -> Table:
+    """A table whose columns are the rows' keys, in the order of their first appearance."""
+    table = Table(title=title)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
