@@ -1,0 +1,35 @@
+"""What a source of training photos hands over."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a step."""
+
+    rgb: UInt8[Tensor, "b 3 h w"]
+    """Photos on the CPU, contiguous; flips and Lab come later, on the device."""
+    skipped: int = 0
+    """Unreadable photos that were replaced since the batch before."""
+
+
+class Loader(Protocol):
+    """An endless stream of equal batches whose order is a function of the seed and the position."""
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Photos in one pass over the data, over all ranks."""
+        ...
+
+    def batches(self, images_seen: int) -> Iterator[Batch]:
+        """This rank's batches from the position where all ranks together have seen `images_seen` photos."""
+        ...
+
+    def close(self) -> None:
+        """Stop reader processes."""
+        ...
