@@ -54,7 +54,8 @@ def rgb_to_lab(
     is computed and returned in float32, inside autocast too. Within 1e-4 CIE units of scikit-image's float64.
     Differentiable, with finite gradients at every colour including black.
 
-    Raises ValueError for another dtype or another number of channels.
+    Raises:
+        ValueError: another dtype or number of channels.
     """
     _require_channels("rgb", rgb, 3)
     fx, fy, fz = (_compress(plane) for plane in _combine(_XYZ_FROM_RGB, _linear(rgb)))
@@ -72,7 +73,8 @@ def lab_to_rgb(lightness: Float[Tensor, "b 1 h w"], ab: Float[Tensor, "b 2 h w"]
     clipped to [0, 1]. Clipping changes such a colour's lightness and hue; the gradient of a clipped channel
     is zero, and every gradient is finite.
 
-    Raises ValueError for another number of channels or a dtype that is not floating point.
+    Raises:
+        ValueError: another number of channels, or a dtype that is not floating point.
     """
     _require_channels("lightness", lightness, 1)
     _require_channels("ab", ab, 2)
