@@ -176,10 +176,13 @@ def blocks_from(seed: int, position: int, world: World, counts: Sequence[int], b
     while True:
         pieces = epoch_plan(seed, epoch, world, counts)
         length = sum(map(len, pieces))
-        for index in range(offset // block_size, -(-length // block_size)):
-            start, stop = index * block_size, min((index + 1) * block_size, length)
-            order = _shuffled(stop - start, _BLOCK_ORDER, seed, epoch, world.reader, index)
-            yield Block(epoch, _slice(pieces, start, stop), tuple(order), max(0, offset - start))
+        # Blocks of nearly one size: a last block of a few samples could not be shuffled.
+        blocks = -(-length // block_size)
+        for index in range(blocks):
+            start, stop = index * length // blocks, (index + 1) * length // blocks
+            if stop > offset:
+                order = _shuffled(stop - start, _BLOCK_ORDER, seed, epoch, world.reader, index)
+                yield Block(epoch, _slice(pieces, start, stop), tuple(order), max(0, offset - start))
         epoch, offset = epoch + 1, 0
 
 
