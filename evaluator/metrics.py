@@ -37,9 +37,7 @@ _WINDOW_SIGMA = 1.5
 _K1, _K2 = 0.01, 0.03
 
 
-def ab_psnr(
-    predicted_ab: Float[Tensor, "b 2 h w"], truth_ab: Float[Tensor, "b 2 h w"]
-) -> Float[Tensor, " b"]:
+def ab_psnr(predicted_ab: Float[Tensor, "b 2 h w"], truth_ab: Float[Tensor, "b 2 h w"]) -> Float[Tensor, " b"]:
     """PSNR on ab in dB with range 2, one per photo; the mean square is over both channels and all pixels.
 
     Infinite for a photo without any error. float64 stays float64, everything else is computed in float32.
@@ -48,9 +46,7 @@ def ab_psnr(
     return _psnr(error.square().flatten(1).mean(1), AB_RANGE)
 
 
-def rgb_psnr(
-    predicted_rgb: UInt8[Tensor, "b 3 h w"], truth_rgb: UInt8[Tensor, "b 3 h w"]
-) -> Float[Tensor, " b"]:
+def rgb_psnr(predicted_rgb: UInt8[Tensor, "b 3 h w"], truth_rgb: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
     """PSNR on uint8 RGB in dB with peak 255, one per photo; the mean square is over channels and pixels.
 
     The truth is the original photo, the prediction `lab_to_rgb(lightness, predicted_ab)` rounded. Infinite
@@ -61,9 +57,7 @@ def rgb_psnr(
     return _psnr(total.double() / math.prod(error.shape[1:]), RGB_RANGE).float()
 
 
-def ab_ssim(
-    predicted_ab: Float[Tensor, "b 2 h w"], truth_ab: Float[Tensor, "b 2 h w"]
-) -> Float[Tensor, " b"]:
+def ab_ssim(predicted_ab: Float[Tensor, "b 2 h w"], truth_ab: Float[Tensor, "b 2 h w"]) -> Float[Tensor, " b"]:
     """Multi-channel SSIM on ab with range 2 (thesis, section 3.5), one per photo: the mean over a and b.
 
     Wang et al. 2004: Gaussian window 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance.
@@ -79,9 +73,7 @@ def ab_ssim(
         height, width = predicted_ab.shape[-2:]
         raise ValueError(f"a photo of {height} x {width} pixels; SSIM needs at least {side} x {side}")
     x, y = _at_least_float32(predicted_ab), _at_least_float32(truth_ab)
-    mean_x, mean_y, square_x, square_y, product = _window_means(
-        torch.stack([x, y, x * x, y * y, x * y])
-    ).unbind()
+    mean_x, mean_y, square_x, square_y, product = _window_means(torch.stack([x, y, x * x, y * y, x * y])).unbind()
     # Variances and the covariance; C1, C2 keep the quotients finite where a photo is flat.
     var_x, var_y = square_x - mean_x * mean_x, square_y - mean_y * mean_y
     covariance = product - mean_x * mean_y

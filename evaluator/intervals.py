@@ -1,0 +1,34 @@
+"""Bootstrap confidence intervals of a mean over photos, in float64."""
+
+import numpy as np
+from jaxtyping import Float64
+
+CONFIDENCE = 0.95
+RESAMPLES = 4000
+
+
+def mean_intervals(
+    values: Float64[np.ndarray, "n k"], seed: int
+) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+    """Percentile bootstrap 95 % interval of each column's mean (Efron and Tibshirani 1993, chapter 13).
+
+    Photos (rows) are resampled with replacement, 4000 times, the same draws for every column; a paired
+    difference is a column of differences. The same seed gives the same interval.
+
+    Args:
+        values: one row per photo, one column per quantity.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper ends; NaN for fewer than two photos, which say nothing about spread.
+    """
+    photos, quantities = values.shape
+    if photos < 2:
+        nothing = np.full(quantities, np.nan)
+        return nothing, nothing
+    # How often each photo is drawn is multinomial, which makes all resampled means one matrix product.
+    counts = np.random.default_rng(seed).multinomial(photos, np.full(photos, 1.0 / photos), size=RESAMPLES)
+    means = counts.astype(np.float64) @ values / photos
+    tail = 100.0 * (1.0 - CONFIDENCE) / 2.0
+    low, high = np.percentile(means, [tail, 100.0 - tail], axis=0)
+    return low, high

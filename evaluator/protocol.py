@@ -1,0 +1,111 @@
+"""The click protocol: what is measured, on which photos, after how many clicks, with which robot user.
+
+`evaluate` is the one definition of every validation number: the trainer, the registry and the benchmark call
+it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from evaluator.inference import Colorizer, run_network
+from evaluator.metrics import METRICS, Comparison
+from evaluator.policies import Policy
+from evaluator.results import Protocol, Results
+from evaluator.rollout import Moment, Photos, before_clicks, rollout
+
+__all__ = ["Protocol", "Results", "evaluate"]
+
+
+@torch.no_grad()
+def evaluate(
+    colorizer: Colorizer,
+    policies: Mapping[str, Policy],
+    photos: UInt8[Tensor, "n 3 h w"],
+    protocol: Protocol,
+    device: torch.device | str = "cpu",
+    *,
+    first_index: int = 0,
+    metrics: Sequence[str] = tuple(METRICS),
+    autocast: torch.dtype | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Results:
+    """Let a robot user click as each policy says, in the true colours, and measure at the budgets.
+
+    Every photo's result depends on that photo and its index only, not on the batch size or on how photos are
+    split: with n processes, each evaluates its part and `Results.merge` joins them.
+
+    Args:
+        colorizer: in evaluation mode, on `device`.
+        policies: by name; "random" is what the others are compared with.
+        photos: original photos of one size, on any device.
+        protocol: budgets, hint size, seed, batch size.
+        device: where to compute.
+        first_index: index of `photos[0]` in the whole set.
+        metrics: names in `METRICS`.
+        autocast: dtype in which to run the colorizer under autocast; a `GuidePolicy` has its own.
+        on_progress: called with (clicks placed, clicks to place), summed over photos and policies.
+
+    Raises:
+        ValueError: no policy, an unknown metric, more clicks than pixels, or networks in training mode.
+    """
+    _check(policies, photos, protocol, metrics)
+    results = Results.empty(protocol, photos.shape, first_index, policies, metrics)
+    colorize = partial(run_network, colorizer, autocast=autocast)
+    progress = _Progress(len(photos) * len(policies) * protocol.clicks[-1], on_progress)
+    for first in range(0, len(photos), protocol.batch_size):
+        rows = slice(first, min(first + protocol.batch_size, len(photos)))
+        rgb = photos[rows].to(device)
+        batch = Photos.from_rgb(rgb, seed=protocol.seed, first_index=first_index + first)
+        start = before_clicks(colorize, batch)
+        for name, policy in policies.items():
+            moments = rollout(
+                colorize,
+                policy,
+                batch,
+                start,
+                budgets=protocol.clicks,
+                hint_size=protocol.hint_size,
+                on_click=partial(progress.advance, len(rgb)),
+            )
+            for column, moment in enumerate(moments):
+                _record(results, name, rows, column, moment, batch, rgb)
+    return results
+
+
+def _record(
+    results: Results, policy: str, rows: slice, column: int, moment: Moment, batch: Photos, rgb: Tensor
+) -> None:
+    """Measure one batch at one budget and write it into the results."""
+    comparison = Comparison(batch.lightness, moment.predicted_ab, batch.truth_ab, rgb)
+    for metric, values in results.values[policy].items():
+        values[rows, column] = METRICS[metric].measure(comparison).double().cpu().numpy()
+    results.positions[policy][rows, : moment.positions.shape[1]] = moment.positions.cpu().numpy()
+
+
+class _Progress:
+    """Counts clicks for the caller's progress bar."""
+
+    def __init__(self, total: int, report: Callable[[int, int], None]):
+        self.done, self.total, self.report = 0, total, report
+
+    def advance(self, clicks: int) -> None:
+        self.done += clicks
+        self.report(self.done, self.total)
+
+
+def _check(policies: Mapping[str, Policy], photos: Tensor, protocol: Protocol, metrics: Sequence[str]) -> None:
+    if not policies:
+        raise ValueError("no policies to evaluate; pass at least one, such as {'random': RandomPolicy()}")
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise ValueError(f"unknown metrics {unknown}; choose from {', '.join(METRICS)}")
+    height, width = photos.shape[-2:]
+    if protocol.clicks[-1] > height * width:
+        raise ValueError(
+            f"{protocol.clicks[-1]} clicks on photos of {height} x {width} = {height * width} pixels; "
+            "ask for fewer clicks or use larger photos"
+        )

@@ -1,0 +1,210 @@
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2lab
+from skimage.metrics import peak_signal_noise_ratio
+
+from evaluator.policies import GuidePolicy, MaxErrorPolicy, RandomPolicy, RegionCentrePolicy
+from evaluator.protocol import Protocol, Results, evaluate
+
+POLICIES = {"random": RandomPolicy(), "max error": MaxErrorPolicy(), "region": RegionCentrePolicy()}
+PROTOCOL = Protocol(clicks=(0, 1, 3, 6), seed=3, batch_size=4)
+
+
+@pytest.fixture
+def results(colorizer, photos) -> Results:
+    return evaluate(colorizer, POLICIES, photos, PROTOCOL)
+
+
+def assert_same(left: Results, right: Results, tolerance: float = 1e-5):
+    assert left.photos.tolist() == right.photos.tolist()
+    for policy in left.policies:
+        np.testing.assert_array_equal(left.positions[policy], right.positions[policy])
+        for metric, values in left.values[policy].items():
+            np.testing.assert_allclose(values, right.values[policy][metric], atol=tolerance)
+
+
+def test_results_hold_every_photo_policy_metric_and_budget(results, photos):
+    assert results.policies == list(POLICIES)
+    assert results.metrics == ["ab_psnr", "ab_ssim", "rgb_psnr"]
+    assert results.size == (24, 24)
+    assert results.photos.tolist() == list(range(9))
+    for policy in POLICIES:
+        assert results.positions[policy].shape == (9, 6)
+        assert all(len(set(clicks)) == 6 for clicks in results.positions[policy].tolist())
+        for values in results.values[policy].values():
+            assert values.shape == (9, 4)
+            assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_results_do_not_depend_on_the_batch_size(colorizer, photos, results, batch_size):
+    protocol = Protocol(clicks=(0, 1, 3, 6), seed=3, batch_size=batch_size)
+    assert_same(evaluate(colorizer, POLICIES, photos, protocol), results)
+
+
+def test_parts_evaluated_by_different_processes_merge_into_the_whole(colorizer, photos, results):
+    parts = [
+        evaluate(colorizer, POLICIES, photos[first:stop], PROTOCOL, first_index=first)
+        for first, stop in [(5, 9), (0, 5), (9, 9)]
+    ]
+    merged = Results.merge(parts)
+    assert_same(merged, results)
+    assert [row["ab_psnr"] for row in merged.rows()] == pytest.approx(
+        [row["ab_psnr"] for row in results.rows()], abs=1e-6
+    )
+
+
+def test_merging_refuses_parts_that_do_not_belong_together(colorizer, photos, results):
+    with pytest.raises(ValueError, match="a photo is in two parts"):
+        Results.merge([results, results])
+    other = evaluate(colorizer, {"random": RandomPolicy()}, photos[:2], PROTOCOL, first_index=9)
+    with pytest.raises(ValueError, match="parts differ"):
+        Results.merge([results, other])
+    with pytest.raises(ValueError, match="no results to merge"):
+        Results.merge([])
+
+
+def test_the_robot_user_clicks_in_the_true_colours_of_the_chosen_pixels(photos):
+    seen = []
+
+    def colorizer(lightness, clicks):
+        seen.append(clicks)
+        return torch.zeros_like(clicks[:, 1:])
+
+    results = evaluate(colorizer, {"random": RandomPolicy()}, photos[:2], Protocol(clicks=(4,)))
+    truth = rgb2lab(photos[:2].permute(0, 2, 3, 1).numpy())[..., 1:] / 128
+    for i in range(2):
+        expected = np.zeros((3, 24, 24))
+        for position in results.positions["random"][i]:
+            row, col = divmod(int(position), 24)
+            expected[:, row, col] = 1, *truth[i, row, col]
+        np.testing.assert_allclose(seen[-1][i], expected, atol=1e-5)
+
+
+def test_hint_size_stamps_a_patch_with_its_mean_colour(photos):
+    seen = []
+
+    def colorizer(lightness, clicks):
+        seen.append(clicks)
+        return torch.zeros_like(clicks[:, 1:])
+
+    corner = GuidePolicy(guide=lambda lightness, ab, clicks, truth: lightness[:, 0] * 0 - 1, blind=True)
+    evaluate(colorizer, {"first": corner}, photos[:1], Protocol(clicks=(1,), hint_size=3))
+    patch = rgb2lab(photos[:1].permute(0, 2, 3, 1).numpy())[0, :2, :2, 1:] / 128
+    assert seen[-1][0, 0].sum() == 4  # a 3 x 3 stamp at the corner, cut off by the border
+    np.testing.assert_allclose(seen[-1][0, 1:, 1, 1], patch.mean((0, 1)), atol=1e-5)
+
+
+def test_the_values_without_clicks_are_those_of_the_automatic_colouring(photos):
+    grey = evaluate(
+        lambda lightness, clicks: clicks[:, 1:] * 0, {"random": RandomPolicy()}, photos, Protocol(clicks=(0,))
+    )
+    truth = rgb2lab(photos.permute(0, 2, 3, 1).numpy())[..., 1:] / 128
+    expected = [peak_signal_noise_ratio(t, np.zeros_like(t), data_range=2) for t in truth]
+    np.testing.assert_allclose(grey.values["random"]["ab_psnr"][:, 0], expected, atol=1e-4)
+
+
+def test_a_perfect_colorizer_is_infinite_per_photo_and_finite_in_the_table(photos):
+    lab = torch.from_numpy(rgb2lab(photos.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2).float()
+
+    def perfect(lightness, clicks):
+        return lab[:, 1:] / 128
+
+    protocol = Protocol(clicks=(0,), batch_size=len(photos))
+    results = evaluate(perfect, {"random": RandomPolicy()}, photos, protocol)
+    assert np.isinf(results.values["random"]["rgb_psnr"]).all()
+    summary = next(row for row in results.table() if row.metric == "rgb_psnr")
+    assert (summary.mean, summary.exact) == (100.0, 9)
+
+
+def test_the_network_runs_once_per_click_and_only_at_budgets_for_a_policy_that_does_not_look(photos):
+    calls = []
+
+    def colorizer(lightness, clicks):
+        calls.append(clicks[:, 0].sum((1, 2)).unique().tolist())
+        return clicks[:, 1:] * 1.0
+
+    protocol = Protocol(clicks=(0, 2, 5), batch_size=9)
+    evaluate(colorizer, {"random": RandomPolicy(), "max error": MaxErrorPolicy()}, photos, protocol)
+    assert calls == [[0], [2], [5], [1], [2], [3], [4], [5]]
+
+
+def test_better_placed_clicks_are_measured_as_better(results):
+    after = {
+        (row.policy, row.metric): row for row in results.table() if row.clicks == 6 and row.policy != "random"
+    }
+    region = after["region", "ab_psnr"]
+    assert region.verdict == "better"
+    assert region.gain is not None
+    assert region.gain > 0.5
+    before = [row for row in results.table() if row.clicks == 0 and row.policy != "random"]
+    assert {(row.gain, row.verdict) for row in before} == {(0.0, "no different")}
+
+
+def test_progress_is_told_after_every_click_and_ends_complete(colorizer, photos):
+    told = []
+    evaluate(colorizer, POLICIES, photos, PROTOCOL, on_progress=lambda done, total: told.append((done, total)))
+    assert told[0] == (4, 9 * 3 * 6)
+    assert told[-1] == (9 * 3 * 6, 9 * 3 * 6)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_evaluation_leaves_no_graph_behind(photos):
+    weight = torch.nn.Parameter(torch.ones(()))
+    requires = []
+
+    def colorizer(lightness, clicks):
+        ab = clicks[:, 1:] * weight
+        requires.append(ab.requires_grad)
+        return ab
+
+    evaluate(colorizer, POLICIES, photos[:2], PROTOCOL)
+    assert not any(requires)
+    assert torch.is_grad_enabled()
+
+
+def test_autocast_reaches_the_colorizer_and_metrics_stay_in_float32(photos):
+    layer = torch.nn.Conv2d(4, 2, 3, padding=1)
+    dtypes = []
+
+    def colorizer(lightness, clicks):
+        ab = layer(torch.cat([lightness, clicks], 1)).tanh()
+        dtypes.append(ab.dtype)
+        return ab
+
+    half = evaluate(colorizer, POLICIES, photos[:2], PROTOCOL, autocast=torch.bfloat16)
+    assert set(dtypes) == {torch.bfloat16}
+    full = evaluate(colorizer, POLICIES, photos[:2], PROTOCOL)
+    difference = half.values["random"]["ab_psnr"] - full.values["random"]["ab_psnr"]
+    assert 0 < np.abs(difference).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clicks": ()}, "clicks is ()"),
+        ({"clicks": (1, 1)}, "rising"),
+        ({"clicks": (5, 1)}, "rising"),
+        ({"clicks": (-1, 1)}, "rising"),
+        ({"hint_size": 0}, "hint_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        Protocol(**settings)
+
+
+def test_what_cannot_be_evaluated_is_refused_with_the_reason(colorizer, photos):
+    with pytest.raises(ValueError, match="600 clicks on photos of 24 x 24 = 576 pixels"):
+        evaluate(colorizer, POLICIES, photos, Protocol(clicks=(600,)))
+    with pytest.raises(ValueError, match="no policies"):
+        evaluate(colorizer, {}, photos, PROTOCOL)
+    with pytest.raises(ValueError, match=r"unknown metrics \['fid'\]; choose from ab_psnr"):
+        evaluate(colorizer, POLICIES, photos, PROTOCOL, metrics=["fid"])
+    with pytest.raises(ValueError, match="returned shape"):
+        evaluate(lambda lightness, clicks: clicks, POLICIES, photos, PROTOCOL)
+    network = torch.nn.Sequential(torch.nn.Dropout2d())
+    with pytest.raises(ValueError, match="training mode"):
+        evaluate(network, POLICIES, photos, PROTOCOL)
