@@ -62,6 +62,16 @@ def place(
     return clicks * (1.0 - written[:, :1].detach().clamp(max=1.0)) + written
 
 
+def scatter_clicks(
+    colours: Float[Tensor, "b 2 h w"], places: Float[Tensor, "b h w"], hint_size: int = 1
+) -> Float[Tensor, "b 3 h w"]:
+    """A click map with clicks at all `places` (0 or 1) at once; where stamps overlap, their colours average."""
+    _check_hint_size(hint_size)
+    places = places.float().unsqueeze(1)
+    written = _box_sum(torch.cat([places, places * colours.float()], dim=1), hint_size, mirrored=True)
+    return torch.cat([(written[:, :1] > 0.5).float(), written[:, 1:] / written[:, :1].clamp(min=1.0)], dim=1)
+
+
 def place_clicks(
     clicks: Float[Tensor, "b 3 h w"],
     truth_ab: Float[Tensor, "b 2 h w"],

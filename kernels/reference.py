@@ -30,7 +30,7 @@ def choose(
     logits: Float[Tensor, "b h w"],
     taken: Bool[Tensor, "b h w"],
     *,
-    estimator: EstimatorName = "argmax_ste",
+    estimator: str = "argmax_ste",
     temperature: float = 1.0,
     tau: float = 1.0,
     noise: Float[Tensor, "b h w"] | None = None,
