@@ -104,7 +104,8 @@ class Metric:
     """A metric and how to write it down."""
 
     label: str
-    """For table headings and axes, with the range."""
+    scale: str
+    """The range of values that the number assumes; published beside every number."""
     unit: str
     """Empty for a pure number."""
     decimals: int
@@ -114,30 +115,38 @@ class Metric:
     ceiling: float = math.inf
     """What a larger value counts as in a mean over photos."""
 
+    @property
+    def title(self) -> str:
+        """For axes and headings: label, unit and range."""
+        return f"{self.label} ({', '.join(part for part in (self.unit, self.scale) if part)})"
+
 
 METRICS: dict[str, Metric] = {
     "ab_psnr": Metric(
-        label="ab PSNR (range 2)",
+        label="ab PSNR",
+        scale="range 2",
         unit="dB",
         decimals=2,
         ceiling=EXACT_DB,
         measure=lambda at: ab_psnr(at.predicted_ab, at.truth_ab),
     ),
     "ab_ssim": Metric(
-        label="ab SSIM (range 2)",
+        label="ab SSIM",
+        scale="range 2",
         unit="",
         decimals=4,
         measure=lambda at: ab_ssim(at.predicted_ab, at.truth_ab),
     ),
     "rgb_psnr": Metric(
-        label="RGB PSNR (uint8)",
+        label="RGB PSNR",
+        scale="uint8",
         unit="dB",
         decimals=2,
         ceiling=EXACT_DB,
         measure=lambda at: rgb_psnr(at.predicted_rgb, at.truth_rgb),
     ),
 }
-"""Every metric by the name it has in results, rows and MLflow."""
+"""Every metric by the name it has in results, rows and trackers."""
 
 
 def _psnr(mean_square: Tensor, value_range: float) -> Tensor:

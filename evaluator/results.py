@@ -160,7 +160,7 @@ class Results:
         """One flat row per policy and budget, for a table, a JSON file or a tracker.
 
         Each metric has four columns: `ab_psnr` (mean), `ab_psnr_gain`, `ab_psnr_gain_low`,
-        `ab_psnr_gain_high` (see `Summary`).
+        `ab_psnr_gain_high` (see `Summary`). None stands for what does not exist or is not a number.
         """
         rows: dict[tuple[str, int], Row] = {}
         for summary in self.table(baseline):
