@@ -1,6 +1,6 @@
 """What a source of training photos hands over."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,11 @@ class Loader(Protocol):
     @property
     def samples_per_epoch(self) -> int:
         """Photos in one pass over the data, over all ranks."""
+        ...
+
+    @property
+    def signature(self) -> Mapping[str, object]:
+        """What the order depends on, as plain values; a training resumes only where all of it is the same."""
         ...
 
     def batches(self, images_seen: int) -> Iterator[Batch]:

@@ -56,9 +56,7 @@ class Up(nn.Module):
         self.upsample = nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
         self.fuse = EnhancedDoubleConv(2 * outputs, outputs)
 
-    def forward(
-        self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b d h2 w2"]
-    ) -> Float[Tensor, "b d h2 w2"]:
+    def forward(self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b d h2 w2"]:
         """Features at the resolution of `skip`."""
         return self.fuse(torch.cat([skip, self.upsample(x)], dim=1))
 
@@ -75,10 +73,8 @@ class UNet(nn.Module):
             raise ValueError(
                 f"widths is {tuple(widths)}; give at least two positive widths, the last the bottleneck's"
             )
-        sizes = [inputs, *widths]
-        self.down = nn.ModuleList(
-            EnhancedDoubleConv(a, b) for a, b in zip(sizes[:-2], sizes[1:-1], strict=True)
-        )
+        encoder = pairwise([inputs, *widths[:-1]])
+        self.down = nn.ModuleList(EnhancedDoubleConv(a, b) for a, b in encoder)
         self.pool = nn.MaxPool2d(2)
         self.bottleneck = EnhancedDoubleConv(widths[-2], widths[-1])
         self.attention = SqueezeExcitation(widths[-1])

@@ -1,0 +1,83 @@
+"""Presets, overrides and what a config refuses."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+from trainer.config import PRESETS, Config, flatten, override, paper, tiny
+from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS
+
+
+def test_the_paper_preset_is_the_thesis():
+    config = paper()
+    assert (config.network.color, config.network.edit) == (COLORNET_WIDTHS, EDITNET_WIDTHS)
+    assert (config.data.image_size, config.data.scale_jitter) == (256, 20)
+    rounds = config.rounds
+    assert (rounds.pretrain_color, rounds.pretrain_edit, rounds.ping, rounds.pong, rounds.cycles) == (
+        2,
+        2,
+        2,
+        2,
+        4,
+    )
+    assert (config.optimizer.clip, config.choice.hint_size, config.loss.target) == (1.0, (1, 1), "error")
+    assert not config.loss.heatmap_in_pretraining
+    assert set(config.validation.clicks) >= {1, 5, 10, 20}
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_presets_name_themselves(preset: str):
+    assert PRESETS[preset]().preset == preset
+
+
+def test_override_replaces_dotted_fields_and_leaves_the_rest():
+    before = flatten(tiny())
+    after = flatten(override(tiny(), {"loss.entropy": 0.02, "choice.tau.start": 3.0, "seed": 7}))
+    assert {name: value for name, value in after.items() if before[name] != value} == {
+        "loss.entropy": 0.02, "choice.tau.start": 3.0, "seed": 7
+    }  # fmt: skip
+
+
+def test_override_checks_again():
+    with pytest.raises(ValueError, match="entropy is -1"):
+        override(tiny(), {"loss.entropy": -1.0})
+    with pytest.raises(ValueError, match="image_size is 72; networks this deep need a multiple of 32"):
+        override(tiny(), {"data.image_size": 72})
+
+
+@pytest.mark.parametrize("name", ["loss.entropi", "los.entropy", "loss.entropy.x", ""])
+def test_override_names_what_it_does_not_know(name: str):
+    with pytest.raises(ValueError, match="there is no setting"):
+        override(tiny(), {name: 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data.corrupt_limit": 1.5}, "corrupt_limit is 1.5"),
+        ({"optimizer.color_lr": 0.0}, "optimizer.color_lr is 0.0"),
+        ({"validation.clicks": (5, 1)}, "increasing budgets"),
+        ({"choice.hint_size": (3, 1)}, "smallest <= largest"),
+        ({"clicks.most_random": 4096}, "do not fit"),
+        ({"run.name": "../x"}, "plain folder name"),
+        ({"network.color": (8,)}, "at least two positive widths"),
+        ({"data.batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_impossible_settings_are_named(values: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        override(tiny(), values)
+
+
+def test_every_setting_explains_itself():
+    """The command line's help shows attribute docstrings, so each setting that is not a group needs one."""
+    for node in ast.walk(ast.parse(Path(inspect.getfile(Config)).read_text())):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for field, following in zip(node.body, [*node.body[1:], None], strict=True):
+            is_setting = isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config")
+            if is_setting:
+                explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                assert explained, f"{node.name}.{ast.unparse(field.target)} has no docstring"

@@ -1,0 +1,88 @@
+"""Atomic checkpoints: a kill or a full disk in the middle of writing never costs the previous one.
+
+A checkpoint is a folder `<photos seen>-<stage>` with one file. It is written under a temporary name, flushed to
+disk, and renamed; only whole ones ever carry the final name.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STATE_FILE = "state.pt"
+_NAME = re.compile(r"\d{12}-\d{3}")
+_UNFINISHED = ".unfinished-"
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest last."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self._keep = keep
+
+    def save(self, state: dict[str, Any], images_seen: int, stage: int) -> Path:
+        """Write a checkpoint and drop the oldest beyond `keep`.
+
+        Raises:
+            OSError: it could not be written (a full disk, say); the earlier checkpoints stand.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self.folder / f"{images_seen:012d}-{stage:03d}"
+        unfinished = self.folder / f"{_UNFINISHED}{target.name}"
+        if target.exists():  # a resumed run that reached the same place: the same state
+            return target
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            unfinished.mkdir()
+            with (unfinished / STATE_FILE).open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise OSError(f"checkpoint {target} could not be written ({error}); earlier ones stand") from error
+        unfinished.rename(target)
+        _flush_folder(self.folder)
+        self._drop_old()
+        return target
+
+    def list(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The newest checkpoint's state, or None where there is none.
+
+        Raises:
+            ValueError: it cannot be read; the message says which folder to remove to use the one before.
+        """
+        whole = self.list()
+        if not whole:
+            return None
+        try:
+            return torch.load(whole[-1] / STATE_FILE, map_location=device, weights_only=True)
+        except (OSError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"checkpoint {whole[-1]} cannot be read ({error}); remove it to continue from the one before"
+            ) from error
+
+    def _drop_old(self) -> None:
+        for path in self.list()[: -self._keep]:
+            shutil.rmtree(path)
+        for path in self.folder.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

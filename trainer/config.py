@@ -1,0 +1,335 @@
+"""Every setting of a training, one small dataclass per component, and the presets."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kernels.reference import EstimatorName
+from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS
+from trainer.schedules import Schedule
+
+LEARNING_RATE_END = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where photos come from and how they are cut."""
+
+    train: tuple[str, ...] = ()
+    """Shards to train on: paths or http(s)://, s3://, pipe: addresses; {000..117} expands. None: the embedded
+    photographs and scenes."""
+    validation: str = ""
+    """Photos to validate on: a folder, a zip or shards. Empty: the embedded held-out photographs and scenes."""
+    image_size: int = 64
+    """Side of the square crops in pixels."""
+    batch_size: int = 16
+    """Photos per step over all processes together."""
+    workers: int = 0
+    """Reader processes per training process; 0 reads inside it."""
+    scale_jitter: int = 20
+    """The short side is scaled to image_size plus 0 to this many pixels before the crop (section 3.5)."""
+    photo_share: float = 0.7
+    """Share of photographs in the embedded data; the rest are procedural scenes."""
+    corrupt_limit: float = 0.01
+    """Share of unreadable photos above which the training stops."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, image_size=8, batch_size=1, workers=0, scale_jitter=0)
+        _share(self, "photo_share", "corrupt_limit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Widths of the two U-Nets from the first level to the bottleneck; their number minus one is the depth."""
+
+    color: tuple[int, ...] = COLORNET_WIDTHS
+    """ColorNet (Table A.1)."""
+    edit: tuple[int, ...] = EDITNET_WIDTHS
+    """EditNet, oracle and blind (Table A.2)."""
+
+    def __post_init__(self) -> None:
+        for name in ("color", "edit"):
+            widths = getattr(self, name)
+            if len(widths) < 2 or min(widths) < 1:
+                raise ValueError(f"network.{name} is {widths}; give at least two positive widths")
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of this, in pixels."""
+        return 2 ** (max(len(self.color), len(self.edit)) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceConfig:
+    """How a click is chosen and written during training."""
+
+    estimator: EstimatorName = "argmax_ste"
+    """Gradient estimator of the discrete choice (section 3.3)."""
+    temperature: Schedule = field(default_factory=Schedule)
+    """T of the heat map softmax(z / T)."""
+    tau: Schedule = field(default_factory=lambda: Schedule(shape="exponential", start=2.0, end=0.5))
+    """Temperature of the Gumbel relaxation; without effect for argmax_ste."""
+    hint_size: tuple[int, int] = (1, 1)
+    """Smallest and largest side of a click's stamp in pixels, drawn for each click; 1 1 is the paper's."""
+
+    def __post_init__(self) -> None:
+        low, high = self.hint_size
+        if not 1 <= low <= high:
+            raise ValueError(f"choice.hint_size is {self.hint_size}; give 1 <= smallest <= largest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights and targets of the losses (section 3.2.2)."""
+
+    perceptual: Literal["off", "auto", "required"] = "auto"
+    """LPIPS in ColorNet's loss. auto: where its weights can be had, said once otherwise; required: or stop."""
+    lpips: float = 0.1
+    """lambda_LPIPS, weight of the perceptual term."""
+    heatmap: float = 0.1
+    """lambda_heatmap, weight of EditNet's heat-map term."""
+    entropy: float = 0.01
+    """lambda_entropy, weight of the entropy inside the heat-map term; higher entropy is rewarded."""
+    target: Literal["error", "region"] = "region"
+    """Target heat map. error: the paper's smoothed error map. region: centres of large wrong regions."""
+    heatmap_in_pretraining: bool = True
+    """Apply the heat-map term while EditNet is pretrained too; the paper adds it in ping-pong only (3.5)."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, lpips=0, heatmap=0, entropy=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClicksConfig:
+    """How many clicks a photo sees in each phase."""
+
+    most_random: int = 20
+    """Largest number of random clicks at the end of ColorNet's pretraining; it grows from 1."""
+    interactions: int = 2
+    """K: clicks that EditNet chooses per batch, with a loss after each."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, most_random=1, interactions=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a cosine that reaches its minimum at half of each phase (section 3.5)."""
+
+    color_lr: float = 1e-3
+    """Peak learning rate of ColorNet's pretraining."""
+    edit_lr: float = 1e-3
+    """Peak learning rate of EditNet's pretraining."""
+    pingpong_factor: float = 0.3
+    """Peak learning rates during ping-pong, as a share of the pretraining's."""
+    floor: float = 0.05
+    """Smallest learning rate, as a share of the peak."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+    clip: float = 1.0
+    """Largest L2 norm of a gradient."""
+    patience: int = 5
+    """Steps in a row without a finite loss after which the training stops."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, patience=1)
+        for name in ("color_lr", "edit_lr", "pingpong_factor", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
+        _share(self, "floor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsConfig:
+    """How long each phase lasts, in rounds: one round shows as many photos as the training data has."""
+
+    pretrain_color: float = 2.0
+    """ColorNet with random clicks."""
+    pretrain_edit: float = 2.0
+    """Both EditNets on the frozen ColorNet."""
+    ping: float = 2.0
+    """ColorNet with EditNet's clicks, in each cycle."""
+    pong: float = 2.0
+    """Both EditNets on the updated ColorNet, in each cycle."""
+    cycles: int = 4
+    """Ping-pong cycles."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, pretrain_color=0, pretrain_edit=0, ping=0, pong=0, cycles=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the arithmetic runs; none of this changes what is learned beyond rounding."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type. auto: bf16 where the hardware computes in it, else fp32."""
+    channels_last: bool = True
+    """Keep images in channels-last memory."""
+    compile: bool = False
+    """Compile the networks with torch.compile; costs minutes at the start."""
+    threads: int = 0
+    """CPU threads per process; 0 divides the cores among this machine's processes."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, threads=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The click curve measured after each phase."""
+
+    photos: int = 64
+    """Photos to validate on."""
+    clicks: tuple[int, ...] = (0, 1, 5, 10, 20)
+    """Click budgets at which metrics are taken, increasing."""
+    hint_size: int = 1
+    """Side of a validation click's stamp in pixels."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, photos=1, hint_size=1)
+        if list(self.clicks) != sorted(set(self.clicks)) or not self.clicks or self.clicks[0] < 0:
+            raise ValueError(f"validation.clicks is {self.clicks}; give increasing budgets from 0 up")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where results go."""
+
+    work: str = "runs"
+    """Work folder: one MLflow database for all runs, and a folder per run."""
+    name: str = ""
+    """Folder and MLflow name of this run; empty: the preset and the time."""
+    checkpoint_every: int = 4096
+    """Photos between checkpoints; one is also written at the end of each phase."""
+    keep: int = 2
+    """Checkpoints kept."""
+    publish: bool = True
+    """Register the trained networks at the end."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, checkpoint_every=1, keep=1)
+        if os.sep in self.name or self.name in {".", ".."}:
+            raise ValueError(f"run.name is {self.name!r}; give a plain folder name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole training."""
+
+    preset: str = "paper"
+    """Which preset the values started from; a label."""
+    seed: int = 0
+    """Every random draw is a function of this and of the position in the training."""
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    clicks: ClicksConfig = field(default_factory=ClicksConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        multiple = self.network.multiple
+        if self.data.image_size % multiple:
+            raise ValueError(
+                f"data.image_size is {self.data.image_size}; networks this deep need a multiple of {multiple}: "
+                f"change it, or give fewer widths in network.color and network.edit"
+            )
+        pixels = self.data.image_size**2
+        most = max(self.clicks.most_random + self.clicks.interactions, *self.validation.clicks)
+        if most * max(self.choice.hint_size[1], self.validation.hint_size) ** 2 > pixels:
+            raise ValueError(f"{most} clicks do not fit into {pixels} pixels; ask for fewer or smaller clicks")
+
+
+def tiny() -> Config:
+    """64 px, minutes on a CPU: small U-Nets on the embedded photographs and scenes."""
+    return Config(
+        preset="tiny",
+        data=DataConfig(image_size=64, batch_size=16, scale_jitter=8),
+        network=NetworkConfig(color=(16, 32, 64, 96, 128, 128), edit=(8, 16, 32, 32, 32, 48)),
+        choice=ChoiceConfig(hint_size=(3, 3)),
+        rounds=RoundsConfig(pretrain_color=3.0, pretrain_edit=0.5, ping=0.25, pong=0.25, cycles=2),
+        validation=ValidationConfig(hint_size=3),
+    )
+
+
+def small() -> Config:
+    """128 px, an hour on a CPU, minutes on a GPU."""
+    return Config(
+        preset="small",
+        data=DataConfig(image_size=128, batch_size=16, scale_jitter=20, workers=1),
+        network=NetworkConfig(color=(24, 48, 96, 128, 128, 192), edit=(8, 16, 32, 32, 32, 64)),
+        choice=ChoiceConfig(hint_size=(3, 3)),
+        rounds=RoundsConfig(pretrain_color=4.0, pretrain_edit=1.0, ping=0.5, pong=0.5, cycles=2),
+        validation=ValidationConfig(photos=128, hint_size=3),
+    )
+
+
+def paper() -> Config:
+    """256 px, the thesis: Tables A.1 and A.2, section 3; what it leaves open is in docs/assumptions.md."""
+    return Config(
+        preset="paper",
+        data=DataConfig(image_size=256, batch_size=32, scale_jitter=20, workers=4),
+        choice=ChoiceConfig(tau=Schedule(shape="exponential", start=2.0, end=0.5)),
+        loss=LossConfig(target="error", heatmap_in_pretraining=False),
+        clicks=ClicksConfig(most_random=20, interactions=5),
+        optimizer=OptimizerConfig(color_lr=2e-4, edit_lr=2e-4),
+        rounds=RoundsConfig(),
+        validation=ValidationConfig(photos=5000),
+        run=RunConfig(checkpoint_every=32768),
+    )
+
+
+PRESETS = {"tiny": tiny, "small": small, "paper": paper}
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """A config with dotted fields replaced, such as {"loss.entropy": 0.02}; every check runs again.
+
+    Raises:
+        ValueError: a name that the config does not have; the message lists the names beside it.
+    """
+    for name, value in values.items():
+        config = _replace(config, name.split("."), value, name)
+    return config
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted names and values of every leaf."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
+    names = [item.name for item in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    if path[0] not in names:
+        raise ValueError(
+            f"there is no setting {name!r}; at {path[0]!r} choose one of {', '.join(names) or 'nothing'}"
+        )
+    if len(path) > 1:
+        value = _replace(getattr(config, path[0]), path[1:], value, name)
+    return dataclasses.replace(config, **{path[0]: value})
+
+
+def _at_least(config: Any, **smallest: int) -> None:
+    for name, bound in smallest.items():
+        if getattr(config, name) < bound:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {bound}")
+
+
+def _share(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it is a share, from 0 to 1")

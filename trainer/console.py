@@ -1,0 +1,105 @@
+"""What a person sees while it trains: a progress bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+Draw = Callable[[int, str], None]
+"""Draws the photos done and a text beside the bar."""
+
+
+class Screen:
+    """Prints on the main process only."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.console = Console(quiet=not enabled, soft_wrap=True)
+
+    def say(self, *objects: object) -> None:
+        """Print text or a rich table."""
+        self.console.print(*objects, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.console.print(f"[yellow]note:[/] {text}", highlight=False)
+
+    @contextmanager
+    def stage(self, name: str, position: str, images: int, done: int) -> Iterator["StageDisplay"]:
+        """Show one stage's progress while the block runs."""
+        if self.console.is_terminal and not self.console.quiet:
+            with Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} photos"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=False),
+                TextColumn("{task.fields[losses]}"),
+                console=self.console,
+            ) as bar:
+                task = bar.add_task(f"{position} {name}", total=images, completed=done, losses="")
+                yield StageDisplay(images, done, lambda n, text: bar.update(task, completed=n, losses=text))
+            return
+        display = StageDisplay(images, done, None)
+        yield display
+        self.say(f"{position} {name}: {display.line()}, {display.seconds:.0f} s")
+
+    def line(self, name: str, display: "StageDisplay") -> None:
+        """On a plain output: a line, if the last one is a while ago."""
+        if display.is_due():
+            self.say(f"  {name}: {display.line()}, {display.seconds_left:.0f} s left")
+            sys.stdout.flush()
+
+
+class StageDisplay:
+    """Smoothed losses, speed and time left of one stage."""
+
+    def __init__(self, images: int, done: int, draw: Draw | None) -> None:
+        self.images = images
+        self._done = self._first = done
+        self._draw = draw
+        self._started = self._last_line = time.perf_counter()
+        self._losses: dict[str, float] = {}
+
+    def update(self, images: int, losses: Mapping[str, float]) -> None:
+        """Note that `images` photos of the stage are done, and the last step's losses."""
+        self._done = images
+        for name, value in losses.items():
+            self._losses[name] = 0.95 * self._losses.get(name, value) + 0.05 * value
+        if self._draw:
+            self._draw(images, f"{self.images_per_second:.0f} images/s  {self._losses_text()}")
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage began or was resumed."""
+        return time.perf_counter() - self._started
+
+    @property
+    def images_per_second(self) -> float:
+        """Mean speed of this stage, over all processes."""
+        return (self._done - self._first) / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        """To the end of the stage at the mean speed."""
+        return (self.images - self._done) / max(self.images_per_second, 1e-9)
+
+    def line(self) -> str:
+        """Everything in one line."""
+        done = f"{self._done:,}/{self.images:,} photos"
+        return f"{done}, {self.images_per_second:.0f} images/s, {self._losses_text()}"
+
+    def is_due(self) -> bool:
+        """Whether a line should be printed now; only where nothing is drawn."""
+        if self._draw or time.perf_counter() - self._last_line < _SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = time.perf_counter()
+        return True
+
+    def _losses_text(self) -> str:
+        return "  ".join(f"{name} {value:.4f}" for name, value in self._losses.items())

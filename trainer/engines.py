@@ -1,0 +1,241 @@
+"""The one module that owns accelerate: processes, devices, precision, and the step of each trained network.
+
+Ranks come from torch.distributed through accelerate's state, once. A recipe sees `Engine`s: callable while
+trained, borrowed as bare modules otherwise.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from torch import Tensor, nn
+
+from trainer.config import EngineConfig, OptimizerConfig
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all ranks agreed on before a step."""
+
+    finite: bool
+    """Every rank's loss is finite."""
+    stop: bool
+    """Some rank was asked to stop (SIGTERM, Ctrl-C)."""
+
+
+class Cluster:
+    """The processes of this job and what they do together."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        state = PartialState()
+        _refuse_deepspeed()
+        self.rank: int = state.process_index
+        self.world_size: int = state.num_processes
+        self.is_main: bool = state.is_main_process
+        self.device: torch.device = state.device
+        self.threads = use_threads(config.threads, self.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        self._accelerator = Accelerator(
+            mixed_precision=_MIXED_PRECISION[self.precision],
+            kwargs_handlers=[
+                # Batch-norm statistics are averaged after each step instead (`Engine.update`): broadcasting them
+                # at every forward would overwrite buffers that an earlier interaction's backward still needs.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+            ],
+        )
+
+    def engine(self, name: str, network: nn.Module, optimizer: OptimizerConfig, config: EngineConfig) -> "Engine":
+        """Prepare one network for training on this cluster's device and processes."""
+        return Engine(name, network, optimizer, config, self._accelerator)
+
+    def agree(self, *, finite: bool, stop: bool) -> Verdict:
+        """Share two facts between all ranks; every rank gets the same verdict."""
+        if self.world_size == 1:
+            return Verdict(finite, stop)
+        flags = torch.tensor([float(not finite), float(stop)], device=self.device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        broken, stopping = flags.tolist()
+        return Verdict(finite=not broken, stop=bool(stopping))
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """Mean of each value over the ranks; all ranks must pass the same names."""
+        if self.world_size == 1 or not values:
+            return values
+        stacked = torch.tensor(list(values.values()), dtype=torch.float32, device=self.device)
+        dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.world_size).tolist(), strict=True))
+
+    def share(self, value: Any) -> Any:
+        """The main process's value, on every rank."""
+        return broadcast_object_list([value])[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def wait(self) -> None:
+        """Return when every rank has called this."""
+        self._accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leave the process group; without it gloo may abort at exit."""
+        self._accelerator.end_training()
+
+
+class Engine:
+    """One trained network with its optimizer."""
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        optimizer: OptimizerConfig,
+        config: EngineConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self.name = name
+        self.module = network.to(accelerator.device)
+        """The bare network, for borrowing, validation and export."""
+        if config.channels_last:
+            self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: missing overload
+        if config.compile:
+            self.module.compile()
+        self._clip = optimizer.clip
+        self._accelerator = accelerator
+        self._optimizer = accelerator.prepare(
+            torch.optim.AdamW(self.module.parameters(), lr=1.0, weight_decay=optimizer.weight_decay, fused=True)
+        )
+        self._model = accelerator.prepare(self.module)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Run the network as the one being trained; gradients are averaged over ranks in the backward."""
+        return self._model(*inputs)
+
+    def update(self, lr: float) -> float | None:
+        """Clip, and step on the gradients that a backward has left; then agree on batch-norm statistics.
+
+        Returns:
+            The L2 norm of the gradient before clipping, or None where it was not finite and nothing was changed
+            (all ranks hold the same gradient, so they decide alike).
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        norm = float(self._accelerator.clip_grad_norm_(self.module.parameters(), self._clip))
+        finite = norm == norm and norm != float("inf")
+        if finite or self._accelerator.scaler is not None:  # a scaler skips overflowing steps itself
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._average_statistics()
+        return norm if finite else None
+
+    def drop_gradients(self) -> None:
+        """Forget gradients without a step."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, statistics and optimizer state; the same on every rank."""
+        state = {"network": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        if self._accelerator.scaler is not None:
+            state["scaler"] = self._accelerator.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.module.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _average_statistics(self) -> None:
+        """Average batch-norm statistics over ranks, so that every rank holds, saves and validates one network."""
+        if self._accelerator.num_processes == 1:
+            return
+        buffers = [buffer for buffer in self.module.buffers() if buffer.is_floating_point()]
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        dist.all_reduce(flat)
+        flat /= self._accelerator.num_processes
+        for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
+
+def backward(loss: Tensor, engines: Sequence[Engine]) -> None:
+    """Backpropagate one summed loss into the engines that a phase trains."""
+    engines[0]._accelerator.backward(loss)
+
+
+@contextmanager
+def train(engines: Sequence[Engine]) -> Iterator[None]:
+    """Put the trained networks into training mode for a step, and back into eval mode after it."""
+    for engine in engines:
+        engine.module.train()
+    try:
+        yield
+    finally:
+        for engine in engines:
+            engine.module.eval()
+
+
+@contextmanager
+def borrow(engines: Sequence[Engine]) -> Iterator[tuple[nn.Module, ...]]:
+    """Lend networks that a phase uses but does not train: bare, frozen, in eval mode.
+
+    Bare *and* frozen: with DDP or ZeRO any other combination raises or is silently off (a frozen engine called as
+    the engine by 6e-2 at ZeRO 3, a bare module that is not frozen by 1.3e-2 at ZeRO 0 and 1).
+    tests/trainer/test_distributed.py compares with a single process.
+    """
+    for engine in engines:
+        engine.module.eval()
+        engine.module.requires_grad_(False)
+    try:
+        yield tuple(engine.module for engine in engines)
+    finally:
+        for engine in engines:
+            engine.module.requires_grad_(True)
+
+
+def use_threads(threads: int, device: torch.device) -> int:
+    """Set this process's CPU threads; 0 takes the cores divided by the processes on this machine.
+
+    `accelerate launch` sets OMP_NUM_THREADS=1 for CPU processes, which would leave the other cores idle.
+    """
+    if threads == 0:
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        threads = max(1, len(os.sched_getaffinity(0)) // local_processes)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def resolve_precision(wanted: str, device: torch.device) -> Precision:
+    """The autocast type for this device.
+
+    Raises:
+        ValueError: fp16 on a CPU, which has neither the speed nor a loss scaler there.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        raise ValueError("engine.precision is fp16 on a CPU; use bf16, fp32 or auto")
+    if wanted != "auto":
+        return wanted  # pyright: ignore[reportReturnType]: the config's Literal
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def _refuse_deepspeed() -> None:
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(
+            "this launch asks for DeepSpeed, whose engines are not wired in yet; use launch/ddp.yaml instead"
+        )

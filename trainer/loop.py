@@ -1,0 +1,277 @@
+"""The training loop, written once: stages of a recipe, batch by batch, resumable at any step."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evaluator.protocol import Results
+from kernels.noise import fold, sample_keys
+from trainer.batch import Batch, Loader
+from trainer.checkpoints import Checkpoints
+from trainer.config import Config
+from trainer.console import Screen, StageDisplay
+from trainer.engines import Cluster, Engine, backward, borrow, train
+from trainer.interrupts import StopRequest
+from trainer.perceptual import Perceptual
+from trainer.recipes import Phase, Recipe, Stage, Step, Term
+from trainer.scene import prepare_scene
+from trainer.schedules import learning_rate
+from trainer.validation import Validation
+
+
+class TrainingBroke(RuntimeError):
+    """The loss was not finite too often in a row."""
+
+
+class Metrics(Protocol):
+    """Where numbers go; `trainer.tracking` has the real ones."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Note values at a number of photos seen."""
+
+
+@dataclass
+class Progress:
+    """All state of the loop beside the networks'; saved and restored whole."""
+
+    stage: int = 0
+    """Index of the present stage."""
+    stage_images: int = 0
+    """Photos seen in this stage."""
+    images_seen: int = 0
+    """Photos seen in the whole training: the position in the stream that every random draw depends on."""
+    skipped_steps: int = 0
+    """Steps that were left out because a loss or gradient was not finite."""
+    broken_in_row: int = 0
+    """The latest of those without a good step between."""
+    skipped_photos: int = 0
+    """Unreadable photos that the main process's reader has replaced."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """Validation metrics after each stage, with images_seen."""
+
+
+@dataclass
+class Training:
+    """Everything a training needs; `run` is the loop."""
+
+    config: Config
+    recipe: Recipe
+    cluster: Cluster
+    engines: Mapping[str, Engine]
+    loader: Loader
+    validation: Validation
+    checkpoints: Checkpoints
+    metrics: Metrics
+    screen: Screen
+    perceptual: Perceptual | None = None
+    progress: Progress = field(default_factory=Progress)
+    results: Results | None = None
+    """The latest validation."""
+    run_id: str = ""
+    """The tracking run, kept in checkpoints so that a resumed training continues it."""
+
+    def run(self, stop: StopRequest) -> bool:
+        """Train to the end of the recipe, or until asked to stop.
+
+        Returns:
+            Whether the recipe is finished; if not, the state is saved.
+
+        Raises:
+            TrainingBroke: the loss was not finite several times in a row.
+        """
+        while self.progress.stage < len(self.recipe.stages):
+            stage = self.recipe.stages[self.progress.stage]
+            if not self._run_stage(stage, stop):
+                self.save()
+                return False
+            self._validate(stage)
+            self.progress.stage += 1
+            self.progress.stage_images = 0
+            self.save()
+        if self.results is None:  # resumed after the last stage
+            self.results = self._measure()
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint from the main process.
+
+        Raises:
+            OSError: it could not be written; every rank raises.
+        """
+        problem = None
+        if self.cluster.is_main:
+            state = {
+                "progress": asdict(self.progress),
+                "engines": {name: engine.state_dict() for name, engine in self.engines.items()},
+                "run_id": self.run_id,
+                "data": dict(self.loader.signature),
+            }
+            try:
+                self.checkpoints.save(state, self.progress.images_seen, self.progress.stage)
+            except OSError as error:
+                problem = str(error)
+        problem = self.cluster.share(problem)
+        if problem:
+            raise OSError(problem)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `save` wrote.
+
+        Raises:
+            ValueError: the training data or the way it is read are not those that it was written with.
+        """
+        there, here = state["data"], dict(self.loader.signature)
+        changed = [
+            f"{name} was {there.get(name)} and is {here.get(name)}"
+            for name in {*there, *here}
+            if there.get(name) != here.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"cannot continue in the middle of an epoch: {'; '.join(sorted(changed))}; start with the same"
+            )
+        self.progress = Progress(**{item.name: state["progress"][item.name] for item in fields(Progress)})
+        for name, engine in self.engines.items():
+            engine.load_state_dict(state["engines"][name])
+
+    def _run_stage(self, stage: Stage, stop: StopRequest) -> bool:
+        """Run the rest of a stage; False if asked to stop before its end."""
+        progress, batch_size = self.progress, self.config.data.batch_size
+        images = stage.batches(self.loader.samples_per_epoch, batch_size) * batch_size
+        position = f"[{progress.stage + 1}/{len(self.recipe.stages)}]"
+        with self.screen.stage(stage.name, position, images, progress.stage_images) as display:
+            batches = self.loader.batches(progress.images_seen)
+            while progress.stage_images < images:
+                losses, stopping = self._step(stage, progress.stage_images / images, next(batches), stop)
+                progress.stage_images += batch_size
+                progress.images_seen += batch_size
+                self._report(stage, display, losses)
+                if stopping:
+                    return False
+                if progress.images_seen % self.config.run.checkpoint_every < batch_size:
+                    self.save()
+        return True
+
+    def _step(
+        self, stage: Stage, progress: float, batch: Batch, stop: StopRequest
+    ) -> tuple[dict[str, float], bool]:
+        """Show one batch to each of the stage's phases in turn."""
+        self.progress.skipped_photos += batch.skipped
+        local = len(batch.rgb)
+        first = self.progress.images_seen + self.cluster.rank * local
+        keys = sample_keys(self.config.seed, first, local, self.cluster.device)
+        scene = prepare_scene(batch.rgb.to(self.cluster.device, non_blocking=True), keys)
+        logged: dict[str, float] = {}
+        stopping = False
+        for phase in stage.phases:
+            trained = {name: self.engines[name] for name in phase.trains}
+            lent = [self.engines[name] for name in phase.borrows]
+            with train(list(trained.values())), borrow(lent) as modules:
+                networks = {**trained, **dict(zip(phase.borrows, modules, strict=True))}
+                step = Step(self.config, scene, networks, self.progress.images_seen, progress, self.perceptual)
+                values, stop_now = self._update(phase, list(trained.values()), phase.loss(step), progress, stop)
+            logged |= {f"{phase.name}/{name}": value for name, value in values.items()}
+            stopping |= stop_now
+        return logged, stopping
+
+    def _update(
+        self, phase: Phase, trained: list[Engine], terms: Mapping[str, Term], progress: float, stop: StopRequest
+    ) -> tuple[dict[str, float], bool]:
+        """One optimizer step, unless some rank's loss is not finite; all ranks decide alike."""
+        numbers = torch.stack([term.value.detach() for term in terms.values()]).tolist()
+        values = dict(zip(terms, numbers, strict=True))
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        verdict = self.cluster.agree(finite=not broken, stop=stop.signal_name is not None)
+        if not verdict.finite:
+            self._skip(phase, [name for names in self.cluster.gather(broken) for name in names])
+            return {}, verdict.stop
+        backward(total(terms), trained)
+        lr = learning_rate(progress, phase.lr, phase.lr * self.config.optimizer.floor)
+        for engine in trained:
+            norm = engine.update(lr)
+            if norm is None:
+                self._skip(phase, [f"gradient of {engine.name}"])
+            else:
+                self.progress.broken_in_row = 0
+                values[f"gradient_norm_{engine.name}"] = norm
+        return self.cluster.mean({**values, "lr": lr}), verdict.stop
+
+    def _skip(self, phase: Phase, broken: list[str]) -> None:
+        """Count a step that was left out; stop after several in a row."""
+        self.progress.skipped_steps += 1
+        self.progress.broken_in_row += 1
+        names = ", ".join(sorted(set(broken)))
+        self.screen.warn(f"{phase.name}: {names} not finite at photo {self.progress.images_seen}; step skipped")
+        if self.progress.broken_in_row >= self.config.optimizer.patience:
+            raise TrainingBroke(
+                f"{names} was not finite in {self.progress.broken_in_row} steps in a row, last in phase {phase.name} "
+                f"at photo {self.progress.images_seen}; lower the learning rate, or use engine.precision fp32"
+            )
+
+    def _report(self, stage: Stage, display: StageDisplay, losses: Mapping[str, float]) -> None:
+        progress = self.progress
+        shown = {
+            name.removeprefix(f"{stage.name}/"): value
+            for name, value in losses.items()
+            if not name.endswith("/lr") and "gradient_norm" not in name
+        }
+        display.update(progress.stage_images, shown)
+        self.screen.line(stage.name, display)
+        temperatures = {
+            "temperature": self.config.choice.temperature.at,
+            "tau": self.config.choice.tau.at,
+        }
+        share = min(progress.stage_images / max(1, display.images), 1.0)
+        self.metrics.log_metrics(
+            {
+                **losses,
+                **{name: schedule(share) for name, schedule in temperatures.items()},
+                "images_per_second": display.images_per_second,
+                "skipped_steps": progress.skipped_steps,
+                "skipped_photos": progress.skipped_photos,
+                "stage": progress.stage,
+            },
+            progress.images_seen,
+        )
+
+    def _validate(self, stage: Stage) -> None:
+        self.results = self._measure()
+        values = {f"validation/{row.policy}/{row.metric}@{row.clicks}": row.mean for row in self.results.table()}
+        # MLflow takes no @ in names.
+        self.metrics.log_metrics(
+            {name.replace("@", "_at_"): value for name, value in values.items()}, self.progress.images_seen
+        )
+        self.progress.curve.append({**values, "images_seen": float(self.progress.images_seen)})
+        self.screen.say(f"    after {stage.name}: {headline(self.results)}")
+
+    def _measure(self) -> Results:
+        stages = self.recipe.stages[: self.progress.stage + 1]
+        trained = {name for stage in stages for phase in stage.phases for name in phase.trains}
+        return self.validation.measure(self.cluster, self.recipe, self.engines, trained)
+
+
+def total(terms: Mapping[str, Term]) -> Tensor:
+    """The weighted sum that a step minimises."""
+    return torch.stack([term.value * term.weight for term in terms.values() if term.weight]).sum()
+
+
+def headline(results: Results) -> str:
+    """Each policy's mean ab PSNR at the middle of the curve, in a line."""
+    budgets = results.protocol.clicks
+    middle = budgets[-2] if len(budgets) > 1 else budgets[-1]
+    found = {s.policy: s.mean for s in results.table() if s.metric == "ab_psnr" and s.clicks == middle}
+    return f"ab PSNR at {middle} clicks: " + ", ".join(f"{name} {value:.2f} dB" for name, value in found.items())
+
+
+def build_engines(config: Config, recipe: Recipe, cluster: Cluster) -> dict[str, Engine]:
+    """The recipe's networks, initialised from the seed alone, each with its engine."""
+    engines = {}
+    for index, (name, build) in enumerate(recipe.networks.items()):
+        torch.manual_seed(fold(config.seed, index))
+        engines[name] = cluster.engine(name, build(), config.optimizer, config.engine)
+        engines[name].module.eval()
+    return engines

@@ -1,0 +1,192 @@
+"""The thesis' recipe: pretrain ColorNet, pretrain EditNet, then ping-pong cycles (section 3.2).
+
+EditNet comes twice: `oracle` sees the true colours as in the thesis, `blind` does not, for photos that have none.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from kernels.clicks import clicked, hint_colours, place, place_clicks
+from kernels.noise import gumbel
+from kernels.reference import NEEDS_NOISE, Selection, choose, entropy, kl_divergence, log_heatmap
+from kernels.regions import error_map, error_target, region_target
+from trainer.config import Config
+from trainer.networks import ColorNet, EditNet
+from trainer.recipes import Phase, Recipe, Stage, Step, Term
+from trainer.scene import GUMBEL, random_clicks
+from trainer.schedules import most_random_clicks
+
+COLOR, ORACLE, BLIND = "color", "edit_oracle", "edit_blind"
+# Purposes of the integers that ranks share (Step.draw); interactions count up from HINT_SIZE.
+WHICH_GUIDE, HINT_SIZE = 1, 16
+
+
+def pingpong(config: Config) -> Recipe:
+    """The recipe for this config."""
+    rounds, optimizer = config.rounds, config.optimizer
+    slow = optimizer.pingpong_factor
+
+    def edit_phase(name: str, network: str, *, lr: float, heatmap: bool) -> Phase:
+        loss = partial(edit_loss, edit=network, heatmap=heatmap)
+        return Phase(name=name, trains=(network,), borrows=(COLOR,), loss=loss, lr=lr)
+
+    def edit_phases(prefix: str, *, lr: float, heatmap: bool) -> tuple[Phase, ...]:
+        return tuple(
+            edit_phase(f"{prefix}-{network.removeprefix('edit_')}", network, lr=lr, heatmap=heatmap)
+            for network in (ORACLE, BLIND)
+        )
+
+    pretraining = [
+        Stage(
+            name="pretrain-color",
+            phases=(
+                Phase(name="pretrain-color", trains=(COLOR,), loss=random_clicks_loss, lr=optimizer.color_lr),
+            ),
+            rounds=rounds.pretrain_color,
+        ),
+        Stage(
+            name="pretrain-edit",
+            phases=edit_phases("pretrain-edit", lr=optimizer.edit_lr, heatmap=config.loss.heatmap_in_pretraining),
+            rounds=rounds.pretrain_edit,
+        ),
+    ]
+    cycles = [
+        stage
+        for cycle in range(1, rounds.cycles + 1)
+        for stage in (
+            Stage(
+                name=f"ping-{cycle}",
+                phases=(
+                    Phase(
+                        name="ping",
+                        trains=(COLOR,),
+                        borrows=(ORACLE, BLIND),
+                        loss=guided_clicks_loss,
+                        lr=optimizer.color_lr * slow,
+                    ),
+                ),
+                rounds=rounds.ping,
+            ),
+            Stage(
+                name=f"pong-{cycle}",
+                phases=edit_phases("pong", lr=optimizer.edit_lr * slow, heatmap=True),
+                rounds=rounds.pong,
+            ),
+        )
+    ]
+    return Recipe(
+        name="pingpong",
+        networks={
+            COLOR: lambda: ColorNet(config.network.color),
+            ORACLE: lambda: EditNet("oracle", config.network.edit),
+            BLIND: lambda: EditNet("blind", config.network.edit),
+        },
+        stages=[*pretraining, *cycles],
+        colorizer=COLOR,
+        guides={"editnet-oracle": ORACLE, "editnet-blind": BLIND},
+    )
+
+
+def random_clicks_loss(step: Step) -> Mapping[str, Term]:
+    """ColorNet's pretraining: a growing number of random clicks (section 3.2.1)."""
+    most = most_random_clicks(step.progress, 1, step.config.clicks.most_random)
+    clicks = random_clicks(step.scene, most, hint_size(step, 0))
+    predicted = step.networks[COLOR](step.scene.lightness, clicks)
+    return {"l1": Term(F.l1_loss(predicted.float(), step.scene.truth_ab)), **perceptual_term(step, predicted)}
+
+
+def guided_clicks_loss(step: Step) -> Mapping[str, Term]:
+    """Ping: ColorNet with K clicks of a frozen EditNet, on top of random ones; a loss before and after each."""
+    scene, interactions = step.scene, step.config.clicks.interactions
+    guide = step.networks[(ORACLE, BLIND)[step.draw(WHICH_GUIDE, 0, 1)]]
+    clicks = random_clicks(scene, step.config.clicks.most_random, hint_size(step, 0))
+    predicted = step.networks[COLOR](scene.lightness, clicks).float()
+    losses = [F.l1_loss(predicted, scene.truth_ab)]
+    for interaction in range(1, interactions + 1):
+        with torch.no_grad():
+            logits = guide(scene.lightness, predicted, clicks, scene.truth_ab)
+            choice = select(step, logits, clicked(clicks), interaction).choice
+            clicks = place_clicks(clicks, scene.truth_ab, choice, hint_size(step, interaction))
+        predicted = step.networks[COLOR](scene.lightness, clicks).float()
+        losses.append(F.l1_loss(predicted, scene.truth_ab))
+    return {"l1": Term(torch.stack(losses).mean()), **perceptual_term(step, predicted)}
+
+
+def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
+    """EditNet's loss over K interactions with a frozen ColorNet (section 3.2.2).
+
+    Each click is judged by the photo as it is re-coloured with it; the gradient reaches EditNet through the
+    estimator. Clicks of earlier interactions are constants.
+    """
+    scene, interactions = step.scene, step.config.clicks.interactions
+    color = step.networks[COLOR]
+    clicks = random_clicks(scene, step.config.clicks.most_random, hint_size(step, 0))
+    with torch.no_grad():
+        predicted = color(scene.lightness, clicks).float()
+    recoloured, heat = [], []
+    for interaction in range(1, interactions + 1):
+        taken, size = clicked(clicks), hint_size(step, interaction)
+        logits = step.networks[edit](scene.lightness, predicted, clicks, scene.truth_ab)
+        heat.append(heatmap_terms(step, logits, predicted, taken))
+        selection = select(step, logits, taken, interaction)
+        proposed = place(clicks, hint_colours(scene.truth_ab, size), selection.weights, size)
+        colouring = color(scene.lightness, proposed).float()
+        recoloured.append(F.l1_loss(colouring, scene.truth_ab))
+        predicted = colouring.detach()
+        clicks = place_clicks(clicks, scene.truth_ab, selection.choice, size)
+    divergence, spread = (torch.stack(values).mean() for values in zip(*heat, strict=True))
+    weight = step.config.loss.heatmap if heatmap else 0.0
+    return {
+        "recoloured_l1": Term(torch.stack(recoloured).mean()),
+        "heatmap_kl": Term(divergence, weight),
+        "heatmap_entropy": Term(spread, -weight * step.config.loss.entropy),
+    }
+
+
+def heatmap_terms(
+    step: Step, logits: Float[Tensor, "b h w"], predicted: Float[Tensor, "b 2 h w"], taken: Bool[Tensor, "b h w"]
+) -> tuple[Tensor, Tensor]:
+    """KL to the target heat map, and the heat map's entropy, both in nats, means over the batch."""
+    log_heat = log_heatmap(logits, step.config.choice.temperature.at(step.progress), taken)
+    error = error_map(predicted, step.scene.truth_ab)
+    target = TARGETS[step.config.loss.target](error, taken)
+    return kl_divergence(target, log_heat).mean(), entropy(log_heat).mean()
+
+
+def select(
+    step: Step, logits: Float[Tensor, "b h w"], taken: Bool[Tensor, "b h w"], interaction: int
+) -> Selection:
+    """Choose a free pixel with the config's estimator, temperatures and this interaction's noise."""
+    choice = step.config.choice
+    noise = None
+    if choice.estimator in NEEDS_NOISE:
+        noise = gumbel(step.scene.keys, GUMBEL + interaction, logits[0].numel()).view_as(logits)
+    return choose(
+        logits,
+        taken,
+        estimator=choice.estimator,
+        temperature=choice.temperature.at(step.progress),
+        tau=choice.tau.at(step.progress),
+        noise=noise,
+    )
+
+
+def hint_size(step: Step, interaction: int) -> int:
+    """Side of the stamp of this interaction's click (0: the random clicks), drawn from the config's range."""
+    return step.draw(HINT_SIZE + interaction, *step.config.choice.hint_size)
+
+
+def perceptual_term(step: Step, predicted: Float[Tensor, "b 2 h w"]) -> Mapping[str, Term]:
+    """The LPIPS term, where it is available and has a weight."""
+    if step.perceptual is None or step.config.loss.lpips == 0:
+        return {}
+    value = step.perceptual(step.scene.lightness, predicted.float(), step.scene.rgb)
+    return {"lpips": Term(value, step.config.loss.lpips)}
+
+
+TARGETS = {"error": error_target, "region": region_target}

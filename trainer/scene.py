@@ -1,0 +1,56 @@
+"""From a uint8 batch to what the networks see, and the random clicks a photo starts with. All on the device."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from kernels.clicks import hint_colours, no_clicks, scatter_clicks
+from kernels.color import rgb_to_lab
+from kernels.noise import uniform
+
+# Streams of a sample's noise (kernels.noise); interactions count up from GUMBEL.
+FLIP, CLICK_COUNT, CLICK_PLACES, GUMBEL = 1, 2, 3, 16
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch in Lab."""
+
+    lightness: Float[Tensor, "b 1 h w"]
+    """CIE L* / 100."""
+    truth_ab: Float[Tensor, "b 2 h w"]
+    """CIE a*, b* / 128."""
+    rgb: UInt8[Tensor, "b 3 h w"]
+    """The photos themselves, after the flip."""
+    keys: Int64[Tensor, " b"]
+    """Noise key of each sample, a function of its position in the training stream."""
+
+    def __len__(self) -> int:
+        """Photos in the batch."""
+        return len(self.keys)
+
+
+def prepare_scene(rgb: UInt8[Tensor, "b 3 h w"], keys: Int64[Tensor, " b"]) -> Scene:
+    """Flip half of the photos left to right (section 3.5) and convert to Lab."""
+    flipped = uniform(keys, FLIP, 1).view(-1, 1, 1, 1) < 0.5
+    rgb = torch.where(flipped, rgb.flip(-1), rgb)
+    lightness, ab = rgb_to_lab(rgb)
+    return Scene(lightness, ab, rgb, keys)
+
+
+def random_clicks(scene: Scene, most: int, hint_size: int) -> Float[Tensor, "b 3 h w"]:
+    """Click maps with 0 to `most` random clicks in each photo, the number uniform too, in the true colours."""
+    height, width = scene.truth_ab.shape[-2:]
+    counts = (uniform(scene.keys, CLICK_COUNT, 1) * (most + 1)).long()
+    if most == 0:
+        return no_clicks(scene.truth_ab)
+    noise = uniform(scene.keys, CLICK_PLACES, most)
+    # With replacement, as uniform places: two clicks on one pixel are one click, rare and harmless.
+    places = (noise * (height * width)).long().clamp(max=height * width - 1)
+    wanted = (torch.arange(most, device=noise.device) < counts).float()
+    selection = torch.zeros(len(scene), height * width, device=noise.device).scatter_reduce_(
+        1, places, wanted, reduce="amax"
+    )
+    return scatter_clicks(hint_colours(scene.truth_ab, hint_size), selection.view(-1, height, width), hint_size)

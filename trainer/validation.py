@@ -1,0 +1,56 @@
+"""Validation through the evaluator's own protocol, split over processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from evaluator.policies import GuidePolicy, Policy, RandomPolicy
+from evaluator.protocol import Protocol, Results, evaluate
+from trainer.config import Config
+from trainer.engines import Cluster, Engine
+from trainer.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A fixed set of photos and the protocol they are measured with."""
+
+    photos: UInt8[Tensor, "n 3 h w"]
+    """The whole set, on every process."""
+    names: list[str]
+    protocol: Protocol
+
+    @classmethod
+    def of(cls, photos: UInt8[Tensor, "n 3 h w"], names: list[str], config: Config) -> "Validation":
+        """These photos with the config's budgets, hint size and seed."""
+        protocol = Protocol(
+            clicks=config.validation.clicks, hint_size=config.validation.hint_size, seed=config.seed
+        )
+        return cls(photos, names, protocol)
+
+    def measure(
+        self, cluster: Cluster, recipe: Recipe, engines: Mapping[str, Engine], trained: set[str]
+    ) -> Results:
+        """Random clicks beside every guide that has been trained so far; the same results on every rank."""
+        first, last = (len(self.photos) * r // cluster.world_size for r in (cluster.rank, cluster.rank + 1))
+        part = evaluate(
+            engines[recipe.colorizer].module,
+            policies(recipe, engines, trained),
+            self.photos[first:last],
+            self.protocol,
+            cluster.device,
+            first_index=first,
+        )
+        return Results.merge(cluster.gather(part))
+
+
+def policies(recipe: Recipe, engines: Mapping[str, Engine], trained: set[str]) -> dict[str, Policy]:
+    """The baseline and the recipe's trained guides, by published name."""
+    found: dict[str, Policy] = {"random": RandomPolicy()}
+    for published, name in recipe.guides.items():
+        if name in trained:
+            module = engines[name].module
+            found[published] = GuidePolicy(guide=module, blind=getattr(module, "variant", "blind") == "blind")
+    return found
