@@ -5,6 +5,7 @@ disk, and renamed; only whole ones ever carry the final name.
 """
 
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -67,9 +68,10 @@ class Checkpoints:
             return None
         try:
             return torch.load(whole[-1] / STATE_FILE, map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
             raise ValueError(
-                f"checkpoint {whole[-1]} cannot be read ({error}); remove it to continue from the one before"
+                f"checkpoint {whole[-1]} cannot be read ({reason:.200}); remove it to continue from the one before"
             ) from error
 
     def _drop_old(self) -> None:

@@ -46,8 +46,8 @@ class Progress:
     """Photos seen in the whole training: the position in the stream that every random draw depends on."""
     skipped_steps: int = 0
     """Steps that were left out because a loss or gradient was not finite."""
-    broken_in_row: int = 0
-    """The latest of those without a good step between."""
+    broken_in_row: dict[str, int] = field(default_factory=dict)
+    """The latest of those in each phase, without a good step of that phase between."""
     skipped_photos: int = 0
     """Unreadable photos that the main process's reader has replaced."""
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -196,20 +196,20 @@ class Training:
             if norm is None:
                 self._skip(phase, [f"gradient of {engine.name}"])
             else:
-                self.progress.broken_in_row = 0
+                self.progress.broken_in_row[phase.name] = 0
                 values[f"gradient_norm_{engine.name}"] = norm
         return self.cluster.mean({**values, "lr": lr}), verdict.stop
 
     def _skip(self, phase: Phase, broken: list[str]) -> None:
         """Count a step that was left out; stop after several in a row."""
         self.progress.skipped_steps += 1
-        self.progress.broken_in_row += 1
+        in_row = self.progress.broken_in_row[phase.name] = self.progress.broken_in_row.get(phase.name, 0) + 1
         names = ", ".join(sorted(set(broken)))
         self.screen.warn(f"{phase.name}: {names} not finite at photo {self.progress.images_seen}; step skipped")
-        if self.progress.broken_in_row >= self.config.optimizer.patience:
+        if in_row >= self.config.optimizer.patience:
             raise TrainingBroke(
-                f"{names} was not finite in {self.progress.broken_in_row} steps in a row, last in phase {phase.name} "
-                f"at photo {self.progress.images_seen}; lower the learning rate, or use engine.precision fp32"
+                f"{names} was not finite in {in_row} steps in a row, last in phase {phase.name} at photo "
+                f"{self.progress.images_seen}; lower the learning rate, or use engine.precision fp32"
             )
 
     def _report(self, stage: Stage, display: StageDisplay, losses: Mapping[str, float]) -> None:
