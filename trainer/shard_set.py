@@ -1,0 +1,105 @@
+"""Which shards a run reads: URLs given by a person, matched with their manifest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from trainer.manifest import FILE_NAME, HOW_TO_INDEX, Manifest, ShardEntry, from_json
+from trainer.tar_stream import expand, read_url
+from trainer.url_openers import ShardError, is_local, local_path
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """Shards and where each of them is; `urls[i]` belongs to `manifest.shards[i]`."""
+
+    urls: tuple[str, ...]
+    manifest: Manifest
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Samples in each shard."""
+        return [shard.samples for shard in self.manifest.shards]
+
+
+def open_shards(shards: str | Sequence[str], manifest: str | None = None) -> ShardSet:
+    """Find the manifest of shards and check those on this machine.
+
+    Args:
+        shards: Tar URLs with braces as in `s3://bucket/coco-{000..117}.tar`, or a folder or a `manifest.json`,
+            which stand for all of their shards.
+        manifest: The manifest's URL; by default `manifest.json` beside the tars.
+
+    Raises:
+        ValueError: nothing given, no manifest found, or a shard that its manifest does not list.
+        ShardError: a local shard is missing or has another size than its manifest says.
+    """
+    urls = expand(shards)
+    if not urls:
+        raise ValueError("no shards given; pass tar URLs, a folder with manifest.json, or a manifest")
+    loaded: dict[str, Manifest] = {}
+    chosen: list[tuple[str, ShardEntry]] = []
+    for url in urls:
+        where = manifest or _manifest_of(url)
+        if where not in loaded:
+            loaded[where] = _load(where, url)
+        chosen += _matching(url, where, loaded[where])
+    for shard_url, shard in chosen:
+        _check_local(shard_url, shard)
+    sizes = next(iter(loaded.values())).image_sizes
+    return ShardSet(tuple(url for url, _ in chosen), Manifest(tuple(shard for _, shard in chosen), sizes))
+
+
+def resolve(name: str, manifest_url: str) -> str:
+    """The URL of a shard that a manifest names."""
+    if name.startswith(("/", "pipe:")) or "://" in name:
+        return name
+    folder, slash, _ = manifest_url.rpartition("/")
+    return f"{folder}{slash}{name}"
+
+
+def _stands_for_all(url: str) -> bool:
+    return url.endswith(FILE_NAME) or (is_local(url) and Path(local_path(url)).is_dir())
+
+
+def _manifest_of(url: str) -> str:
+    if url.endswith(FILE_NAME):
+        return url
+    if _stands_for_all(url):
+        return str(Path(local_path(url)) / FILE_NAME)
+    if url.startswith("pipe:"):
+        raise ValueError(f"{url}: a command has no manifest beside it; name one, or {HOW_TO_INDEX}")
+    return resolve(FILE_NAME, url.partition("?")[0])
+
+
+def _load(where: str, url: str) -> Manifest:
+    try:
+        text = read_url(where)
+    except ShardError as error:
+        raise ValueError(f"{url}: its manifest cannot be read ({error}); {HOW_TO_INDEX}") from error
+    return from_json(text, where)
+
+
+def _matching(url: str, where: str, manifest: Manifest) -> list[tuple[str, ShardEntry]]:
+    if _stands_for_all(url):
+        return [(resolve(shard.name, where), shard) for shard in manifest.shards]
+    file_name = urlsplit(url).path.rpartition("/")[2]
+    for shard in manifest.shards:
+        if url in (shard.name, resolve(shard.name, where)) or file_name == shard.name:
+            return [(url, shard)]
+    raise ValueError(f"{url} is not in {where}; {HOW_TO_INDEX}")
+
+
+def _check_local(url: str, shard: ShardEntry) -> None:
+    if not is_local(url):
+        return
+    path = Path(local_path(url))
+    if not path.is_file():
+        raise ShardError(f"{url}: the shard is missing; copy it there, or leave it out of the manifest")
+    if path.stat().st_size != shard.bytes:
+        raise ShardError(
+            f"{url}: has {path.stat().st_size} bytes, its manifest says {shard.bytes}: cut short or replaced; "
+            "copy it again, or write a new manifest with: python -m trainer.shards index"
+        )
