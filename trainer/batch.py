@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -18,6 +18,7 @@ class Batch:
     """Unreadable photos that were replaced since the batch before."""
 
 
+@runtime_checkable
 class Loader(Protocol):
     """An endless stream of equal batches whose order is a function of the seed and the position."""
 

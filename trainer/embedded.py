@@ -136,6 +136,16 @@ class EmbeddedLoader:
         """Photos in a round, over all ranks; a nominal number."""
         return SAMPLES_PER_EPOCH
 
+    @property
+    def signature(self) -> dict[str, object]:
+        """What the stream depends on; not the number of ranks or the size of a batch."""
+        return {
+            "data": "embedded",
+            "image_size": self._image_size,
+            "seed": self._seed,
+            "photo_share": self._photo_share,
+        }
+
     def batches(self, images_seen: int) -> Iterator[Batch]:
         """This rank's batches from the position where all ranks together have seen `images_seen` photos."""
         first = images_seen + self._rank * self._batch_size

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class TrainingBroke(RuntimeError):
     """The loss was not finite too often in a row."""
 
 
+@runtime_checkable
 class Metrics(Protocol):
     """Where numbers go; `trainer.tracking` has the real ones."""
 

@@ -86,7 +86,7 @@ def pingpong(config: Config) -> Recipe:
             ORACLE: lambda: EditNet("oracle", config.network.edit),
             BLIND: lambda: EditNet("blind", config.network.edit),
         },
-        stages=[*pretraining, *cycles],
+        stages=[stage for stage in (*pretraining, *cycles) if stage.rounds > 0],
         colorizer=COLOR,
         guides={"editnet-oracle": ORACLE, "editnet-blind": BLIND},
     )

@@ -1,0 +1,114 @@
+"""A whole training that takes seconds, in this process or as a program that tests start and kill.
+
+Program: `python tests/trainer/small_training.py FOLDER KILL_AT [dotted.setting=JSON ...]` trains in FOLDER, resuming
+what is there, kills itself with SIGKILL once KILL_AT photos are seen (0: never), and writes the final weights.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpoints import Checkpoints
+from trainer.config import (
+    ClicksConfig,
+    Config,
+    DataConfig,
+    EngineConfig,
+    LossConfig,
+    NetworkConfig,
+    RoundsConfig,
+    RunConfig,
+    ValidationConfig,
+    override,
+)
+from trainer.console import Screen
+from trainer.engines import Cluster
+from trainer.interrupts import StopRequest
+from trainer.loop import Training, build_engines
+from trainer.pingpong import pingpong
+from trainer.recipes import Recipe
+from trainer.sources import open_loader, open_validation
+from trainer.validation import Validation
+
+WEIGHTS_FILE = "weights.pt"
+
+
+class Recorder:
+    """Keeps metrics in memory; may kill the process to test that this costs nothing."""
+
+    def __init__(self, kill_at: int = 0) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self._kill_at = kill_at
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self.logged.append((step, dict(metrics)))
+        if self._kill_at and step >= self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def small_config(folder: Path, **settings: Any) -> Config:
+    """16 px, three-level networks, one cycle; every stage a few steps."""
+    config = Config(
+        preset="test",
+        data=DataConfig(image_size=16, batch_size=8, scale_jitter=4),
+        network=NetworkConfig(color=(8, 8, 16), edit=(4, 8, 8)),
+        loss=LossConfig(perceptual="off"),
+        clicks=ClicksConfig(most_random=4, interactions=2),
+        rounds=RoundsConfig(pretrain_color=0.012, pretrain_edit=0.008, ping=0.008, pong=0.008, cycles=1),
+        engine=EngineConfig(precision="fp32", threads=1),
+        validation=ValidationConfig(photos=4, clicks=(0, 1, 2)),
+        run=RunConfig(work=str(folder), name="run", checkpoint_every=16, publish=False),
+    )
+    return override(config, {name.replace("__", "."): value for name, value in settings.items()})
+
+
+def build(config: Config, folder: Path, *, kill_at: int = 0, recipe: Recipe | None = None) -> Training:
+    """A training without tracker, resumed from what is in the folder."""
+    cluster = Cluster(config.engine)
+    recipe = recipe or pingpong(config)
+    photos, names = open_validation(config.data, config.validation.photos)
+    training = Training(
+        config=config,
+        recipe=recipe,
+        cluster=cluster,
+        engines=build_engines(config, recipe, cluster),
+        loader=open_loader(
+            config.data, seed=config.seed, rank=cluster.rank, world_size=cluster.world_size, pin_memory=False
+        ),
+        validation=Validation.of(photos, names, config),
+        checkpoints=Checkpoints(folder / "checkpoints", config.run.keep),
+        metrics=Recorder(kill_at),
+        screen=Screen(enabled=False),
+    )
+    state = training.checkpoints.load(cluster.device)
+    if state:
+        training.restore(state)
+    return training
+
+
+def weights(training: Training) -> dict[str, dict[str, torch.Tensor]]:
+    """Every network's weights and statistics."""
+    return {name: engine.module.state_dict() for name, engine in training.engines.items()}
+
+
+def main(folder: Path, kill_at: int, settings: dict[str, Any]) -> None:
+    """Train, and write the weights where the training came to its end."""
+    training = build(small_config(folder, **settings), folder, kill_at=kill_at)
+    assert training.run(StopRequest())
+    if training.cluster.is_main:
+        torch.save(weights(training), folder / WEIGHTS_FILE)
+    training.loader.close()
+    training.cluster.close()
+
+
+if __name__ == "__main__":
+    pairs = (word.partition("=") for word in sys.argv[3:])
+    parsed = {name: json.loads(value) for name, _, value in pairs}
+    lists_as_tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in parsed.items()}
+    main(Path(sys.argv[1]), int(sys.argv[2]), lists_as_tuples)

@@ -1,0 +1,224 @@
+"""The loop's own promises: alternation, joint training, broken losses, stopping, what is saved."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.trainer.small_training import Recorder, build, small_config
+from trainer.interrupts import StopRequest
+from trainer.loop import Training, TrainingBroke
+from trainer.pingpong import pingpong
+from trainer.recipes import Phase, Recipe, Stage, Step, Term
+
+
+class OneConv(nn.Module):
+    """A network of one layer with the colorizer's signature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 2, 1)
+
+    def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
+        return self.conv(torch.cat([lightness, clicks], 1))
+
+
+def colour(step: Step, name: str) -> Tensor:
+    return step.networks[name](
+        step.scene.lightness, torch.zeros_like(step.scene.truth_ab[:, :1]).expand(-1, 3, -1, -1)
+    )
+
+
+def two_networks(stages: tuple[Stage, ...]) -> Recipe:
+    return Recipe(name="test", networks={"a": OneConv, "b": OneConv}, stages=stages, colorizer="a", guides={})
+
+
+def train(folder: Path, recipe: Recipe | None = None, **settings) -> Training:
+    training = build(small_config(folder, **settings), folder, recipe=recipe)
+    assert training.run(StopRequest())
+    return training
+
+
+def phase(
+    name: str, trains: tuple[str, ...], borrows: tuple[str, ...], loss: Callable[[Step], Mapping[str, Term]]
+):
+    return Phase(name=name, trains=trains, borrows=borrows, loss=loss, lr=0.01)
+
+
+def test_phases_of_one_stage_alternate_on_the_same_batches_as_a_gan_needs(tmp_path: Path):
+    """A "discriminator" b that raises its output on a's colours and a "generator" a that lowers b's on them."""
+    order: list[tuple[str, int, bool]] = []
+
+    def loss(step: Step, name: str, other: str, sign: float) -> Mapping[str, Term]:
+        frozen = not next(step.networks[other].parameters()).requires_grad  # pyright: ignore[reportAttributeAccessIssue]: a bare module
+        order.append((name, step.images_seen, frozen))
+        mixed = colour(step, name) * colour(step, other)
+        return {"adversarial": Term(sign * mixed.mean())}
+
+    gan = Stage(
+        name="gan",
+        phases=(
+            phase("generator", ("a",), ("b",), lambda step: loss(step, "a", "b", 1.0)),
+            phase("discriminator", ("b",), ("a",), lambda step: loss(step, "b", "a", -1.0)),
+        ),
+        rounds=24 / 4096,
+    )
+    training = build(small_config(tmp_path), tmp_path, recipe=two_networks((gan,)))
+    before = {name: engine.module.conv.weight.detach().clone() for name, engine in training.engines.items()}
+    assert training.run(StopRequest())
+    assert order == [(name, images, True) for images in (0, 8, 16) for name in ("a", "b")]
+    for name, engine in training.engines.items():
+        assert not torch.equal(engine.module.conv.weight, before[name])
+        assert engine.module.conv.weight.requires_grad
+
+
+def test_one_phase_can_train_two_networks_together(tmp_path: Path):
+    def loss(step: Step) -> Mapping[str, Term]:
+        return {"l1": Term((colour(step, "a") + colour(step, "b") - step.scene.truth_ab).abs().mean())}
+
+    together = Stage(name="joint", phases=(phase("joint", ("a", "b"), (), loss),), rounds=24 / 4096)
+    training = build(small_config(tmp_path), tmp_path, recipe=two_networks((together,)))
+    before = {name: engine.module.conv.weight.detach().clone() for name, engine in training.engines.items()}
+    assert training.run(StopRequest())
+    assert all(not torch.equal(e.module.conv.weight, before[name]) for name, e in training.engines.items())
+
+
+def test_a_phase_does_not_change_what_it_borrows(tmp_path: Path):
+    """Weights and batch-norm statistics of ColorNet stand still through EditNet's phases, and the reverse."""
+    config = small_config(tmp_path, rounds__cycles=0, rounds__pretrain_color=0.0)
+    training = build(config, tmp_path)
+    before = {name: tensor.clone() for name, tensor in training.engines["color"].module.state_dict().items()}
+    assert training.run(StopRequest())
+    after = training.engines["color"].module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def nan_at(photos: set[int]) -> Callable[[Step], Mapping[str, Term]]:
+    def loss(step: Step) -> Mapping[str, Term]:
+        error = (colour(step, "a") - step.scene.truth_ab).abs().mean()
+        spoiled = error * float("nan") if step.images_seen in photos else error
+        return {"fine": Term(error), "spoiled": Term(spoiled)}
+
+    return loss
+
+
+def one_stage(loss: Callable[[Step], Mapping[str, Term]], steps: int) -> Recipe:
+    return two_networks((Stage(name="s", phases=(phase("s", ("a",), (), loss),), rounds=steps * 8 / 4096),))
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(tmp_path: Path):
+    training = build(small_config(tmp_path), tmp_path, recipe=one_stage(nan_at({8, 24}), 5))
+    assert training.run(StopRequest())
+    assert training.progress.skipped_steps == 2
+    assert torch.isfinite(training.engines["a"].module.conv.weight).all()
+    metrics = training.metrics
+    assert isinstance(metrics, Recorder)
+    steps = [step for step, values in metrics.logged if "s/fine" in values]
+    assert steps == [8, 24, 40]
+
+
+def test_a_skipped_step_leaves_weights_and_optimizer_as_they_were(tmp_path: Path):
+    plain = build(small_config(tmp_path / "plain"), tmp_path / "plain", recipe=one_stage(nan_at({8}), 2))
+    assert plain.run(StopRequest())
+    shorter = build(small_config(tmp_path / "short"), tmp_path / "short", recipe=one_stage(nan_at(set()), 1))
+    assert shorter.run(StopRequest())
+    for name, tensor in shorter.engines["a"].module.state_dict().items():
+        assert torch.equal(tensor, plain.engines["a"].module.state_dict()[name])
+
+
+def test_several_broken_steps_in_a_row_stop_and_name_phase_place_and_term(tmp_path: Path):
+    config = small_config(tmp_path, optimizer__patience=3)
+    training = build(config, tmp_path, recipe=one_stage(nan_at({8, 24, 32, 40}), 9))
+    with pytest.raises(
+        TrainingBroke, match="spoiled was not finite in 3 steps in a row, last in phase s at photo 40"
+    ):
+        training.run(StopRequest())
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path: Path):
+    def loss(step: Step) -> Mapping[str, Term]:
+        # sqrt at 0: a finite value with an infinite gradient.
+        return {"root": Term((colour(step, "a") * 0).abs().sum().sqrt() + colour(step, "a").mean())}
+
+    training = build(small_config(tmp_path), tmp_path, recipe=one_stage(loss, 2))
+    assert training.run(StopRequest())
+    assert training.progress.skipped_steps == 2
+    assert torch.isfinite(training.engines["a"].module.conv.weight).all()
+
+
+def test_a_stop_request_saves_and_the_next_run_continues(tmp_path: Path):
+    stop = StopRequest()
+    config = small_config(tmp_path)
+    training = build(config, tmp_path)
+
+    class StopAt(Recorder):
+        def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+            if step == 40:
+                stop.signal_name = "SIGTERM"
+
+    training.metrics = StopAt()
+    assert not training.run(stop)
+    assert training.progress.images_seen == 48  # the step after the request is the first that can answer it
+    continued = build(config, tmp_path)
+    assert continued.progress.images_seen == 48
+    assert continued.run(StopRequest())
+    whole = train(tmp_path / "whole")
+    for name, engine in whole.engines.items():
+        for key, tensor in engine.module.state_dict().items():
+            assert torch.equal(tensor, continued.engines[name].module.state_dict()[key]), f"{name}.{key}"
+
+
+def test_training_can_only_continue_on_the_data_it_was_reading(tmp_path: Path):
+    train(tmp_path)
+    with pytest.raises(ValueError, match="cannot continue in the middle of an epoch: image_size was 16 and is 24"):
+        build(small_config(tmp_path, data__image_size=24), tmp_path)
+
+
+def test_every_stage_is_validated_with_the_guides_trained_so_far(tmp_path: Path):
+    training = train(tmp_path)
+    policies = [
+        {name.split("/")[1] for name in values if name != "images_seen"} for values in training.progress.curve
+    ]
+    guided = {"random", "editnet-oracle", "editnet-blind"}
+    assert policies == [{"random"}, guided, guided, guided]
+
+
+def test_the_estimators_all_train(tmp_path: Path):
+    for estimator in ("argmax_ste", "gumbel_softmax", "gumbel_softmax_soft"):
+        training = train(tmp_path / estimator, choice__estimator=estimator, choice__hint_size=(1, 3))
+        assert training.progress.skipped_steps == 0
+
+
+def test_the_recipe_is_the_thesis(tmp_path: Path):
+    recipe = pingpong(small_config(tmp_path, rounds__cycles=2))
+    assert [stage.name for stage in recipe.stages] == [
+        "pretrain-color", "pretrain-edit", "ping-1", "pong-1", "ping-2", "pong-2"
+    ]  # fmt: skip
+    ping, pong = recipe.stages[2], recipe.stages[3]
+    assert [(p.trains, set(p.borrows)) for p in ping.phases] == [(("color",), {"edit_oracle", "edit_blind"})]
+    assert [(p.trains, p.borrows) for p in pong.phases] == [
+        (("edit_oracle",), ("color",)),
+        (("edit_blind",), ("color",)),
+    ]
+
+
+def test_a_recipe_that_names_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match=r"phase x names \['c'\]"):
+        two_networks((Stage(name="x", phases=(phase("x", ("c",), (), nan_at(set())),), rounds=1.0),))
+    with pytest.raises(ValueError, match="name each once"):
+        phase("x", ("a",), ("a",), nan_at(set()))
+
+
+def test_stages_of_zero_rounds_are_left_out(tmp_path: Path):
+    recipe = pingpong(small_config(tmp_path, rounds__pretrain_edit=0.0, rounds__cycles=0))
+    assert [stage.name for stage in recipe.stages] == ["pretrain-color"]
+
+
+def test_a_stage_is_at_least_as_long_as_its_rounds():
+    stage = replace(
+        two_networks((Stage(name="s", phases=(phase("s", ("a",), (), nan_at(set())),), rounds=1.5),)).stages[0]
+    )
+    assert stage.batches(samples_per_epoch=100, batch_size=16) == 10
