@@ -141,7 +141,7 @@ class ShardLoader:
         for running in list(self._running):
             running.close()
 
-    def _loaded(self, start: Start) -> Iterator[Loaded | ShardError]:
+    def _loaded(self, start: Start) -> Generator[Loaded | ShardError]:
         """Whole batches from the workers in turn, whichever of them is quicker."""
         reader = CropReader(self._shards, self._settings, start)
         if self._settings.workers == 0:
@@ -158,16 +158,19 @@ class ShardLoader:
         )
         yield from loader
 
-    def _counted(self, source: Iterator[Loaded | ShardError]) -> Generator[Batch]:
-        for item in source:
-            if isinstance(item, ShardError):
-                raise item
-            self.read += len(item.rgb)
-            for failure in item.failures:
-                log.warning("skipped a corrupt photo: %s", failure)
-            self.failures += item.failures
-            self._check_limit()
-            yield Batch(item.rgb, len(item.failures))
+    def _counted(self, source: Generator[Loaded | ShardError]) -> Generator[Batch]:
+        try:
+            for item in source:
+                if isinstance(item, ShardError):
+                    raise item
+                self.read += len(item.rgb)
+                for failure in item.failures:
+                    log.warning("skipped a corrupt photo: %s", failure)
+                self.failures += item.failures
+                self._check_limit()
+                yield Batch(item.rgb, len(item.failures))
+        finally:
+            source.close()  # now, and not when the garbage collector comes: it ends the worker processes
 
     def _check_limit(self) -> None:
         """Stop at too many corrupt photos; until a first epoch is over they are held against all of it."""
