@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -120,6 +120,8 @@ class Contract:
             content[name] = tuple(_read_port(name, port) for port in content[name])
         if isinstance(content["hint_size"], list):
             content["hint_size"] = tuple(content["hint_size"])
+        content["metrics"] = {name: float(value) for name, value in content["metrics"].items()}
+        content["temperature"] = _as_float(content["temperature"])
         return cls(**content)
 
     @classmethod
@@ -144,9 +146,7 @@ def _refuse(name: str, value: object, expected: str) -> None:
 
 
 def _check_kind(contract: Contract) -> None:
-    if contract.kind not in ("colorizer", "guide"):
-        _refuse("kind", contract.kind, "'colorizer' or 'guide'")
-    variants = (None,) if contract.kind == "colorizer" else ("blind", "oracle")
+    variants = (None,) if contract.kind == "colorizer" else get_args(Variant)
     if contract.variant not in variants:
         _refuse("variant", contract.variant, f"one of {variants} for a {contract.kind}")
     inputs, outputs = standard_ports(contract.kind, contract.variant)
@@ -209,6 +209,9 @@ def _check_fields(content: Any) -> None:
     for name, types in _TYPES.items():
         if not _is_a(content[name], types):
             _refuse(name, content[name], " or ".join(type_.__name__ for type_ in types))
+    for name, choices in (("kind", get_args(Kind)), ("variant", (None, *get_args(Variant)))):
+        if content[name] not in choices:
+            _refuse(name, content[name], f"one of {choices}")
     if isinstance(content["hint_size"], list) and not _all_are(content["hint_size"], int, length=2):
         _refuse("hint_size", content["hint_size"], "one or two whole numbers")
     for name, type_ in (("metrics", _NUMBER), ("versions", (str,))):
@@ -232,7 +235,11 @@ def _read_port(name: str, content: Any) -> Port:
     for key, value in content.items():
         if not _is_a(value, types.get(key, (*_NUMBER, type(None)))):
             _refuse(f"{name}.{key}", value, "of the type that an export writes")
-    return Port(**content)
+    return Port(**content | {"low": _as_float(content["low"]), "high": _as_float(content["high"])})
+
+
+def _as_float(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _is_a(value: object, types: tuple[type, ...]) -> bool:

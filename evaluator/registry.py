@@ -7,6 +7,7 @@ on first use. Pickles are never loaded.
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
+else:  # stand-ins for the annotations
+    MlflowClient = ModelVersion = MlflowException = ModelSignature = Any
 
 CHAMPION = "champion"
 """Alias of the version that is used by default."""
@@ -159,7 +162,7 @@ def write_model_file(
     model.save(str(folder / "MLmodel"))
 
 
-def _signature(contract: Contract) -> "ModelSignature":
+def _signature(contract: Contract) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
@@ -169,7 +172,7 @@ def _signature(contract: Contract) -> "ModelSignature":
     return ModelSignature(inputs=schema(contract.inputs), outputs=schema(contract.outputs))
 
 
-def connect(tracking_uri: str) -> "MlflowClient":
+def connect(tracking_uri: str) -> MlflowClient:
     """A client of an existing database or of a server.
 
     Raises:
@@ -182,7 +185,7 @@ def connect(tracking_uri: str) -> "MlflowClient":
 
 
 @contextmanager
-def _explained(what: str, tracking_uri: str, client: "MlflowClient"):
+def _explained(what: str, tracking_uri: str, client: MlflowClient):
     """Turn MLflow's errors into ours: unknown names into ValueErrors, all else into ConnectionErrors."""
     from mlflow.exceptions import MlflowException
 
@@ -197,7 +200,7 @@ def _explained(what: str, tracking_uri: str, client: "MlflowClient"):
         ) from error
 
 
-def unreachable(tracking_uri: str, error: "MlflowException | TimeoutError") -> ConnectionError:
+def unreachable(tracking_uri: str, error: MlflowException | TimeoutError) -> ConnectionError:
     """The error for a server or database that does not answer."""
     return ConnectionError(
         f"MLflow at {tracking_uri} does not answer ({str(error)[:300]}); start it, or correct "
@@ -223,7 +226,7 @@ def _fetch(uri: str, tracking_uri: str, scratch: str) -> tuple[Path, str]:
         return Path(download_artifacts(artifact_uri=location, dst_path=scratch, tracking_uri=tracking_uri)), source
 
 
-def _location(client: "MlflowClient", uri: str) -> tuple[str, str]:
+def _location(client: MlflowClient, uri: str) -> tuple[str, str]:
     """Where a model's files are stored, and the URI with its alias resolved.
 
     `mlflow.artifacts` would look up `models:/` and `runs:/` in the process-wide tracking URI; this does not.
@@ -243,7 +246,7 @@ def _location(client: "MlflowClient", uri: str) -> tuple[str, str]:
     return client.get_model_version_download_uri(name, str(version.version)), f"models:/{name}/{version.version}"
 
 
-def versions(tracking_uri: str) -> "list[ModelVersion]":
+def versions(tracking_uri: str) -> list[ModelVersion]:
     """All registered versions by name, newest first, with their aliases.
 
     Raises:
@@ -259,15 +262,17 @@ def versions(tracking_uri: str) -> "list[ModelVersion]":
         ]
 
 
-def _list(tracking_uri: str) -> None:
-    for version in versions(tracking_uri):
+def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None) -> None:
+    """Print the registered networks: `python -m evaluator.registry list --work runs`."""
+    parser = argparse.ArgumentParser(prog="python -m evaluator.registry", description="Registered networks.")
+    parser.add_argument("command", choices=["list"], help="list: name, version, aliases, commit and metrics")
+    parser.add_argument("--work", default="runs", help="work folder with mlflow.db (default: %(default)s)")
+    work = parser.parse_args(arguments).work
+    for version in versions(tracking_uri or default_tracking_uri(work)):
         aliases = "".join(f" @{alias}" for alias in version.aliases)
         tags = "  ".join(f"{key}={value}" for key, value in sorted(version.tags.items()))
         print(f"{version.name}/{version.version}{aliases}  {tags}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m evaluator.registry", description="Registered networks.")
-    parser.add_argument("command", choices=["list"], help="list: name, version, aliases, commit and metrics")
-    parser.add_argument("--work", default="runs", help="work folder with mlflow.db (default: %(default)s)")
-    _list(default_tracking_uri(parser.parse_args().work))
+    main()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from PIL import Image
 
@@ -17,7 +17,7 @@ class NullTracker:
         self.run_id: str = ""
         """The run to resume, for the checkpoint; empty on other ranks."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "NullTracker":
         return self
 
     def __exit__(

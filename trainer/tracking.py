@@ -23,6 +23,8 @@ from trainer.outbox import Entry, Outbox, Rejected, now
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
+else:  # stand-ins for the annotations: MLflow is imported on first use
+    MlflowClient = Experiment = Run = Any
 
 LONGEST_VALUE = 6000
 """Characters of a parameter that MLflow keeps."""
@@ -172,7 +174,7 @@ class Tracker(NullTracker):
         except Exception as error:  # whatever goes wrong with tracking must not end a training
             self.place.warn(f"the run's end could not be recorded as {status} ({error!s:.300})")
 
-    def _begin(self, run_id: str | None) -> "tuple[MlflowClient, Run]":
+    def _begin(self, run_id: str | None) -> tuple[MlflowClient, Run]:
         client: MlflowClient = import_mlflow().MlflowClient(tracking_uri=self.uri)
         if run_id is None:
             experiment = _experiment(client, self.place.experiment, self.uri, self.place.work)
@@ -236,9 +238,7 @@ def _valid(name: str) -> str:
     return name
 
 
-def _within(
-    seconds: float, uri: str, begin: "Callable[[], tuple[MlflowClient, Run]]"
-) -> "tuple[MlflowClient, Run]":
+def _within(seconds: float, uri: str, begin: Callable[[], tuple[MlflowClient, Run]]) -> tuple[MlflowClient, Run]:
     """What `begin` returns, or a ConnectionError: a server that swallows requests would take MLflow minutes."""
     outcome: list[Any] = []
 
@@ -263,7 +263,7 @@ def _within(
     return found
 
 
-def _experiment(client: "MlflowClient", name: str, uri: str, work: Path) -> "Experiment":
+def _experiment(client: MlflowClient, name: str, uri: str, work: Path) -> Experiment:
     """The experiment of this name. A server stores artifacts as it likes, a database in the work folder."""
     from mlflow.exceptions import MlflowException
 
@@ -278,7 +278,7 @@ def _experiment(client: "MlflowClient", name: str, uri: str, work: Path) -> "Exp
         raise
 
 
-def _run(client: "MlflowClient", run_id: str, uri: str) -> "Run":
+def _run(client: MlflowClient, run_id: str, uri: str) -> Run:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -291,7 +291,7 @@ def _run(client: "MlflowClient", run_id: str, uri: str) -> "Run":
         ) from error
 
 
-def _ensure_registered(client: "MlflowClient", name: str) -> None:
+def _ensure_registered(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
