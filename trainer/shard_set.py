@@ -28,7 +28,7 @@ def open_shards(shards: str | Sequence[str], manifest: str | None = None) -> Sha
     """Find the manifest of shards and check those on this machine.
 
     Args:
-        shards: Tar URLs with braces as in `s3://bucket/coco-{000..117}.tar`, or a folder or a `manifest.json`,
+        shards: Tar URLs with braces as in `s3://bucket/coco-{000..117}.tar`, or a folder or a manifest (`.json`),
             which stand for all of their shards.
         manifest: The manifest's URL; by default `manifest.json` beside the tars.
 
@@ -61,11 +61,11 @@ def resolve(name: str, manifest_url: str) -> str:
 
 
 def _stands_for_all(url: str) -> bool:
-    return url.endswith(FILE_NAME) or (is_local(url) and Path(local_path(url)).is_dir())
+    return url.endswith(".json") or (is_local(url) and Path(local_path(url)).is_dir())
 
 
 def _manifest_of(url: str) -> str:
-    if url.endswith(FILE_NAME):
+    if url.endswith(".json"):
         return url
     if _stands_for_all(url):
         return str(Path(local_path(url)) / FILE_NAME)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 os.environ.setdefault("WDS_SECURE", "1")
 
 from webdataset.shardlists import expand_urls
+from webdataset.tariterators import base_plus_ext
 
 from trainer.manifest import ShardEntry
 from trainer.url_openers import OPENERS, Readable, ShardError, scheme_of
@@ -24,12 +25,19 @@ ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5
 """Pause after the first failed try; doubled after each further one."""
 _SKIP_CHUNK = 1 << 20
+_PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 def expand(urls: str | Sequence[str]) -> list[str]:
     """Expand braces as in `coco-{000..117}.tar`, in a list of URLs too."""
     given = [urls] if isinstance(urls, str) else urls
     return [url for pattern in given for url in expand_urls(pattern)]
+
+
+def is_photo_member(name: str) -> bool:
+    """Whether a tar member is a photo, by webdataset's rule: the suffix is what follows the name's first dot."""
+    _, suffix = base_plus_ext(name)
+    return suffix is not None and suffix.lower() in _PHOTO_SUFFIXES
 
 
 class ByteStream:
