@@ -57,8 +57,8 @@ class Checkpoints:
             return []
         return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest checkpoint's state, or None where there is none.
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint's state on the CPU, or None where there is none.
 
         Raises:
             ValueError: it cannot be read; the message says which folder to remove to use the one before.
@@ -67,7 +67,7 @@ class Checkpoints:
         if not whole:
             return None
         try:
-            return torch.load(whole[-1] / STATE_FILE, map_location=device, weights_only=True)
+            return torch.load(whole[-1] / STATE_FILE, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(

@@ -5,6 +5,7 @@ trained, borrowed as bare modules otherwise.
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env
 from torch import Tensor, nn
 
 from trainer.config import EngineConfig, OptimizerConfig
@@ -36,8 +37,10 @@ class Cluster:
     """The processes of this job and what they do together."""
 
     def __init__(self, config: EngineConfig) -> None:
-        state = PartialState()
         _refuse_deepspeed()
+        # accelerate reads this variable in Accelerator() but not in PartialState(), which must come first here.
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        _refuse_strangers(state.num_processes)
         self.rank: int = state.process_index
         self.world_size: int = state.num_processes
         self.is_main: bool = state.is_main_process
@@ -118,7 +121,10 @@ class Engine:
         self._optimizer = accelerator.prepare(
             torch.optim.AdamW(self.module.parameters(), lr=1.0, weight_decay=optimizer.weight_decay, fused=True)
         )
-        self._model = accelerator.prepare(self.module)
+        with warnings.catch_warnings():
+            # torch 2.15 renames the option; accelerate 1.15 only knows the old name.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            self._model = accelerator.prepare(self.module)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Run the network as the one being trained; gradients are averaged over ranks in the backward."""
@@ -238,4 +244,14 @@ def _refuse_deepspeed() -> None:
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ValueError(
             "this launch asks for DeepSpeed, whose engines are not wired in yet; use launch/ddp.yaml instead"
+        )
+
+
+def _refuse_strangers(world_size: int) -> None:
+    """Processes that were launched together but do not see each other would each train alone, all as rank 0."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != world_size:
+        raise ValueError(
+            f"{launched} processes were launched but accelerate sees {world_size}; for CPU processes use "
+            f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {launched}"
         )

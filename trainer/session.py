@@ -57,7 +57,7 @@ class Session:
         perceptual, status = main_first(cluster, lambda: load_perceptual(config.loss.perceptual, cluster.device))
         folder = RunFolder(Path(on_main(cluster, lambda: str((find_run if resume else start_run)(config).path))))
         checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
-        state = checkpoints.load(cluster.device) if resume else None
+        state = checkpoints.load() if resume else None
         tracker = on_main_only(cluster, lambda: _open_tracker(config, folder, screen, state))
         recipe = pingpong(config)
         training = Training(

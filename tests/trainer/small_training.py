@@ -86,7 +86,7 @@ def build(config: Config, folder: Path, *, kill_at: int = 0, recipe: Recipe | No
         metrics=Recorder(kill_at),
         screen=Screen(enabled=False),
     )
-    state = training.checkpoints.load(cluster.device)
+    state = training.checkpoints.load()
     if state:
         training.restore(state)
     return training

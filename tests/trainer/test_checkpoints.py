@@ -13,8 +13,6 @@ import torch
 
 from trainer.checkpoints import STATE_FILE, Checkpoints
 
-CPU = torch.device("cpu")
-
 
 def state(value: float) -> dict[str, object]:
     return {"weights": torch.full((1000,), value), "progress": {"images_seen": int(value)}}
@@ -22,11 +20,11 @@ def state(value: float) -> dict[str, object]:
 
 def test_what_was_saved_is_loaded_and_only_a_few_are_kept(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    assert checkpoints.load(CPU) is None
+    assert checkpoints.load() is None
     for images in (100, 200, 300):
         checkpoints.save(state(images), images, stage=1)
     assert [path.name for path in checkpoints.list()] == ["000000000200-001", "000000000300-001"]
-    loaded = checkpoints.load(CPU)
+    loaded = checkpoints.load()
     assert loaded is not None
     assert torch.equal(loaded["weights"], torch.full((1000,), 300.0))
 
@@ -35,7 +33,7 @@ def test_the_end_of_a_stage_is_newer_than_the_same_place_before_it(tmp_path: Pat
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(state(1.0), 4096, stage=0)
     checkpoints.save(state(2.0), 4096, stage=1)
-    loaded = checkpoints.load(CPU)
+    loaded = checkpoints.load()
     assert loaded is not None
     assert loaded["progress"] == {"images_seen": 2}
 
@@ -52,7 +50,7 @@ def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path: Path, monkeypatch: 
         checkpoints.save(state(2.0), 200, stage=0)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["000000000100-000"]
-    loaded = checkpoints.load(CPU)
+    loaded = checkpoints.load()
     assert loaded is not None
     assert loaded["weights"][0] == 1
 
@@ -78,7 +76,7 @@ def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path: Path):
     assert died.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2  # the whole one and a remainder
     checkpoints = Checkpoints(tmp_path, keep=1)
-    loaded = checkpoints.load(CPU)
+    loaded = checkpoints.load()
     assert loaded is not None
     assert torch.equal(loaded["weights"], torch.ones(10))
     checkpoints.save(state(3.0), 300, 0)
@@ -90,4 +88,4 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path):
     path = checkpoints.save(state(1.0), 100, 0)
     (path / STATE_FILE).write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="cannot be read .*; remove it to continue from the one before"):
-        checkpoints.load(CPU)
+        checkpoints.load()

@@ -1,0 +1,151 @@
+"""Two gloo processes against one process that does their arithmetic by hand, for two steps of every phase."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kernels.noise import fold, sample_keys
+from tests.trainer.small_training import WEIGHTS_FILE, small_config
+from trainer.config import Config
+from trainer.pingpong import pingpong
+from trainer.recipes import Phase, Step
+from trainer.scene import prepare_scene
+from trainer.schedules import learning_rate
+from trainer.sources import open_loader
+
+pytestmark = pytest.mark.distributed
+PROGRAM = Path(__file__).with_name("small_training.py")
+RANKS, STEPS = 2, 2
+# Two steps of 8 photos in each stage, of an embedded round of 4096.
+ROUNDS = {f"rounds.{name}": STEPS * 8 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")}
+
+
+def launch(folder: Path, *settings: str, processes: int = RANKS) -> subprocess.CompletedProcess[str]:
+    """Start the small training as the house starts CPU processes."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+        *(str(PROGRAM), str(folder), "0", *settings),
+    ]
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def reference(config: Config) -> dict[str, nn.Module]:
+    """What RANKS processes should compute, with plain torch: averaged gradients, averaged statistics."""
+    recipe = pingpong(config)
+    networks: dict[str, nn.Module] = {}
+    for index, (name, make) in enumerate(recipe.networks.items()):
+        torch.manual_seed(fold(config.seed, index))
+        networks[name] = make().eval()
+    optimizers = {
+        name: torch.optim.AdamW(network.parameters(), weight_decay=config.optimizer.weight_decay)
+        for name, network in networks.items()
+    }
+    batch_size = config.data.batch_size
+    batches = open_loader(config.data, seed=config.seed, rank=0, world_size=1, pin_memory=False).batches(0)
+    seen = 0
+    for stage in recipe.stages:
+        for step in range(STEPS):
+            rgb = next(batches).rgb
+            for phase in stage.phases:
+                by_hand(config, networks, optimizers[phase.trains[0]], phase, rgb, seen, step / STEPS)
+            seen += batch_size
+    return networks
+
+
+def by_hand(
+    config: Config,
+    networks: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    phase: Phase,
+    rgb: torch.Tensor,
+    seen: int,
+    progress: float,
+) -> None:
+    """One step: each rank's half with its own batch-norm statistics, then the means of both."""
+    trained = networks[phase.trains[0]]
+    before = copy.deepcopy(dict(trained.named_buffers()))
+    half = len(rgb) // RANKS
+    statistics, losses = [], []
+    optimizer.zero_grad()
+    for rank in range(RANKS):
+        trained.load_state_dict(before, strict=False)
+        trained.train()
+        keys = sample_keys(config.seed, seen + rank * half, half)
+        scene = prepare_scene(rgb[rank * half : (rank + 1) * half], keys)
+        terms = phase.loss(Step(config, scene, networks, seen, progress, None))
+        loss = sum((term.weight * term.value for term in terms.values()), torch.zeros(()))
+        # `inputs`: the borrowed network is not frozen here, and must still get no gradient.
+        loss.backward(inputs=list(trained.parameters()))
+        losses.append(loss)
+        statistics.append(copy.deepcopy(dict(trained.named_buffers())))
+    trained.eval()
+    for name, buffer in trained.named_buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(torch.stack([found[name] for found in statistics]).mean(0))
+    for parameter in trained.parameters():
+        assert parameter.grad is not None
+        parameter.grad /= RANKS
+    torch.nn.utils.clip_grad_norm_(trained.parameters(), config.optimizer.clip)
+    optimizer.param_groups[0]["lr"] = learning_rate(progress, phase.lr, phase.lr * config.optimizer.floor)
+    optimizer.step()
+
+
+def test_two_processes_match_one_process_in_every_phase(tmp_path: Path):
+    done = launch(tmp_path, *(f"{name}={value}" for name, value in ROUNDS.items()))
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / WEIGHTS_FILE, weights_only=True)
+    config = small_config(tmp_path, **ROUNDS)
+    expected = reference(config)
+    started = reference_start(config)
+    for name, network in expected.items():
+        for key, tensor in network.state_dict().items():
+            # A softmax does not feel the bias before it: its gradient is rounding noise, which AdamW scales up.
+            if not tensor.is_floating_point() or (name != "color" and key == "unet.final_conv.bias"):
+                continue
+            moved = (tensor - started[name].state_dict()[key]).abs().max()
+            assert torch.allclose(found[name][key], tensor, atol=2e-6, rtol=1e-4), f"{name}.{key} (moved {moved})"
+        weight = "unet.final_conv.weight"
+        assert not torch.equal(network.state_dict()[weight], started[name].state_dict()[weight])
+
+
+def reference_start(config: Config) -> dict[str, nn.Module]:
+    """The networks before any step, so that the comparison above cannot be one of untouched weights."""
+    networks = {}
+    for index, (name, make) in enumerate(pingpong(config).networks.items()):
+        torch.manual_seed(fold(config.seed, index))
+        networks[name] = make()
+    return networks
+
+
+def test_two_processes_resume_exactly(tmp_path: Path):
+    settings = tuple(f"{name}={value}" for name, value in ROUNDS.items())
+    assert launch(tmp_path / "whole", *settings).returncode == 0
+    killed = launch(tmp_path / "killed", *settings, "run.checkpoint_every=8")
+    assert killed.returncode == 0, killed.stderr
+    # Continue from the checkpoint before the last, as after a kill.
+    shutil.rmtree(sorted((tmp_path / "killed" / "checkpoints").iterdir())[-1])
+    (tmp_path / "killed" / WEIGHTS_FILE).unlink()
+    assert launch(tmp_path / "killed", *settings, "run.checkpoint_every=8").returncode == 0
+    whole, resumed = (
+        torch.load(tmp_path / name / WEIGHTS_FILE, weights_only=True) for name in ("whole", "killed")
+    )
+    for name, tensors in whole.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, resumed[name][key]), f"{name}.{key}"
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path):
+    done = launch(tmp_path, "data.batch_size=9")
+    assert done.returncode != 0
+    assert "data.batch_size is 9 over 2 processes; give a multiple of 2" in done.stderr
