@@ -235,7 +235,8 @@ def _read_port(name: str, content: Any) -> Port:
     for key, value in content.items():
         if not _is_a(value, types.get(key, (*_NUMBER, type(None)))):
             _refuse(f"{name}.{key}", value, "of the type that an export writes")
-    return Port(**content | {"low": _as_float(content["low"]), "high": _as_float(content["high"])})
+    content["low"], content["high"] = _as_float(content["low"]), _as_float(content["high"])
+    return Port(**content)
 
 
 def _as_float(value: float | None) -> float | None:

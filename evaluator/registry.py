@@ -5,9 +5,10 @@ on first use. Pickles are never loaded.
 """
 
 import argparse
+import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -24,10 +25,9 @@ from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
 else:  # stand-ins for the annotations
-    MlflowClient = ModelVersion = MlflowException = ModelSignature = Any
+    MlflowClient = ModelVersion = ModelSignature = Any
 
 CHAMPION = "champion"
 """Alias of the version that is used by default."""
@@ -37,6 +37,7 @@ _MAKE_ONE = "`accelerate launch trainer/main.py` trains networks and registers t
 _SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # no chatter about migrations
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # it would use the network
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # about 5 s on a refused connection; MLflow's own 7 take minutes
 }
@@ -52,6 +53,8 @@ def import_mlflow() -> ModuleType:
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     import mlflow
 
+    # It prints, with a trace, what it raises as well, at each of our retries.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
 
 
@@ -177,15 +180,31 @@ def connect(tracking_uri: str) -> MlflowClient:
 
     Raises:
         ValueError: there is no such SQLite file (it is not created).
+        ConnectionError: the file is no database.
     """
     file = tracking_uri.removeprefix("sqlite:///")
     if file != tracking_uri and not Path(file).is_file():
         raise ValueError(f"there is no MLflow database at {file}; {_MAKE_ONE}, or set MLFLOW_TRACKING_URI")
-    return import_mlflow().MlflowClient(tracking_uri=tracking_uri)
+    return new_client(tracking_uri)
+
+
+def new_client(tracking_uri: str) -> MlflowClient:
+    """A client of a server or of a database, which is made where there is none.
+
+    Raises:
+        ConnectionError: the database cannot be used.
+    """
+    mlflow = import_mlflow()
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return mlflow.MlflowClient(tracking_uri=tracking_uri)
+    except SQLAlchemyError as error:
+        raise unreachable(tracking_uri, error) from error
 
 
 @contextmanager
-def _explained(what: str, tracking_uri: str, client: MlflowClient):
+def _explained(what: str, tracking_uri: str, client: MlflowClient) -> Iterator[None]:
     """Turn MLflow's errors into ours: unknown names into ValueErrors, all else into ConnectionErrors."""
     from mlflow.exceptions import MlflowException
 
@@ -200,11 +219,12 @@ def _explained(what: str, tracking_uri: str, client: MlflowClient):
         ) from error
 
 
-def unreachable(tracking_uri: str, error: MlflowException | TimeoutError) -> ConnectionError:
+def unreachable(tracking_uri: str, error: Exception) -> ConnectionError:
     """The error for a server or database that does not answer."""
+    reason = str(error).partition("\n")[0][:200]
     return ConnectionError(
-        f"MLflow at {tracking_uri} does not answer ({str(error)[:300]}); start it, or correct "
-        f"MLFLOW_TRACKING_URI, or unset that to use a local database"
+        f"MLflow at {tracking_uri} does not answer; start it, or correct MLFLOW_TRACKING_URI, or unset that to "
+        f"use a local database ({reason})"
     )
 
 

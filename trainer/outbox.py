@@ -10,16 +10,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 Kind = Literal["metric", "param", "tag", "artifact"]
 LIMITS: dict[Kind, int] = {"metric": 1000, "param": 100, "tag": 100, "artifact": 1}
 """Most entries per delivery (MLflow's limits for one request)."""
 CAPACITY = 200_000
 """Entries kept in memory while the server is down; beyond that they go to the file."""
+
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -178,7 +182,7 @@ class Outbox:
             self._changed.notify_all()
         if not self._warned:
             self._warned = True
-            self._warn(f"tracking does not answer; the training goes on and what it logs is kept ({error!s:.300})")
+            self._warn(f"tracking does not answer; the training goes on and what it logs is kept ({brief(error)})")
 
     def _spill(self) -> None:
         """Move what waits to the file: behind what is in it, or in place of that when it was read."""
@@ -189,7 +193,29 @@ class Outbox:
 
     def _put_aside(self, batch: Sequence[Entry], error: Rejected) -> None:
         _write(self.rejected, batch, append=True)
-        self._warn(f"tracking refused {len(batch)} entries, now in {self.rejected} ({error!s:.300})")
+        self._warn(f"tracking refused {len(batch)} entries, now in {self.rejected} ({brief(error)})")
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns or raises, or a TimeoutError after `seconds`; it is then left behind in its thread."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as error:  # raised again in the caller's thread
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {seconds:g} s") from error
+
+
+def brief(error: BaseException) -> str:
+    """The beginning of an error's first line, for a warning."""
+    return str(error).partition("\n")[0][:200]
 
 
 def now() -> int:

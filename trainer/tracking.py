@@ -8,7 +8,6 @@ import json
 import math
 import re
 import shutil
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from evaluator.contract import FILE_NAME, Contract
-from evaluator.registry import CHAMPION, default_tracking_uri, import_mlflow, unreachable, write_model_file
+from evaluator.registry import CHAMPION, default_tracking_uri, new_client, unreachable, write_model_file
 from trainer.null_tracker import NullTracker, Place, flat
-from trainer.outbox import Entry, Outbox, Rejected, now
+from trainer.outbox import Entry, Outbox, Rejected, brief, now, within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,7 +67,7 @@ class Tracker(NullTracker):
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         place.folder.mkdir(parents=True, exist_ok=True)
-        self._client, run = _within(start_seconds, self.uri, lambda: self._begin(run_id))
+        self._client, run = _start(start_seconds, self.uri, lambda: self._begin(run_id))
         self.run_id: str = run.info.run_id
         self._experiment_id = run.info.experiment_id
         self._known = dict(run.data.params)
@@ -152,7 +151,7 @@ class Tracker(NullTracker):
             return self._register(folder, contract)
         except (MlflowException, OSError) as error:
             raise ConnectionError(
-                f"{contract.name} could not be registered at {self.uri} ({error!s:.300}); the network is kept: "
+                f"{contract.name} could not be registered at {self.uri} ({brief(error)}); the network is kept: "
                 f"use {folder} in place of models:/{contract.name}"
             ) from error
 
@@ -172,10 +171,10 @@ class Tracker(NullTracker):
         try:
             self._client.set_terminated(self.run_id, status)
         except Exception as error:  # whatever goes wrong with tracking must not end a training
-            self.place.warn(f"the run's end could not be recorded as {status} ({error!s:.300})")
+            self.place.warn(f"the run's end could not be recorded as {status} ({brief(error)})")
 
     def _begin(self, run_id: str | None) -> tuple[MlflowClient, Run]:
-        client: MlflowClient = import_mlflow().MlflowClient(tracking_uri=self.uri)
+        client = new_client(self.uri)
         if run_id is None:
             experiment = _experiment(client, self.place.experiment, self.uri, self.place.work)
             return client, client.create_run(experiment.experiment_id, run_name=self.place.name or None)
@@ -238,29 +237,18 @@ def _valid(name: str) -> str:
     return name
 
 
-def _within(seconds: float, uri: str, begin: Callable[[], tuple[MlflowClient, Run]]) -> tuple[MlflowClient, Run]:
-    """What `begin` returns, or a ConnectionError: a server that swallows requests would take MLflow minutes."""
-    outcome: list[Any] = []
-
-    def work() -> None:
-        try:
-            outcome.append(begin())
-        except Exception as error:  # handed to the caller's thread
-            outcome.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    found = outcome[0] if outcome else TimeoutError(f"no answer within {seconds:g} s")
+def _start(seconds: float, uri: str, begin: Callable[[], tuple[MlflowClient, Run]]) -> tuple[MlflowClient, Run]:
+    """What `begin` returns; a server that swallows requests would take MLflow minutes to give up on."""
     from mlflow.exceptions import MlflowException
 
-    if isinstance(found, MlflowException) and found.get_http_status_code() == 400:
-        raise ValueError(f"MLflow at {uri} refuses the run: {found.message}") from found
-    if isinstance(found, MlflowException | TimeoutError):
-        raise unreachable(uri, found) from found
-    if isinstance(found, Exception):
-        raise found
-    return found
+    try:
+        return within(seconds, begin)
+    except MlflowException as error:
+        if error.get_http_status_code() == 400:
+            raise ValueError(f"MLflow at {uri} refuses the run: {error.message}") from error
+        raise unreachable(uri, error) from error
+    except TimeoutError as error:
+        raise unreachable(uri, error) from error
 
 
 def _experiment(client: MlflowClient, name: str, uri: str, work: Path) -> Experiment:

@@ -222,7 +222,7 @@ def test_a_registered_model_is_one_of_mlflows_own(place: Place, tmp_path: Path, 
 
 
 def test_a_server_that_is_down_at_the_start_is_named(place: Place, nowhere: str, tmp_path: Path):
-    with pytest.raises(ConnectionError, match=rf"{nowhere} does not answer .* correct MLFLOW_TRACKING_URI"):
+    with pytest.raises(ConnectionError, match=rf"{nowhere} does not answer; .* correct MLFLOW_TRACKING_URI"):
         Tracker(Place(work=place.work, folder=tmp_path / "run", tracking_uri=nowhere))
 
 
@@ -231,6 +231,13 @@ def test_a_server_that_swallows_requests_is_named_in_time(place: Place, tmp_path
         uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         with pytest.raises(ConnectionError, match=r"no answer within 0\.2 s"):
             Tracker(Place(work=place.work, folder=tmp_path / "run", tracking_uri=uri), start_seconds=0.2)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path):
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(ConnectionError, match="file is not a database"):
+        Tracker(Place(work=tmp_path, folder=tmp_path / "run", tracking_uri=uri))
 
 
 def test_the_environment_names_the_server(
