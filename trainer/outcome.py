@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from evaluator.curves import training_curves
-
 from evaluator.picture import click_grid
 from evaluator.registry import default_tracking_uri
 from evaluator.table import plain_text, report

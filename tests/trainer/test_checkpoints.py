@@ -46,7 +46,7 @@ def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left on device.*earlier ones stand"):
+    with pytest.raises(OSError, match=r"No space left on device.*earlier ones stand"):
         checkpoints.save(state(2.0), 200, stage=0)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["000000000100-000"]
@@ -87,5 +87,5 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     path = checkpoints.save(state(1.0), 100, 0)
     (path / STATE_FILE).write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="cannot be read .*; remove it to continue from the one before"):
+    with pytest.raises(ValueError, match=r"cannot be read .*; remove it to continue from the one before"):
         checkpoints.load()
