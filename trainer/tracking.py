@@ -82,8 +82,11 @@ class Tracker(NullTracker):
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Record the config; a resumed run keeps its first parameters and says which ones were changed."""
-        suffix = "" if self._resumed_at is None else f"-resumed-at-{self._resumed_at}"
-        self.log_text(json.dumps(config, indent=2, default=str) + "\n", f"config{suffix}.json")
+        name = "config.json" if self._resumed_at is None else f"config-resumed-at-{self._resumed_at}.json"
+        if (self.place.folder / name).exists():  # the training has written it itself
+            self._keep(self.place.folder / name, name)
+        else:
+            self.log_text(json.dumps(config, indent=2, default=str) + "\n", name)
         values = {name: str(value)[:LONGEST_VALUE] for name, value in flat(config).items()}
         new = {name: value for name, value in values.items() if name not in self._known}
         changed = [name for name, value in values.items() if self._known.get(name, value) != value]
