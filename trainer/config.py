@@ -252,10 +252,12 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         data=DataConfig(image_size=64, batch_size=16, scale_jitter=8),
-        network=NetworkConfig(color=(16, 32, 64, 96, 128, 128), edit=(8, 16, 32, 32, 32, 48)),
+        network=NetworkConfig(color=(16, 32, 64, 96, 128, 128), edit=(8, 16, 32, 32, 48)),
         choice=ChoiceConfig(hint_size=(3, 3)),
-        rounds=RoundsConfig(pretrain_color=3.0, pretrain_edit=0.5, ping=0.25, pong=0.25, cycles=2),
-        validation=ValidationConfig(hint_size=3),
+        clicks=ClicksConfig(interactions=1),
+        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
+        rounds=RoundsConfig(pretrain_color=4.0, pretrain_edit=0.6, ping=0.25, pong=0.25, cycles=1),
+        validation=ValidationConfig(photos=48, hint_size=3),
     )
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 15.0
+_PLAIN_WIDTH = 118
 
 Draw = Callable[[int, str], None]
 """Draws the photos done and a text beside the bar."""
@@ -18,15 +19,16 @@ class Screen:
     """Prints on the main process only."""
 
     def __init__(self, *, enabled: bool) -> None:
-        self.console = Console(quiet=not enabled, soft_wrap=True)
+        console = Console(quiet=not enabled)
+        self.console = console if console.is_terminal else Console(quiet=not enabled, width=_PLAIN_WIDTH)
 
     def say(self, *objects: object) -> None:
         """Print text or a rich table."""
-        self.console.print(*objects, highlight=False)
+        self.console.print(*objects, highlight=False, soft_wrap=all(isinstance(item, str) for item in objects))
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self.console.print(f"[yellow]note:[/] {text}", highlight=False)
+        self.console.print(f"[yellow]note:[/] {text}", highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, position: str, images: int, done: int) -> Iterator["StageDisplay"]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env
 from torch import Tensor, nn
 
@@ -47,6 +48,8 @@ class Cluster:
         self.device: torch.device = state.device
         self.threads = use_threads(config.threads, self.device)
         self.precision = resolve_precision(config.precision, self.device)
+        # accelerate keeps one precision per process; a second cluster (a benchmark's) may have another.
+        AcceleratorState._reset_state()
         self._accelerator = Accelerator(
             mixed_precision=_MIXED_PRECISION[self.precision],
             kwargs_handlers=[

@@ -18,7 +18,7 @@ from trainer.engines import Cluster, Engine, backward, borrow, train
 from trainer.interrupts import StopRequest
 from trainer.perceptual import Perceptual
 from trainer.recipes import Phase, Recipe, Stage, Step, Term
-from trainer.scene import prepare_scene
+from trainer.scene import Scene, prepare_scene
 from trainer.schedules import learning_rate
 from trainer.validation import Validation
 
@@ -147,7 +147,7 @@ class Training:
         with self.screen.stage(stage.name, position, images, progress.stage_images) as display:
             batches = self.loader.batches(progress.images_seen)
             while progress.stage_images < images:
-                losses, stopping = self._step(stage, progress.stage_images / images, next(batches), stop)
+                losses, stopping = self.step(stage, progress.stage_images / images, next(batches), stop)
                 progress.stage_images += batch_size
                 progress.images_seen += batch_size
                 self._report(stage, display, losses)
@@ -157,15 +157,12 @@ class Training:
                     self.save()
         return True
 
-    def _step(
+    def step(
         self, stage: Stage, progress: float, batch: Batch, stop: StopRequest
     ) -> tuple[dict[str, float], bool]:
         """Show one batch to each of the stage's phases in turn."""
         self.progress.skipped_photos += batch.skipped
-        local = len(batch.rgb)
-        first = self.progress.images_seen + self.cluster.rank * local
-        keys = sample_keys(self.config.seed, first, local, self.cluster.device)
-        scene = prepare_scene(batch.rgb.to(self.cluster.device, non_blocking=True), keys)
+        scene = self._scene(batch)
         logged: dict[str, float] = {}
         stopping = False
         for phase in stage.phases:
@@ -178,6 +175,13 @@ class Training:
             logged |= {f"{phase.name}/{name}": value for name, value in values.items()}
             stopping |= stop_now
         return logged, stopping
+
+    def _scene(self, batch: Batch) -> Scene:
+        """The batch on the device, with a noise key for each photo's position in the stream."""
+        local = len(batch.rgb)
+        first = self.progress.images_seen + self.cluster.rank * local
+        keys = sample_keys(self.config.seed, first, local, self.cluster.device)
+        return prepare_scene(batch.rgb.to(self.cluster.device, non_blocking=True), keys)
 
     def _update(
         self, phase: Phase, trained: list[Engine], terms: Mapping[str, Term], progress: float, stop: StopRequest

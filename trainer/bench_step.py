@@ -1,0 +1,200 @@
+"""One training step of each phase beside a plain reference of the same arithmetic: time and peak memory.
+
+    python -m trainer.bench_step [--preset small] [--repeats 10] [--json FILE]
+
+Plain is float32 in contiguous memory, with Lab computed on the CPU; ours is what the trainer does on this
+machine. Both show the same batches to the same networks with the same draws. The losses must agree before anything
+is timed.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from evaluator.bench import at_least, interleave, quantiles, report
+from trainer.batch import Batch
+from trainer.checkpoints import Checkpoints
+from trainer.config import PRESETS, Config, override
+from trainer.console import Screen
+from trainer.embedded import EmbeddedLoader, validation_photos
+from trainer.engines import Cluster
+from trainer.interrupts import StopRequest
+from trainer.loop import Training, build_engines
+from trainer.null_tracker import NullTracker
+from trainer.pingpong import pingpong
+from trainer.recipes import Stage
+from trainer.scene import Scene, prepare_scene
+from trainer.validation import Validation
+
+PLAIN = {"engine.precision": "fp32", "engine.channels_last": False, "engine.compile": False}
+LOSS_TOLERANCE = 0.02
+"""Largest relative difference of the two paths' losses; bf16 keeps three decimal digits."""
+CPU_GOAL, GPU_GOAL = 1.5, 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Time one training step of each phase, ours beside a plain reference."""
+
+    preset: Literal["tiny", "small", "paper"] = "small"
+    """Networks, photo size and batch size."""
+    repeats: int = 10
+    """Timed steps of each path and phase, in turn."""
+    ours: Literal["auto", "fp32"] = "auto"
+    """Precision of our path; fp32 tells what is won without half precision."""
+    json: Path | None = None
+    """Also write the report to this file."""
+    memory_of: str = ""
+    """Used by the program itself: print the peak memory of one path, then end."""
+
+
+class PlainTraining(Training):
+    """The trainer with Lab computed on the CPU."""
+
+    def _scene(self, batch: Batch) -> Scene:
+        scene = super()._scene(batch)
+        plain = prepare_scene(batch.rgb, scene.keys.cpu())
+        return Scene(
+            *(x.to(self.cluster.device) for x in (plain.lightness, plain.truth_ab, plain.rgb)), scene.keys
+        )
+
+
+def build(config: Config, cluster: Cluster, kind: type[Training], scratch: Path) -> Training:
+    """A training that nothing watches."""
+    recipe = pingpong(config)
+    photos, names = validation_photos(config.data.image_size, 1)
+    return kind(
+        config=config,
+        recipe=recipe,
+        cluster=cluster,
+        engines=build_engines(config, recipe, cluster),
+        loader=EmbeddedLoader(image_size=config.data.image_size, batch_size=config.data.batch_size),
+        validation=Validation.of(photos, names, config),
+        checkpoints=Checkpoints(scratch, 1),
+        metrics=NullTracker(),
+        screen=Screen(enabled=False),
+    )
+
+
+def one_of_each(training: Training) -> list[Stage]:
+    """Pretraining of both kinds, ping and pong."""
+    return list(training.recipe.stages[:4])
+
+
+def make_paths(arguments: Arguments, scratch: Path) -> dict[str, Training]:
+    """Plain and ours, each on its own process state."""
+    config = override(PRESETS[arguments.preset](), {"loss.perceptual": "off"})
+    plain = override(config, PLAIN)
+    ours = override(config, {"engine.precision": arguments.ours})
+    return {
+        "plain": build(plain, Cluster(plain.engine), PlainTraining, scratch),
+        "ours": build(ours, Cluster(ours.engine), Training, scratch),
+    }
+
+
+def timed_step(training: Training, stage: Stage, batch: Batch) -> Callable[[], float]:
+    """A function that takes one step and returns its seconds."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        training.step(stage, 0.25, batch, StopRequest())
+        if training.cluster.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    return run
+
+
+def check(paths: dict[str, Training], batch: Batch) -> None:
+    """Refuse to time paths whose losses differ.
+
+    Raises:
+        SystemExit: with code 1, naming phase and losses.
+    """
+    for stages in zip(*(one_of_each(training) for training in paths.values()), strict=True):
+        losses = [
+            training.step(stage, 0.25, batch, StopRequest())[0]
+            for training, stage in zip(paths.values(), stages, strict=True)
+        ]
+        for name, value in losses[0].items():
+            other = losses[1][name]
+            if "gradient" not in name and abs(value - other) > LOSS_TOLERANCE * max(abs(value), 1e-3):
+                raise SystemExit(f"{stages[0].name}: {name} is {value} plain and {other} ours; nothing is timed")
+
+
+def peak_memory(arguments: Arguments, path: str) -> float:
+    """MiB that one path needs at most, measured in a process of its own."""
+    command = [sys.executable, "-m", "trainer.bench_step", "--preset", arguments.preset, "--memory-of", path]
+    done = subprocess.run([*command, "--ours", arguments.ours], check=True, stdout=subprocess.PIPE, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def print_memory(arguments: Arguments, scratch: Path) -> None:
+    """Take two steps of each phase and print the peak: of the GPU's memory, or of the process on a CPU."""
+    training = make_paths(arguments, scratch)[arguments.memory_of]
+    batch = next(iter(training.loader.batches(0)))
+    for stage in one_of_each(training):
+        for _ in range(2):
+            training.step(stage, 0.25, batch, StopRequest())
+    if training.cluster.device.type == "cuda":
+        print(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main(arguments: Arguments) -> None:
+    """Check, time, report."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.memory_of:
+            return print_memory(arguments, Path(scratch))
+        paths = make_paths(arguments, Path(scratch))
+        batch = next(iter(paths["ours"].loader.batches(0)))
+        check(paths, batch)
+        rows, ratios = [], []
+        for index, stage in enumerate(one_of_each(paths["ours"])):
+            steps = {
+                name: timed_step(training, one_of_each(training)[index], batch) for name, training in paths.items()
+            }
+            measured = interleave(steps, arguments.repeats)
+            seconds = {name: quantiles(values) for name, values in measured.items()}
+            ratio = seconds["plain"]["p50"] / seconds["ours"]["p50"]
+            ratios.append(ratio)
+            rows += [
+                {
+                    "phase": stage.name,
+                    "path": name,
+                    **{f"{quantile} ms": value * 1000 for quantile, value in found.items()},
+                    "photos/s": len(batch.rgb) / found["p50"],
+                    "times faster": ratio if name == "ours" else None,
+                }
+                for name, found in seconds.items()
+            ]
+        for name in paths:
+            rows.append({"phase": "all, peak memory", "path": name, "MiB": peak_memory(arguments, name)})
+    ours = paths["ours"]
+    on_gpu = ours.cluster.device.type == "cuda"
+    report(
+        f"training step, preset {arguments.preset}: {ours.config.data.batch_size} photos of "
+        f"{ours.config.data.image_size} px, {ours.cluster.precision}, {ours.cluster.threads} threads",
+        rows,
+        [
+            at_least("slowest phase, times faster than plain on a CPU", CPU_GOAL, None if on_gpu else min(ratios)),
+            at_least("slowest phase, times faster than plain on a GPU", GPU_GOAL, min(ratios) if on_gpu else None),
+        ],
+        arguments.json,
+    )
+    return None
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
