@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from trainer.config import PRESETS, Config
+from trainer.interrupts import StopRequest
 from trainer.session import WRONG_INPUT, Session
 
 PROGRAM = "accelerate launch trainer/main.py"
@@ -47,14 +48,15 @@ def parse(words: Sequence[str]) -> Arguments:
 
 def main(words: Sequence[str]) -> int:
     """Run the whole job; returns the exit code."""
-    try:
-        arguments = parse(words)
-        session = Session.open(arguments.config, resume=arguments.resume)
-    except WRONG_INPUT as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    with session:
-        return session.train()
+    with StopRequest() as stop:
+        try:
+            arguments = parse(words)
+            session = Session.open(arguments.config, resume=arguments.resume)
+        except WRONG_INPUT as error:
+            print(f"error: {error}", file=sys.stderr)
+            return BAD_INPUT
+        with session:
+            return session.train(stop)
 
 
 if __name__ == "__main__":

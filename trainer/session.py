@@ -79,16 +79,15 @@ class Session:
         session._introduce(status, resumed=bool(state))
         return session
 
-    def train(self) -> int:
-        """Train to the end or to a signal, and conclude; returns the exit code.
+    def train(self, stop: StopRequest) -> int:
+        """Train to the end or until asked to stop, and conclude; returns the exit code.
 
         Raises:
             SystemExit: with code 1 when the training cannot go on; what it had is in the latest checkpoint.
         """
         screen = self.training.screen
         try:
-            with StopRequest() as stop:
-                finished = self.training.run(stop)
+            finished = self.training.run(stop)
         except BROKEN as error:
             self.tracker.finish("FAILED")
             screen.say(f"[bold red]stopped:[/] {error}\nLatest checkpoint: {self._latest_checkpoint()}")

@@ -1,7 +1,8 @@
 """A whole training that takes seconds, in this process or as a program that tests start and kill.
 
 Program: `python tests/trainer/small_training.py FOLDER KILL_AT [dotted.setting=JSON ...]` trains in FOLDER, from
-its checkpoint if there is one, kills itself with SIGKILL once KILL_AT photos are seen (0: never), and writes the weights.
+its checkpoint if there is one, kills itself with SIGKILL once KILL_AT photos are seen (0: never), and writes the
+weights at the end.
 """
 
 import json

@@ -1,0 +1,163 @@
+"""The command as a person types it: help, mistakes, a whole small run, a signal, a resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluator.registry import default_tracking_uri, load_colorizer, load_guide, versions
+from trainer.config import PRESETS, flatten
+from trainer.main import main, parse
+
+SMALL = (
+    *("--data.image-size", "16", "--data.batch-size", "8", "--network.color", "8", "8", "16"),
+    *("--network.edit", "4", "8", "8", "--loss.perceptual", "off", "--clicks.most-random", "4"),
+    *("--rounds.pretrain-color", "0.012", "--rounds.pretrain-edit", "0.004", "--rounds.ping", "0.004"),
+    *("--rounds.pong", "0.004", "--validation.photos", "4", "--validation.clicks", "0", "1", "2"),
+    *("--engine.threads", "1", "--engine.precision", "fp32", "--run.checkpoint-every", "8"),
+)
+
+
+def test_no_words_mean_the_tiny_preset_and_the_first_word_may_name_one():
+    assert parse([]).config == PRESETS["tiny"]()
+    for name, preset in PRESETS.items():
+        assert parse([name]).config == preset()
+    assert parse(["paper", "--loss.entropy", "0.05", "--resume"]).config.loss.entropy == 0.05
+    assert parse(["paper", "--data.train", "a.tar", "b.tar"]).config.data.train == ("a.tar", "b.tar")
+
+
+def test_help_names_and_explains_every_setting(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name in flatten(PRESETS["tiny"]()):
+        assert f"--{name.replace('_', '-')}" in text
+    assert "lambda_entropy" in text
+
+
+def test_an_unknown_preset_gets_a_suggestion(capsys: pytest.CaptureFixture[str]):
+    assert main(["papr"]) == 2
+    assert "there is no preset 'papr'; did you mean paper?" in capsys.readouterr().err
+
+
+def test_an_unknown_option_gets_a_suggestion_and_exit_code_2(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["--data.image-sise", "64"])
+    assert ended.value.code == 2
+    assert "--data.image-size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.image-size", "65"], "data.image_size is 65; networks this deep need a multiple of 32"),
+        (["--engine.precision", "fp16"], "engine.precision is fp16 on a CPU"),
+        (["--data.train", "nowhere.tar"], "nowhere.tar"),
+        (["--data.validation", "nowhere.zip"], "nowhere.zip"),
+        (["--resume"], "nothing to resume: there is no run at all in"),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+):
+    assert main(["--run.work", str(tmp_path / "runs"), "--loss.perceptual", "off", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") < 12
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of a run that came to its end, made by the command itself."""
+    work = tmp_path_factory.mktemp("work")
+    assert main(["--run.work", str(work), "--run.name", "whole", *SMALL]) == 0
+    return work
+
+
+def test_a_run_leaves_tables_pictures_and_registered_networks(finished: Path):
+    run = finished / "whole"
+    for name in ("config.json", "results.json", "clicks.png", "curves.png", "validation.txt", "validation.csv"):
+        assert (run / name).stat().st_size > 0, name
+    results = json.loads((run / "results.json").read_text())
+    assert {row["policy"] for row in results["results"]} == {"random", "editnet-oracle", "editnet-blind"}
+    assert {row["clicks"] for row in results["results"]} == {0, 1, 2}
+    uri = default_tracking_uri(finished)
+    found = {version.name: version for version in versions(uri)}
+    assert set(found) == {"colornet", "editnet-oracle", "editnet-blind"}
+    assert all("champion" in version.aliases for version in found.values())
+
+
+def test_registered_networks_are_the_trained_ones(finished: Path):
+    """The champion from the registry against the weights in the last checkpoint, at another batch and size."""
+    from trainer.networks import ColorNet, EditNet
+
+    uri = default_tracking_uri(finished)
+    last = sorted((finished / "whole" / "checkpoints").iterdir())[-1]
+    engines = torch.load(last / "state.pt", weights_only=True)["engines"]
+    torch.manual_seed(0)
+    lightness, clicks, ab = torch.rand(3, 1, 24, 32), torch.rand(3, 3, 24, 32), torch.rand(3, 2, 24, 32)
+    color = ColorNet((8, 8, 16))
+    color.load_state_dict(engines["color"]["network"])
+    with torch.no_grad():
+        found = load_colorizer("models:/colornet@champion", uri)(lightness, clicks)
+        assert torch.allclose(found, color.eval()(lightness, clicks), atol=1e-5)
+        for variant, truth in (("oracle", ab.flip(0)), ("blind", None)):
+            edit = EditNet(variant, (4, 8, 8))  # pyright: ignore[reportArgumentType]: a variant
+            edit.load_state_dict(engines[f"edit_{variant}"]["network"])
+            guide = load_guide(f"models:/editnet-{variant}@champion", uri)
+            expected = edit.eval()(lightness, ab, clicks, truth)
+            assert torch.allclose(guide(lightness, ab, clicks, truth), expected, atol=1e-5)
+            assert guide.contract.hint_size == (3, 3)
+
+
+def test_later_runs_do_not_take_the_champion(finished: Path):
+    assert main(["--run.work", str(finished), "--run.name", "second", "--seed", "1", *SMALL]) == 0
+    champions = [v.version for v in versions(default_tracking_uri(finished)) if "champion" in v.aliases]
+    assert [int(version) for version in champions] == [1, 1, 1]
+
+
+def test_a_name_that_is_taken_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["--run.work", str(finished), "--run.name", "whole", *SMALL]) == 2
+    assert "exists; give another --run.name, or --resume to continue it" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_resumed(finished: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["--run.work", str(finished), "--run.name", "whole", "--resume", *SMALL]) == 2
+    assert "whole: finished" in capsys.readouterr().err
+
+
+def test_sigterm_saves_and_the_same_command_with_resume_ends_like_an_uninterrupted_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = [sys.executable, "trainer/main.py", "--run.work", str(tmp_path), "--run.name", "stopped", *SMALL]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        assert process.stdout is not None
+        before = []
+        for line in process.stdout:
+            before.append(line)
+            if line.startswith("new run"):
+                process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert "Saved on SIGTERM" in "".join(before)
+    assert len(list((tmp_path / "stopped" / "checkpoints").iterdir())) == 1
+
+    other = [*SMALL, "--loss.entropy", "0.5"]
+    assert main(["--run.work", str(tmp_path), "--resume", *other]) == 2
+    assert "stopped: loss.entropy is 0.01 there and 0.5 here" in capsys.readouterr().err
+
+    assert main(["--run.work", str(tmp_path), "--resume", *SMALL]) == 0
+    stopped, whole = (
+        json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "stopped", finished / "whole")
+    )
+    assert stopped["results"] == whole["results"]
+    assert stopped["curve"] == whole["curve"]
