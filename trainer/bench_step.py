@@ -91,15 +91,14 @@ def one_of_each(training: Training) -> list[Stage]:
     return list(training.recipe.stages[:4])
 
 
-def make_paths(arguments: Arguments, scratch: Path) -> dict[str, Training]:
-    """Plain and ours, each on its own process state."""
+def make_path(name: str, arguments: Arguments, scratch: Path) -> Training:
+    """The plain training, or ours."""
     config = override(PRESETS[arguments.preset](), {"loss.perceptual": "off"})
-    plain = override(config, PLAIN)
-    ours = override(config, {"engine.precision": arguments.ours})
-    return {
-        "plain": build(plain, Cluster(plain.engine), PlainTraining, scratch),
-        "ours": build(ours, Cluster(ours.engine), Training, scratch),
-    }
+    if name == "plain":
+        config = override(config, PLAIN)
+        return build(config, Cluster(config.engine), PlainTraining, scratch)
+    config = override(config, {"engine.precision": arguments.ours})
+    return build(config, Cluster(config.engine), Training, scratch)
 
 
 def timed_step(training: Training, stage: Stage, batch: Batch) -> Callable[[], float]:
@@ -141,7 +140,7 @@ def peak_memory(arguments: Arguments, path: str) -> float:
 
 def print_memory(arguments: Arguments, scratch: Path) -> None:
     """Take two steps of each phase and print the peak: of the GPU's memory, or of the process on a CPU."""
-    training = make_paths(arguments, scratch)[arguments.memory_of]
+    training = make_path(arguments.memory_of, arguments, scratch)
     batch = next(iter(training.loader.batches(0)))
     for stage in one_of_each(training):
         for _ in range(2):
@@ -157,7 +156,7 @@ def main(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.memory_of:
             return print_memory(arguments, Path(scratch))
-        paths = make_paths(arguments, Path(scratch))
+        paths = {name: make_path(name, arguments, Path(scratch)) for name in ("plain", "ours")}
         batch = next(iter(paths["ours"].loader.batches(0)))
         check(paths, batch)
         rows, ratios = [], []
