@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -96,10 +95,10 @@ class CropReader(IterableDataset):
                 continue
             count = self._shards.counts[sample.shard]
             draws = _draws(settings.seed, opened.block.epoch, sample.shard, count)[sample.index]
-            return random_crop(rgb, settings.image_size, settings.scale_jitter, tuple(draws)), failure
+            return random_crop(rgb, settings.image_size, settings.scale_jitter, draws), failure
         raise ShardError(f"{failure}; nor can any of the {len(order)} photos around it be decoded")
 
 
 @lru_cache(maxsize=64)
-def _draws(seed: int, epoch: int, shard: int, samples: int) -> np.ndarray:
-    return crop_draws(seed, epoch, shard, samples)
+def _draws(seed: int, epoch: int, shard: int, samples: int) -> list[tuple[float, float, float]]:
+    return [(scale, row, col) for scale, row, col in crop_draws(seed, epoch, shard, samples).tolist()]

@@ -7,7 +7,6 @@ ever decoded, and nothing is unpickled.
 
 import http.client
 import os
-import tarfile
 import time
 from collections.abc import Sequence
 
@@ -138,17 +137,11 @@ def member_name(header: bytes, shard: ShardEntry, index: int) -> str:
     Raises:
         ShardError: no header there, or one of another size.
     """
-    try:
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise ShardError(_not_the_shard(shard, index, str(error))) from error
-    if member.size != shard.sizes[index]:
-        raise ShardError(_not_the_shard(shard, index, f"{member.size} bytes there, {shard.sizes[index]} listed"))
-    return member.name
-
-
-def _not_the_shard(shard: ShardEntry, index: int, reason: str) -> str:
-    return (
-        f"{shard.name}: photo {index} is not where its manifest says ({reason}); the shard was replaced: copy it "
-        "again, or write a new manifest with: python -m trainer.shards index"
-    )
+    # Read by hand: a TarInfo costs as much as a twentieth of the decoding.
+    name, size = header[:100].rstrip(b"\0").decode("utf-8", "replace"), header[124:136].strip(b" \0")
+    if not (name and size.isdigit() and int(size, 8) == shard.sizes[index]):
+        raise ShardError(
+            f"{shard.name}: photo {index} is not where its manifest says; the shard was replaced: copy it "
+            "again, or write a new manifest with: python -m trainer.shards index"
+        )
+    return name

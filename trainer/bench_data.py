@@ -1,0 +1,269 @@
+"""How many photos per second one core prepares: shards and batched Lab beside the usual way.
+
+The usual way is a `Dataset` over JPEG files: Pillow decodes, torchvision resizes and crops, scikit-image converts
+each photo to Lab, a `DataLoader` makes batches. Ours is shards -> `ShardLoader` -> Lab on whole batches: on the
+GPU where there is one, else on the CPU, compiled where there is a C++ compiler. Both ways read the same photos
+and are held to the same cores.
+"""
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import skimage.color
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import RandomCrop, Resize
+
+from evaluator.bench import at_least, interleave, quantiles, report, usable_cores
+from kernels.color import rgb_to_lab
+from kernels.color_fused import photo_to_lab
+from trainer.decode import centre_crop, decode_rgb, random_crop
+from trainer.embedded import photographs
+from trainer.loader import ShardLoader
+from trainer.photo_files import PHOTO_SUFFIXES, list_files
+from trainer.shard_build import StoreSettings
+from trainer.shard_pool import build_all, plan_jobs
+
+Conversion = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+GOAL = 5.0
+TOLERANCE = 1e-3
+"""Largest difference of the two ways' lightness and ab on the same pixels."""
+SCALE_JITTER = 20
+EXAMPLES = 256
+EXAMPLE_SIZE = (363, 272)
+"""Width and height in pixels of the example photos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Compare images/s per core of the data path with the usual way."""
+
+    source: Annotated[Path | None, tyro.conf.Positional] = None
+    """A zip or folder of photos; default: crops of scikit-image's photographs."""
+    photos: int = 512
+    """Use at most so many photos."""
+    image_size: int = 256
+    """Side of the crops in pixels."""
+    batch_size: int = 32
+    """Photos per batch."""
+    workers: int = 0
+    """Worker processes of both ways; 0 decodes in the main process."""
+    cores: int = 1
+    """Cores that each way may use."""
+    repeats: int = 7
+    """Measurements of each way, taken in turns."""
+    json: Path | None = None
+    """Write the report here too."""
+
+
+class UsualDataset(Dataset):
+    """JPEG files to (lightness, ab), one by one."""
+
+    def __init__(self, files: Sequence[Path], image_size: int) -> None:
+        self._files, self._size = files, image_size
+        self._scale = [Resize(image_size + extra) for extra in range(SCALE_JITTER + 1)]
+        self._crop = RandomCrop(image_size)
+
+    def __len__(self) -> int:
+        """The number of files."""
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Float32 (1,H,W) and (2,H,W)."""
+        image = Image.open(self._files[index]).convert("RGB")
+        scaled = self._scale[int(torch.randint(len(self._scale), ()))](image)
+        return usual_lab(np.asarray(self._crop(scaled)))
+
+
+def usual_lab(rgb: np.ndarray) -> tuple[Tensor, Tensor]:
+    """A uint8 photo (H,W,3) to lightness and ab through scikit-image."""
+    lab = torch.from_numpy(skimage.color.rgb2lab(rgb).astype(np.float32)).permute(2, 0, 1)
+    return lab[:1] / 100, lab[1:] / 128
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 1 when the two ways disagree, which makes speeds meaningless, 2 for bad input."""
+    options = tyro.cli(BenchOptions, prog="python -m trainer.bench_data", args=arguments)
+    if not 1 <= options.cores <= usable_cores():
+        print(f"error: --cores is {options.cores}; this machine lends 1 ... {usable_cores()}", file=sys.stderr)
+        return 2
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    conversions = _conversions(device)
+    with tempfile.TemporaryDirectory() as folder, _held_to(options.cores):
+        files, shards = _prepare(options, Path(folder))
+        difference = max(
+            _difference(files[: options.batch_size], options.image_size, device, lab)
+            for lab in conversions.values()
+        )
+        if difference > TOLERANCE:
+            print(f"the two ways differ by {difference:.2e}, more than {TOLERANCE}: no speeds", file=sys.stderr)
+            return 1
+        measured = interleave(_ways(options, files, shards, device, conversions), options.repeats)
+        stages = _stages(files[:64], options.image_size, conversions)
+    rows = [{"way": name, "unit": "images/s per core"} | quantiles(values) for name, values in measured.items()]
+    rows += [{"way": name, "unit": "ms per image"} | quantiles(values) for name, values in stages.items()]
+    usual, *ours = (float(np.median(values)) for values in measured.values())
+    goals = [
+        at_least(f"images/s per core, {name} / usual", GOAL, speed / usual)
+        for name, speed in zip(list(measured)[1:], ours, strict=True)
+    ]
+    title = (
+        f"{len(files)} photos, crops of {options.image_size} px, {options.cores} cores, {options.workers} workers"
+    )
+    report(f"{title}; largest difference {difference:.1e}", rows, goals, options.json)
+    return 0
+
+
+def _conversions(device: torch.device) -> dict[str, Conversion]:
+    """Lab on this device; on a CPU also in one compiled pass, where a compiler is found."""
+    found: dict[str, Conversion] = {f"Lab on {device.type}": rgb_to_lab}
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")):
+        found["Lab on cpu, compiled"] = torch.compile(photo_to_lab, dynamic=False)
+    return found
+
+
+def _prepare(options: BenchOptions, folder: Path) -> tuple[list[Path], str]:
+    """The same photos as loose files and as shards."""
+    loose = folder / "photos"
+    loose.mkdir()
+    photos = _photos_of(options.source) if options.source else _example_photos()
+    for number, data in enumerate(islice(photos, options.photos)):
+        (loose / f"{number:06d}.jpg").write_bytes(data)
+    shards = folder / "shards"
+    build_all(plan_jobs([loose], shards, StoreSettings(), 256, 0), shards, 1, lambda count: None)
+    return sorted(loose.iterdir()), str(shards)
+
+
+def _photos_of(source: Path) -> Iterator[bytes]:
+    for file in list_files(source):
+        if Path(file.name).suffix.lower() in PHOTO_SUFFIXES:
+            yield file.read()
+
+
+def _example_photos() -> Iterator[bytes]:
+    """Random windows of scikit-image's photographs as JPEGs, about as large as the photos of a prepared COCO."""
+    images = [image for image in photographs().values() if min(image.size) >= EXAMPLE_SIZE[1]]
+    random = np.random.default_rng(0)
+    for number in range(EXAMPLES):
+        image = images[number % len(images)]
+        width = min(EXAMPLE_SIZE[0], image.width)
+        left, top = random.integers(image.width - width + 1), random.integers(image.height - EXAMPLE_SIZE[1] + 1)
+        file = io.BytesIO()
+        window = image.crop((int(left), int(top), int(left) + width, int(top) + EXAMPLE_SIZE[1]))
+        window.convert("RGB").save(file, "JPEG", quality=90)
+        yield file.getvalue()
+
+
+def _difference(files: Sequence[Path], image_size: int, device: torch.device, lab: Conversion) -> float:
+    """The largest difference of lightness and ab between the two ways, on identical pixels."""
+    rgb = torch.stack([centre_crop(decode_rgb(path.read_bytes()), image_size) for path in files])
+    ours = torch.cat(lab(rgb.to(device)), dim=1).cpu()
+    usual = torch.stack([torch.cat(usual_lab(photo.permute(1, 2, 0).numpy())) for photo in rgb])
+    return (ours - usual).abs().max().item()
+
+
+def _ways(
+    options: BenchOptions,
+    files: Sequence[Path],
+    shards: str,
+    device: torch.device,
+    conversions: Mapping[str, Conversion],
+) -> dict[str, Callable[[], float]]:
+    """For each way a function that prepares all photos once and returns images/s per core; the usual one first."""
+    loader = ShardLoader(
+        shards,
+        options.image_size,
+        options.batch_size,
+        workers=options.workers,
+        scale_jitter=SCALE_JITTER,
+        pin_memory=device.type == "cuda",
+    )
+    batches = max(1, len(files) // options.batch_size)
+
+    def usual() -> None:
+        dataset = UsualDataset(files, options.image_size)
+        loaded = DataLoader(dataset, options.batch_size, shuffle=True, num_workers=options.workers, drop_last=True)
+        for lightness, ab in loaded:
+            lightness.to(device)
+            ab.to(device)
+
+    def ours(lab: Conversion) -> None:
+        for batch in islice(loader.batches(), batches):
+            lab(batch.rgb.to(device, non_blocking=True))
+        loader.close()
+
+    def timed(way: Callable[[], None]) -> float:
+        begin = time.perf_counter()
+        way()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return batches * options.batch_size / (time.perf_counter() - begin) / options.cores
+
+    ways = {"usual: files, Pillow, scikit-image": lambda: timed(usual)}
+    for name, lab in conversions.items():
+        ways[f"ours: shards, {name}"] = lambda lab=lab: timed(lambda: ours(lab))
+    return ways
+
+
+def _stages(
+    files: Sequence[Path], image_size: int, conversions: Mapping[str, Conversion]
+) -> dict[str, list[float]]:
+    """What each step costs on one core, in ms per image: where the difference comes from."""
+    encoded = [path.read_bytes() for path in files]
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
+    decoded = [decode_rgb(data) for data in encoded]
+    crops = torch.stack([centre_crop(rgb, image_size) for rgb in decoded])
+    arrays = [rgb.permute(1, 2, 0).numpy() for rgb in crops]
+    scale, crop = Resize(image_size + SCALE_JITTER // 2), RandomCrop(image_size)
+    steps: dict[str, Callable[[], object]] = {
+        "usual: decode": lambda: [Image.open(io.BytesIO(data)).convert("RGB").load() for data in encoded],
+        "usual: resize the photo, crop": lambda: [crop(scale(image)) for image in images],
+        "usual: Lab one by one, float64": lambda: [usual_lab(array) for array in arrays],
+        "ours: decode": lambda: [decode_rgb(data) for data in encoded],
+        "ours: crop, resize the crop": lambda: [random_crop(i, image_size, 0, (0.0, 0.5, 0.5)) for i in decoded],
+    }
+    if not torch.cuda.is_available():
+        for name, lab in conversions.items():
+            steps[f"ours: {name}, batched"] = lambda lab=lab: [lab(part) for part in crops.split(32)]
+
+    def timed(step: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        step()
+        return (time.perf_counter() - begin) / len(files) * 1e3
+
+    return interleave({name: lambda step=step: timed(step) for name, step in steps.items()}, 5)
+
+
+@contextmanager
+def _held_to(cores: int) -> Iterator[None]:
+    """Keep this process and those it starts on so many cores, where the system can."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+    try:
+        if allowed:
+            os.sched_setaffinity(0, sorted(allowed)[-cores:])
+        yield
+    finally:
+        if allowed:
+            os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
