@@ -64,9 +64,8 @@ class PlainTraining(Training):
     def _scene(self, batch: Batch) -> Scene:
         scene = super()._scene(batch)
         plain = prepare_scene(batch.rgb, scene.keys.cpu())
-        return Scene(
-            *(x.to(self.cluster.device) for x in (plain.lightness, plain.truth_ab, plain.rgb)), scene.keys
-        )
+        device = self.cluster.device
+        return Scene(plain.lightness.to(device), plain.truth_ab.to(device), plain.rgb.to(device), scene.keys)
 
 
 def build(config: Config, cluster: Cluster, kind: type[Training], scratch: Path) -> Training:

@@ -315,8 +315,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
-    names = [item.name for item in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
-    if path[0] not in names:
+    is_group = dataclasses.is_dataclass(config) and not isinstance(config, type)
+    names = [item.name for item in dataclasses.fields(config)] if is_group else []
+    if not is_group or path[0] not in names:
         raise ValueError(
             f"there is no setting {name!r}; at {path[0]!r} choose one of {', '.join(names) or 'nothing'}"
         )

@@ -4,6 +4,7 @@ Ranks come from torch.distributed through accelerate's state, once. A recipe see
 trained, borrowed as bare modules otherwise.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ class Cluster:
         self.rank: int = state.process_index
         self.world_size: int = state.num_processes
         self.is_main: bool = state.is_main_process
-        self.device: torch.device = state.device
+        self.device = torch.device(state.device)
         self.threads = use_threads(config.threads, self.device)
         self.precision = resolve_precision(config.precision, self.device)
         # accelerate keeps one precision per process; a second cluster (a benchmark's) may have another.
@@ -142,8 +143,10 @@ class Engine:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        norm = float(self._accelerator.clip_grad_norm_(self.module.parameters(), self._clip))
-        finite = norm == norm and norm != float("inf")
+        gradient = self._accelerator.clip_grad_norm_(self.module.parameters(), self._clip)
+        assert gradient is not None, "accelerate clips inside the optimizer only with FSDP or DeepSpeed"
+        norm = float(gradient)
+        finite = math.isfinite(norm)
         if finite or self._accelerator.scaler is not None:  # a scaler skips overflowing steps itself
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

@@ -267,7 +267,7 @@ def total(terms: Mapping[str, Term]) -> Tensor:
 def headline(results: Results) -> str:
     """Each policy's mean ab PSNR at the middle of the curve, in a line."""
     budgets = results.protocol.clicks
-    middle = budgets[-2] if len(budgets) > 1 else budgets[-1]
+    middle = budgets[max(0, len(budgets) - 2)]
     found = {s.policy: s.mean for s in results.table() if s.metric == "ab_psnr" and s.clicks == middle}
     return f"ab PSNR at {middle} clicks: " + ", ".join(f"{name} {value:.2f} dB" for name, value in found.items())
 

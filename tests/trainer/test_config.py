@@ -77,7 +77,6 @@ def test_every_setting_explains_itself():
         if not isinstance(node, ast.ClassDef):
             continue
         for field, following in zip(node.body, [*node.body[1:], None], strict=True):
-            is_setting = isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config")
-            if is_setting:
+            if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config"):
                 explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
                 assert explained, f"{node.name}.{ast.unparse(field.target)} has no docstring"

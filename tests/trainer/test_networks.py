@@ -45,8 +45,7 @@ def shapes_of(unet: UNet, side: int) -> dict[str, tuple[tuple[int, ...], tuple[i
         return hook
 
     hooks = [module.register_forward_hook(note(name)) for name, module in unet.named_modules() if name]
-    channels = unet.get_submodule("down.0.conv1").weight.shape[1]
-    assert isinstance(channels, int)
+    channels = unet.get_parameter("down.0.conv1.weight").shape[1]
     with torch.no_grad():
         unet(torch.zeros(1, channels, side, side))
     for hook in hooks:
