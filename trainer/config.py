@@ -315,15 +315,18 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
-    is_group = dataclasses.is_dataclass(config) and not isinstance(config, type)
-    names = [item.name for item in dataclasses.fields(config)] if is_group else []
-    if not is_group or path[0] not in names:
+    names = _names(config)
+    if path[0] not in names:
         raise ValueError(
             f"there is no setting {name!r}; at {path[0]!r} choose one of {', '.join(names) or 'nothing'}"
         )
     if len(path) > 1:
         value = _replace(getattr(config, path[0]), path[1:], value, name)
     return dataclasses.replace(config, **{path[0]: value})
+
+
+def _names(config: Any) -> list[str]:
+    return [item.name for item in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
 
 
 def _at_least(config: Any, **smallest: int) -> None:

@@ -46,7 +46,8 @@ class Cluster:
         self.rank: int = state.process_index
         self.world_size: int = state.num_processes
         self.is_main: bool = state.is_main_process
-        self.device = torch.device(state.device)
+        assert state.device is not None, "PartialState() sets it"
+        self.device: torch.device = state.device
         self.threads = use_threads(config.threads, self.device)
         self.precision = resolve_precision(config.precision, self.device)
         # accelerate keeps one precision per process; a second cluster (a benchmark's) may have another.
