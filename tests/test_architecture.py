@@ -16,7 +16,8 @@ MAY_IMPORT = {
 OWNERS = {
     "accelerate": {"trainer/engines.py"},
     "deepspeed": {"trainer/engines.py"},
-    "webdataset": {"trainer/shards.py", "trainer/tar_stream.py", "trainer/loader.py"},
+    "webdataset": {"trainer/data/tar_stream.py"},
+    "boto3": {"trainer/data/url_openers.py"},
     "mlflow": {"trainer/tracking.py", "evaluator/registry.py"},
 }
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))

@@ -31,12 +31,12 @@ from torchvision.transforms import RandomCrop, Resize
 from evaluator.bench import at_least, interleave, quantiles, report, usable_cores
 from kernels.color import rgb_to_lab
 from kernels.color_fused import photo_to_lab
-from trainer.decode import centre_crop, decode_rgb, random_crop
-from trainer.embedded import photographs
-from trainer.loader import ShardLoader
-from trainer.photo_files import PHOTO_SUFFIXES, list_files
-from trainer.shard_build import StoreSettings
-from trainer.shard_pool import build_all, plan_jobs
+from trainer.data.decode import centre_crop, decode_rgb, random_crop
+from trainer.data.embedded import photographs
+from trainer.data.loader import ShardLoader
+from trainer.data.photo_files import PHOTO_SUFFIXES, list_files
+from trainer.data.shard_build import StoreSettings
+from trainer.data.shard_pool import build_all, plan_jobs
 
 Conversion = Callable[[Tensor], tuple[Tensor, Tensor]]
 

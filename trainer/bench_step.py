@@ -22,11 +22,11 @@ import torch
 import tyro
 
 from evaluator.bench import at_least, interleave, quantiles, report
-from trainer.batch import Batch
 from trainer.checkpoints import Checkpoints
 from trainer.config import PRESETS, Config, override
 from trainer.console import Screen
-from trainer.embedded import EmbeddedLoader, validation_photos
+from trainer.data.batch import Batch
+from trainer.data.embedded import EmbeddedLoader, validation_photos
 from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
 from trainer.loop import Training, build_engines

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from evaluator.protocol import Results
 from kernels.noise import fold, sample_keys
-from trainer.batch import Batch, Loader
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config
 from trainer.console import Screen, StageDisplay
+from trainer.data.batch import Batch, Loader
 from trainer.engines import Cluster, Engine, backward, borrow, train
 from trainer.interrupts import StopRequest
 from trainer.perceptual import Perceptual

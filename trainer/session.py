@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, flatten
 from trainer.console import Screen
+from trainer.data.sources import open_loader, open_validation
+from trainer.data.url_openers import ShardError
 from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
 from trainer.loop import Training, TrainingBroke, build_engines
@@ -17,9 +19,7 @@ from trainer.outcome import conclude
 from trainer.perceptual import Perceptual, load_perceptual
 from trainer.pingpong import pingpong
 from trainer.runs import RunFolder, find_run, start_run
-from trainer.sources import open_loader, open_validation
 from trainer.tracking import open_tracker
-from trainer.url_openers import ShardError
 from trainer.validation import Validation
 
 T = TypeVar("T")

@@ -23,10 +23,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from trainer.manifest import FILE_NAME, save
-from trainer.shard_build import StoreSettings
-from trainer.shard_pool import REPORT_NAME, Summary, build_all, plan_jobs
-from trainer.url_openers import ShardError, is_local, local_path
+from trainer.data.manifest import FILE_NAME, save
+from trainer.data.shard_build import StoreSettings
+from trainer.data.shard_pool import REPORT_NAME, Summary, build_all, plan_jobs
+from trainer.data.url_openers import ShardError, is_local, local_path
 
 _NAMES_SHOWN = 3
 
@@ -120,8 +120,8 @@ def _print_summary(summary: Summary, out: Path, console: Console) -> None:
 
 def _index(options: IndexOptions, console: Console) -> None:
     # These bring webdataset and with it torch, which the other form's processes do not need.
-    from trainer.shard_index import index_shards
-    from trainer.tar_stream import expand
+    from trainer.data.shard_index import index_shards
+    from trainer.data.tar_stream import expand
 
     urls = expand(options.urls)
     out = options.out or _beside(urls)

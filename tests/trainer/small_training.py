@@ -29,12 +29,12 @@ from trainer.config import (
     override,
 )
 from trainer.console import Screen
+from trainer.data.sources import open_loader, open_validation
 from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
 from trainer.loop import Training, build_engines
 from trainer.pingpong import pingpong
 from trainer.recipes import Recipe
-from trainer.sources import open_loader, open_validation
 from trainer.validation import Validation
 
 WEIGHTS_FILE = "weights.pt"

@@ -15,11 +15,11 @@ from torch import nn
 from kernels.noise import fold, sample_keys
 from tests.trainer.small_training import WEIGHTS_FILE, small_config
 from trainer.config import Config
+from trainer.data.sources import open_loader
 from trainer.pingpong import pingpong
 from trainer.recipes import Phase, Step
 from trainer.scene import prepare_scene
 from trainer.schedules import learning_rate
-from trainer.sources import open_loader
 
 pytestmark = pytest.mark.distributed
 PROGRAM = Path(__file__).with_name("small_training.py")

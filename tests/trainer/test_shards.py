@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from skimage.color import rgb2lab
 
-from trainer import shard_build
-from trainer.grey_share import grey_share
-from trainer.shard_set import open_shards
+from trainer.data import shard_build
+from trainer.data.grey_share import grey_share
+from trainer.data.shard_set import open_shards
 from trainer.shards import main
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from kernels.noise import fold
-from trainer.batch import Batch
-from trainer.procedural import SIZES, scene
+from trainer.data.batch import Batch
+from trainer.data.procedural import SIZES, scene
 
 TRAIN = ("astronaut.png", "motorcycle_left.png", "rocket.jpg", "retina.jpg", "ihc.png")
 """Photographs to train on."""
@@ -91,7 +91,7 @@ class Pyramid:
 
 
 class EmbeddedLoader:
-    """An endless stream of random crops of photographs, and scenes; a `trainer.batch.Loader`.
+    """An endless stream of random crops of photographs, and scenes; a `trainer.data.batch.Loader`.
 
     Sample i of the stream is a pure function of (seed, i, image_size, photo_share). A step with B photos on each
     of W ranks takes the next B * W samples, of which rank r gets the r-th run of B; so the stream does not depend

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from trainer import decode
-from trainer.decode import BrokenPhoto, centre_crop, decode_rgb, random_crop
+from trainer.data import decode
+from trainer.data.decode import BrokenPhoto, centre_crop, decode_rgb, random_crop
 
 
 def saved(image: Image.Image, kind: str = "JPEG", **more) -> bytes:

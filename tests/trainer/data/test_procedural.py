@@ -5,7 +5,7 @@ import skimage.transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.procedural import scene
+from trainer.data.procedural import scene
 
 
 def small(picture: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from trainer.decode import BrokenPhoto, decode_rgb, random_crop
-from trainer.plan import Start, World, blocks_from, crop_draws
-from trainer.sample_reader import OpenBlock, open_blocks
-from trainer.shard_set import ShardSet
-from trainer.url_openers import ShardError
+from trainer.data.decode import BrokenPhoto, decode_rgb, random_crop
+from trainer.data.plan import Start, World, blocks_from, crop_draws
+from trainer.data.sample_reader import OpenBlock, open_blocks
+from trainer.data.shard_set import ShardSet
+from trainer.data.url_openers import ShardError
 
 
 class Loaded(NamedTuple):
@@ -25,7 +25,7 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a reader needs to know; see `trainer.loader.ShardLoader`."""
+    """What a reader needs to know; see `trainer.data.loader.ShardLoader`."""
 
     image_size: int
     batch_size: int

@@ -3,10 +3,10 @@
 from jaxtyping import UInt8
 from torch import Tensor
 
-from trainer.batch import Loader
 from trainer.config import DataConfig
-from trainer.embedded import EmbeddedLoader, validation_photos
-from trainer.loader import ShardLoader, photos_from
+from trainer.data.batch import Loader
+from trainer.data.embedded import EmbeddedLoader, validation_photos
+from trainer.data.loader import ShardLoader, photos_from
 
 
 def open_loader(data: DataConfig, *, seed: int, rank: int, world_size: int, pin_memory: bool) -> Loader:

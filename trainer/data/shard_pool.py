@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
 
-from trainer.manifest import FILE_NAME, ImageSizes, Manifest, save, write_atomically
-from trainer.photo_files import SourceFile, list_files
-from trainer.shard_build import PARTS, BuiltShard, ShardJob, StoreSettings, build_shard, finished
+from trainer.data.manifest import FILE_NAME, ImageSizes, Manifest, save, write_atomically
+from trainer.data.photo_files import SourceFile, list_files
+from trainer.data.shard_build import PARTS, BuiltShard, ShardJob, StoreSettings, build_shard, finished
 
 REPORT_NAME = "report.json"
 

@@ -8,7 +8,7 @@ drawn at random (the hue of a house, a car, a ball, a blossom), so that clicks m
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.painter import LARGEST_SIZE, Array, Painter, mix
+from trainer.data.painter import LARGEST_SIZE, Array, Painter, mix
 
 SIZES = range(8, LARGEST_SIZE + 1)
 """Sides of a scene in pixels."""

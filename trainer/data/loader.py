@@ -1,8 +1,8 @@
 """The loader: from shards to equal, reproducible, resumable batches of uint8 RGB.
 
 Everything floating-point (flips, Lab) happens later, batched, on the device. The order of samples and every
-crop are pure functions of the seed and of `images_seen` (see `trainer.plan`), so nothing but that number has to
-be saved. They do depend on the number of ranks, of workers and on the batch size: `ShardLoader.signature` holds
+crop are pure functions of the seed and of `images_seen` (see `trainer.data.plan`), so nothing but that number has
+to be saved. They do depend on the number of ranks, of workers and on the batch size: `ShardLoader.signature` holds
 all of it, for a checkpoint to compare before it resumes.
 
 A photo that cannot be decoded is named, counted, and replaced by the next good one of its block, which is so
@@ -22,15 +22,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from trainer.batch import Batch
-from trainer.crop_reader import CropReader, Loaded, Settings
-from trainer.decode import BrokenPhoto, centre_crop, decode_rgb
-from trainer.manifest import FILE_NAME
-from trainer.photo_files import PHOTO_SUFFIXES, list_files
-from trainer.plan import Piece, Start, resume_at
-from trainer.sample_reader import read_piece
-from trainer.shard_set import open_shards
-from trainer.url_openers import ShardError, is_local, local_path
+from trainer.data.batch import Batch
+from trainer.data.crop_reader import CropReader, Loaded, Settings
+from trainer.data.decode import BrokenPhoto, centre_crop, decode_rgb
+from trainer.data.manifest import FILE_NAME
+from trainer.data.photo_files import PHOTO_SUFFIXES, list_files
+from trainer.data.plan import Piece, Start, resume_at
+from trainer.data.sample_reader import read_piece
+from trainer.data.shard_set import open_shards
+from trainer.data.url_openers import ShardError, is_local, local_path
 
 log = logging.getLogger(__name__)
 

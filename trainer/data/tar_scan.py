@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from trainer.manifest import TAR_BLOCK, ShardEntry
-from trainer.url_openers import ShardError
+from trainer.data.manifest import TAR_BLOCK, ShardEntry
+from trainer.data.url_openers import ShardError
 
 _CHUNK = 1 << 20
 

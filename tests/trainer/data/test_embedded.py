@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer import embedded
-from trainer.embedded import TRAIN, VALIDATION, EmbeddedLoader, Pyramid, photographs, validation_photos
+from trainer.data import embedded
+from trainer.data.embedded import TRAIN, VALIDATION, EmbeddedLoader, Pyramid, photographs, validation_photos
 
 
 def first_batches(count: int, images_seen: int = 0, **settings) -> list[Tensor]:

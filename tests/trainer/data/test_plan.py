@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.plan import (
+from trainer.data.plan import (
     Piece,
     World,
     blocks_from,

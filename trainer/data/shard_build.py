@@ -21,9 +21,9 @@ from typing import Any
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trainer.manifest import ShardEntry, write_atomically
-from trainer.photo_files import SourceFile
-from trainer.tar_scan import scan_tar
+from trainer.data.manifest import ShardEntry, write_atomically
+from trainer.data.photo_files import SourceFile
+from trainer.data.tar_scan import scan_tar
 
 PARTS = ".parts"
 NEAR_GREY_CHROMA = 5.0
@@ -208,7 +208,7 @@ def _encode(image: Image.Image, settings: StoreSettings) -> bytes:
 
 def _check_colour(image: Image.Image, max_grey_share: float) -> None:
     # Only this filter needs torch, which takes a second to import in every process.
-    from trainer.grey_share import grey_share
+    from trainer.data.grey_share import grey_share
 
     small = image.convert("RGB")
     small.thumbnail((_GREY_CHECK_SIDE, _GREY_CHECK_SIDE))

@@ -16,8 +16,8 @@ os.environ.setdefault("WDS_SECURE", "1")
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from trainer.manifest import ShardEntry
-from trainer.url_openers import OPENERS, Readable, ShardError, scheme_of
+from trainer.data.manifest import ShardEntry
+from trainer.data.url_openers import OPENERS, Readable, ShardError, scheme_of
 
 ATTEMPTS = 5
 """Tries for each network read before it counts as failed."""

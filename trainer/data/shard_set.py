@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from trainer.manifest import FILE_NAME, HOW_TO_INDEX, Manifest, ShardEntry, from_json
-from trainer.tar_stream import expand, read_url
-from trainer.url_openers import ShardError, is_local, local_path
+from trainer.data.manifest import FILE_NAME, HOW_TO_INDEX, Manifest, ShardEntry, from_json
+from trainer.data.tar_stream import expand, read_url
+from trainer.data.url_openers import ShardError, is_local, local_path
 
 
 @dataclass(frozen=True)

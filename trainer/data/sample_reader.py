@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trainer.manifest import TAR_BLOCK
-from trainer.plan import Block, Piece
-from trainer.shard_set import ShardSet
-from trainer.tar_stream import ByteStream, member_name
-from trainer.url_openers import ShardError, is_local, local_path
+from trainer.data.manifest import TAR_BLOCK
+from trainer.data.plan import Block, Piece
+from trainer.data.shard_set import ShardSet
+from trainer.data.tar_stream import ByteStream, member_name
+from trainer.data.url_openers import ShardError, is_local, local_path
 
 _OPEN_FILES = 32
 

@@ -1,0 +1,1 @@
+"""Photos for training: shards, their order, decoding, and the embedded default."""
