@@ -169,7 +169,7 @@ class EngineConfig:
     channels_last: bool = True
     """Keep images in channels-last memory."""
     compile: bool = False
-    """Compile the networks with torch.compile; costs minutes at the start."""
+    """Compile networks and Lab with torch.compile; costs minutes at the start, and a CPU needs a C++ compiler."""
     threads: int = 0
     """CPU threads per process; 0 divides the cores among this machine's processes."""
 

@@ -18,7 +18,7 @@ from trainer.engines import Cluster, Engine, backward, borrow, train
 from trainer.interrupts import StopRequest
 from trainer.perceptual import Perceptual
 from trainer.recipes import Phase, Recipe, Stage, Step, Term
-from trainer.scene import Scene, prepare_scene
+from trainer.scene import Scene, lab_converter, prepare_scene
 from trainer.schedules import learning_rate
 from trainer.validation import Validation
 
@@ -74,6 +74,9 @@ class Training:
     """The latest validation."""
     run_id: str = ""
     """The tracking run, kept in checkpoints so that a resumed training continues it."""
+
+    def __post_init__(self) -> None:
+        self._to_lab = lab_converter(compiled=self.config.engine.compile)
 
     def run(self, stop: StopRequest) -> bool:
         """Train to the end of the recipe, or until asked to stop.
@@ -181,7 +184,7 @@ class Training:
         local = len(batch.rgb)
         first = self.progress.images_seen + self.cluster.rank * local
         keys = sample_keys(self.config.seed, first, local, self.cluster.device)
-        return prepare_scene(batch.rgb.to(self.cluster.device, non_blocking=True), keys)
+        return prepare_scene(batch.rgb.to(self.cluster.device, non_blocking=True), keys, self._to_lab)
 
     def _update(
         self, phase: Phase, trained: list[Engine], terms: Mapping[str, Term], progress: float, stop: StopRequest

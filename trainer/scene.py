@@ -1,5 +1,6 @@
 """From a uint8 batch to what the networks see, and the random clicks a photo starts with. All on the device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,14 @@ from torch import Tensor
 
 from kernels.clicks import hint_colours, no_clicks, scatter_clicks
 from kernels.color import rgb_to_lab
+from kernels.color_fused import photo_to_lab
 from kernels.noise import uniform
 
 # Streams of a sample's noise (kernels.noise); interactions count up from GUMBEL.
 FLIP, CLICK_COUNT, CLICK_PLACES, GUMBEL = 1, 2, 3, 16
+
+ToLab = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""`to_lab(rgb uint8 (B,3,H,W)) -> (lightness (B,1,H,W), ab (B,2,H,W))`."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,16 @@ class Scene:
         return len(self.keys)
 
 
-def prepare_scene(rgb: UInt8[Tensor, "b 3 h w"], keys: Int64[Tensor, " b"]) -> Scene:
+def lab_converter(*, compiled: bool) -> ToLab:
+    """The conversion of a uint8 batch to `(lightness, ab)`; compiled, it is one pass over the pixels on a CPU."""
+    return torch.compile(photo_to_lab, dynamic=False) if compiled else rgb_to_lab
+
+
+def prepare_scene(rgb: UInt8[Tensor, "b 3 h w"], keys: Int64[Tensor, " b"], to_lab: ToLab = rgb_to_lab) -> Scene:
     """Flip half of the photos left to right (section 3.5) and convert to Lab."""
     flipped = uniform(keys, FLIP, 1).view(-1, 1, 1, 1) < 0.5
     rgb = torch.where(flipped, rgb.flip(-1), rgb)
-    lightness, ab = rgb_to_lab(rgb)
+    lightness, ab = to_lab(rgb)
     return Scene(lightness, ab, rgb, keys)
 
 
