@@ -30,13 +30,13 @@ from torchvision.transforms import RandomCrop, Resize
 
 from evaluator.bench import at_least, interleave, quantiles, report, usable_cores
 from kernels.color import rgb_to_lab
-from kernels.color_fused import photo_to_lab
 from trainer.data.decode import centre_crop, decode_rgb, random_crop
 from trainer.data.embedded import photographs
 from trainer.data.loader import ShardLoader
 from trainer.data.photo_files import PHOTO_SUFFIXES, list_files
 from trainer.data.shard_build import StoreSettings
 from trainer.data.shard_pool import build_all, plan_jobs
+from trainer.scene import lab_converter
 
 Conversion = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -133,7 +133,7 @@ def _conversions(device: torch.device) -> dict[str, Conversion]:
     """Lab on this device; on a CPU also in one compiled pass, where a compiler is found."""
     found: dict[str, Conversion] = {f"Lab on {device.type}": rgb_to_lab}
     if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")):
-        found["Lab on cpu, compiled"] = torch.compile(photo_to_lab, dynamic=False)
+        found["Lab on cpu, compiled"] = lab_converter(compiled=True)
     return found
 
 
