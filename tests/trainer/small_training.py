@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
 from trainer.loop import Training, build_engines
 from trainer.pingpong import pingpong
-from trainer.recipes import Recipe
+from trainer.recipes import Recipe, Step, Term
 from trainer.validation import Validation
 
 WEIGHTS_FILE = "weights.pt"
@@ -98,12 +99,35 @@ def weights(training: Training) -> dict[str, dict[str, torch.Tensor]]:
     return {name: engine.module.state_dict() for name, engine in training.engines.items()}
 
 
+def poison(recipe: Recipe, rank: int, images_seen: int) -> Recipe:
+    """The recipe with a first phase whose loss is NaN on one rank, at one place."""
+    stage = recipe.stages[0]
+
+    def spoiled(step: Step) -> Mapping[str, Term]:
+        terms = dict(stage.phases[0].loss(step))
+        if step.images_seen == images_seen and int(os.environ["RANK"]) == rank:
+            terms["spoiled"] = Term(terms["l1"].value * float("nan"))
+        else:
+            terms["spoiled"] = Term(terms["l1"].value * 0)
+        return terms
+
+    phase = replace(stage.phases[0], loss=spoiled)
+    return replace(recipe, stages=[replace(stage, phases=(phase,)), *recipe.stages[1:]])
+
+
 def main(folder: Path, kill_at: int, settings: dict[str, Any]) -> None:
-    """Train, and write the weights where the training came to its end."""
-    training = build(small_config(folder, **settings), folder, kill_at=kill_at)
+    """Train, and write the weights where the training came to its end.
+
+    The setting `poison=[RANK, PHOTOS]` makes one rank's loss NaN at one place.
+    """
+    poisoned = settings.pop("poison", None)
+    config = small_config(folder, **settings)
+    recipe = poison(pingpong(config), *poisoned) if poisoned else None
+    training = build(config, folder, kill_at=kill_at, recipe=recipe)
     assert training.run(StopRequest())
     if training.cluster.is_main:
         torch.save(weights(training), folder / WEIGHTS_FILE)
+        print(f"skipped steps: {training.progress.skipped_steps}")
     training.loader.close()
     training.cluster.close()
 

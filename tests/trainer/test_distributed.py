@@ -145,6 +145,20 @@ def test_two_processes_resume_exactly(tmp_path: Path):
             assert torch.equal(tensor, resumed[name][key]), f"{name}.{key}"
 
 
+def test_all_ranks_skip_a_step_that_is_broken_on_one(tmp_path: Path):
+    """The run ends, the step is counted once, and the second step alone is what moved the weights."""
+    rounds = ("rounds.pretrain_color=0.00390625", "rounds.pretrain_edit=0.0", "rounds.cycles=0")
+    poisoned = launch(tmp_path / "poisoned", *rounds, "poison=[1, 8]")
+    assert poisoned.returncode == 0, poisoned.stderr
+    assert "skipped steps: 1" in poisoned.stdout
+    whole = launch(tmp_path / "whole", *rounds, "poison=[1, 800]")
+    assert "skipped steps: 0" in whole.stdout
+    found, other = (torch.load(tmp_path / n / WEIGHTS_FILE, weights_only=True) for n in ("poisoned", "whole"))
+    weight = "unet.final_conv.weight"
+    assert torch.isfinite(found["color"][weight]).all()
+    assert not torch.equal(found["color"][weight], other["color"][weight])
+
+
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path):
     done = launch(tmp_path, "data.batch_size=9")
     assert done.returncode != 0
