@@ -44,7 +44,7 @@ def means_table(results: Results, baseline: str = BASELINE) -> Table:
     for metric in results.metrics:
         for policy in results.policies:
             heading = METRICS[metric].label if policy == results.policies[0] else ""
-            table.add_column(f"{heading}\n{policy}", justify="right")
+            table.add_column(f"{heading}\n{policy.replace('-', chr(10))}", justify="right")
     rows = sorted(results.table(baseline), key=lambda s: (s.clicks, results.metrics.index(s.metric)))
     for clicks, summaries in groupby(rows, key=lambda s: s.clicks):
         table.add_row(str(clicks), *(_mean(summary) for summary in summaries))

@@ -94,11 +94,13 @@ class LossConfig:
     """lambda_entropy, weight of the entropy inside the heat-map term; higher entropy is rewarded."""
     target: Literal["error", "region"] = "region"
     """Target heat map. error: the paper's smoothed error map. region: centres of large wrong regions."""
+    error_blur: float = 3.0
+    """Standard deviation, in pixels, of the blur of the `error` target; without effect for `region`."""
     heatmap_in_pretraining: bool = True
     """Apply the heat-map term while EditNet is pretrained too; the paper adds it in ping-pong only (3.5)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, lpips=0, heatmap=0, entropy=0)
+        _at_least(self, lpips=0, heatmap=0, entropy=0, error_blur=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,6 +124,7 @@ def next_commands(training: Training) -> str:
     return (
         "\nLook at the runs:  "
         f"mlflow ui --backend-store-uri {default_tracking_uri(work)}\n"
-        "Train on COCO:     python -m trainer.shards train2017.zip val2017.zip shards && \\\n"
-        "                   accelerate launch trainer/main.py small --data.train shards"
+        "Train on COCO:     python -m trainer.shards train2017.zip shards && \\\n"
+        "                   accelerate launch trainer/main.py small \\\n"
+        "                   --data.train shards --data.validation val2017.zip"
     )

@@ -15,7 +15,7 @@ from kernels.clicks import clicked, hint_colours, place, place_clicks
 from kernels.noise import gumbel
 from kernels.reference import NEEDS_NOISE, Selection, choose, entropy, kl_divergence, log_heatmap
 from kernels.regions import error_map, error_target, region_target
-from trainer.config import Config
+from trainer.config import Config, LossConfig
 from trainer.networks import ColorNet, EditNet
 from trainer.recipes import Phase, Recipe, Stage, Step, Term
 from trainer.scene import GUMBEL, random_clicks
@@ -154,8 +154,17 @@ def heatmap_terms(
     """KL to the target heat map, and the heat map's entropy, both in nats, means over the batch."""
     log_heat = log_heatmap(logits, step.config.choice.temperature.at(step.progress), taken)
     error = error_map(predicted, step.scene.truth_ab)
-    target = TARGETS[step.config.loss.target](error, taken)
+    target = target_heatmap(step.config.loss, error, taken)
     return kl_divergence(target, log_heat).mean(), entropy(log_heat).mean()
+
+
+def target_heatmap(
+    loss: LossConfig, error: Float[Tensor, "b h w"], taken: Bool[Tensor, "b h w"]
+) -> Float[Tensor, "b h w"]:
+    """Where the next click should go, by the config's choice: sums to 1, 0 at taken pixels."""
+    if loss.target == "error":
+        return error_target(error, taken, loss.error_blur)
+    return region_target(error, taken)
 
 
 def select(
@@ -187,6 +196,3 @@ def perceptual_term(step: Step, predicted: Float[Tensor, "b 2 h w"]) -> Mapping[
         return {}
     value = step.perceptual(step.scene.lightness, predicted.float(), step.scene.rgb)
     return {"lpips": Term(value, step.config.loss.lpips)}
-
-
-TARGETS = {"error": error_target, "region": region_target}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.small_training import Recorder, build, small_config
+from trainer.config import PRESETS, override
 from trainer.engines import Engine
 from trainer.interrupts import StopRequest
 from trainer.loop import Training, TrainingBroke
@@ -197,6 +198,32 @@ def test_the_estimators_all_train(tmp_path: Path):
     for estimator in ("argmax_ste", "gumbel_softmax", "gumbel_softmax_soft"):
         training = train(tmp_path / estimator, choice__estimator=estimator, choice__hint_size=(1, 3))
         assert training.progress.skipped_steps == 0
+
+
+def test_both_targets_train_and_differ(tmp_path: Path):
+    weights = []
+    for target in ("error", "region"):
+        training = train(tmp_path / target, loss__target=target)
+        assert training.progress.skipped_steps == 0
+        weights.append(training.engines["edit_oracle"].module.get_parameter("unet.final_conv.weight"))
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_takes_a_step_of_each_phase(tmp_path: Path, preset: str):
+    """With its own settings, but small photos and networks of one channel, so that none is broken unseen."""
+    config = PRESETS[preset]()
+    side = 2 ** (len(config.network.color) - 1)
+    small = {
+        "data.image_size": side, "data.batch_size": 2, "data.workers": 0, "run.work": str(tmp_path),
+        "network.color": (4,) * len(config.network.color), "network.edit": (4,) * len(config.network.edit),
+        "validation.photos": 2, "validation.clicks": (0, 1), "loss.perceptual": "off",
+        **{f"rounds.{name}": 2 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")},
+        "rounds.cycles": 1, "engine.threads": 1,
+    }  # fmt: skip
+    training = build(override(config, small), tmp_path)
+    assert training.run(StopRequest())
+    assert training.progress.skipped_steps == 0
 
 
 def test_the_recipe_is_the_thesis(tmp_path: Path):
