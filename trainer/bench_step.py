@@ -8,7 +8,7 @@ is timed.
 """
 
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -147,7 +147,13 @@ def print_memory(arguments: Arguments, scratch: Path) -> None:
     if training.cluster.device.type == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(process_peak())
+
+
+def process_peak() -> float:
+    """The largest memory that this program had, in MiB. (getrusage would count the program that started it.)"""
+    status = Path("/proc/self/status").read_text()
+    return float(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # pyright: ignore[reportOptionalSubscript]: Linux has it
 
 
 def main(arguments: Arguments) -> None:
