@@ -151,7 +151,7 @@ def print_memory(arguments: Arguments, scratch: Path) -> None:
 
 
 def process_peak() -> float:
-    """The largest memory that this program had, in MiB. (getrusage would count the program that started it.)"""
+    """The largest memory that this program had, in MiB; getrusage would count the program that started it."""
     status = Path("/proc/self/status").read_text()
     return float(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # pyright: ignore[reportOptionalSubscript]: Linux has it
 
