@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from evaluator.bench import commit
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, flatten
 from trainer.console import Screen
@@ -131,6 +132,7 @@ class Session:
                 "precision": cluster.precision,
                 "processes": cluster.world_size,
                 "device": str(cluster.device),
+                "mlflow.source.git.commit": commit(),
             }
         )
         data = ", ".join(config.data.train) or "embedded photographs and scenes"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluator.bench import commit
 from evaluator.registry import default_tracking_uri, load_colorizer, load_guide, versions
 from trainer.config import PRESETS, flatten
 from trainer.main import main, parse
@@ -92,6 +93,25 @@ def test_a_run_leaves_tables_pictures_and_registered_networks(finished: Path):
     found = {version.name: version for version in versions(uri)}
     assert set(found) == {"colornet", "editnet-oracle", "editnet-blind"}
     assert all("champion" in version.aliases for version in found.values())
+
+
+def test_mlflow_has_the_whole_run(finished: Path):
+    import mlflow
+
+    client = mlflow.MlflowClient(default_tracking_uri(finished))
+    experiment = client.get_experiment_by_name("chromaclick")
+    assert experiment is not None
+    run = next(r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == "whole")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["choice.estimator"] == "argmax_ste"
+    assert set(run.data.params) >= set(flatten(PRESETS["tiny"]()))
+    assert run.data.tags["perceptual"] == "off"
+    assert run.data.tags["mlflow.source.git.commit"] == commit()
+    losses = client.get_metric_history(run.info.run_id, "pretrain-color/l1")
+    assert [point.step for point in losses] == [8, 16, 24, 32, 40, 48, 56]
+    assert "validation/editnet-blind/ab_psnr_at_2" in run.data.metrics
+    kept = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert kept >= {"clicks.png", "curves.png", "validation.txt", "validation.csv", "config.json"}
 
 
 def test_registered_networks_are_the_trained_ones(finished: Path):
