@@ -131,6 +131,11 @@ class Engine:
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self._model = accelerator.prepare(self.module)
 
+    @property
+    def scales_loss(self) -> bool:
+        """Whether fp16's loss scaler is at work, which skips steps whose gradient overflows."""
+        return self._accelerator.scaler is not None
+
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Run the network as the one being trained; gradients are averaged over ranks in the backward."""
         return self._model(*inputs)
@@ -148,7 +153,7 @@ class Engine:
         assert gradient is not None, "accelerate clips inside the optimizer only with FSDP or DeepSpeed"
         norm = float(gradient)
         finite = math.isfinite(norm)
-        if finite or self._accelerator.scaler is not None:  # a scaler skips overflowing steps itself
+        if finite or self.scales_loss:  # a scaler skips overflowing steps itself, and must be told of them
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._average_statistics()

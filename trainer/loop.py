@@ -201,7 +201,9 @@ class Training:
         lr = learning_rate(progress, phase.lr, phase.lr * self.config.optimizer.floor)
         for engine in trained:
             norm = engine.update(lr)
-            if norm is None:
+            if norm is None and engine.scales_loss:
+                self.progress.skipped_steps += 1  # how a loss scaler finds its scale; the loss itself is finite
+            elif norm is None:
                 self._skip(phase, [f"gradient of {engine.name}"])
             else:
                 self.progress.broken_in_row[phase.name] = 0
