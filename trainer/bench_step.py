@@ -23,7 +23,7 @@ import tyro
 
 from evaluator.bench import at_least, interleave, quantiles, report
 from trainer.checkpoints import Checkpoints
-from trainer.config import PRESETS, Config, override
+from trainer.config import Config, override
 from trainer.console import Screen
 from trainer.data.batch import Batch
 from trainer.data.embedded import EmbeddedLoader, validation_photos
@@ -32,6 +32,7 @@ from trainer.interrupts import StopRequest
 from trainer.loop import Training, build_engines
 from trainer.null_tracker import NullTracker
 from trainer.pingpong import pingpong
+from trainer.presets import PRESETS
 from trainer.recipes import Stage
 from trainer.scene import Scene, prepare_scene
 from trainer.validation import Validation

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 STATE_FILE = "state.pt"
-_NAME = re.compile(r"\d{12}-\d{3}")
+_NAME = re.compile(r"(\d{12,})-(\d{3,})")
 _UNFINISHED = ".unfinished-"
 
 
@@ -43,6 +43,7 @@ class Checkpoints:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
+            _flush_folder(unfinished)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
             shutil.rmtree(unfinished, ignore_errors=True)
             raise OSError(f"checkpoint {target} could not be written ({error}); earlier ones stand") from error
@@ -55,7 +56,8 @@ class Checkpoints:
         """Whole checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+        found = [(match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        return [path for match, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))]
 
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint's state on the CPU, or None where there is none.

@@ -1,4 +1,4 @@
-"""Every setting of a training, one small dataclass per component, and the presets."""
+"""Every setting of a training, one small dataclass per component. The presets are in `trainer.presets`."""
 
 import dataclasses
 import os
@@ -10,8 +10,6 @@ from kernels.reference import EstimatorName
 from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS
 from trainer.schedules import Schedule
 
-LEARNING_RATE_END = 0.5
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -20,6 +18,8 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Shards to train on: paths or http(s)://, s3://, pipe: addresses; {000..117} expands. None: the embedded
     photographs and scenes."""
+    manifest: str = ""
+    """Manifest of the shards, where it is not manifest.json beside them (as with pipe: addresses)."""
     validation: str = ""
     """Photos to validate on: a folder, a zip or shards. Empty: the embedded held-out photographs and scenes."""
     image_size: int = 64
@@ -72,7 +72,8 @@ class ChoiceConfig:
     tau: Schedule = field(default_factory=lambda: Schedule(shape="exponential", start=2.0, end=0.5))
     """Temperature of the Gumbel relaxation; without effect for argmax_ste."""
     hint_size: tuple[int, int] = (1, 1)
-    """Smallest and largest side of a click's stamp in pixels, drawn for each click; 1 1 is the paper's."""
+    """Smallest and largest side of a click's stamp in pixels; 1 1 is the paper's. Drawn for each random click of
+    each photo, and for each of EditNet's clicks once for the batch."""
 
     def __post_init__(self) -> None:
         low, high = self.hint_size
@@ -160,6 +161,8 @@ class RoundsConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, pretrain_color=0, pretrain_edit=0, ping=0, pong=0, cycles=0)
+        if not (self.pretrain_color or self.pretrain_edit or (self.cycles and (self.ping or self.pong))):
+            raise ValueError("all rounds are 0, so nothing would be trained; give rounds.pretrain_color, say")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +240,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        _at_least(self, seed=0)
         multiple = self.network.multiple
         if self.data.image_size % multiple:
             raise ValueError(
@@ -247,50 +251,6 @@ class Config:
         most = max(self.clicks.most_random + self.clicks.interactions, *self.validation.clicks)
         if most * max(self.choice.hint_size[1], self.validation.hint_size) ** 2 > pixels:
             raise ValueError(f"{most} clicks do not fit into {pixels} pixels; ask for fewer or smaller clicks")
-
-
-def tiny() -> Config:
-    """64 px, minutes on a CPU: small U-Nets on the embedded photographs and scenes."""
-    return Config(
-        preset="tiny",
-        data=DataConfig(image_size=64, batch_size=16, scale_jitter=8),
-        network=NetworkConfig(color=(16, 32, 64, 96, 128, 128), edit=(8, 16, 32, 32, 48)),
-        choice=ChoiceConfig(hint_size=(3, 3)),
-        clicks=ClicksConfig(interactions=1),
-        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
-        rounds=RoundsConfig(pretrain_color=4.0, pretrain_edit=0.6, ping=0.25, pong=0.25, cycles=1),
-        validation=ValidationConfig(photos=48, hint_size=3),
-    )
-
-
-def small() -> Config:
-    """128 px, an hour on two CPU cores with the embedded photos."""
-    return Config(
-        preset="small",
-        data=DataConfig(image_size=128, batch_size=16, scale_jitter=20, workers=1),
-        network=NetworkConfig(color=(24, 48, 96, 128, 128, 192), edit=(8, 16, 32, 32, 32, 64)),
-        choice=ChoiceConfig(hint_size=(3, 3)),
-        rounds=RoundsConfig(pretrain_color=20.0, pretrain_edit=2.0, ping=0.5, pong=0.5, cycles=2),
-        validation=ValidationConfig(photos=128, hint_size=3),
-    )
-
-
-def paper() -> Config:
-    """256 px, the thesis: Tables A.1 and A.2, section 3; what it leaves open is in docs/assumptions.md."""
-    return Config(
-        preset="paper",
-        data=DataConfig(image_size=256, batch_size=32, scale_jitter=20, workers=4),
-        choice=ChoiceConfig(tau=Schedule(shape="exponential", start=2.0, end=0.5)),
-        loss=LossConfig(target="error", heatmap_in_pretraining=False),
-        clicks=ClicksConfig(most_random=20, interactions=5),
-        optimizer=OptimizerConfig(color_lr=2e-4, edit_lr=2e-4),
-        rounds=RoundsConfig(),
-        validation=ValidationConfig(photos=5000),
-        run=RunConfig(checkpoint_every=32768),
-    )
-
-
-PRESETS = {"tiny": tiny, "small": small, "paper": paper}
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:

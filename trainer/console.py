@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 15.0
 _PLAIN_WIDTH = 118
@@ -24,11 +25,12 @@ class Screen:
 
     def say(self, *objects: object) -> None:
         """Print text or a rich table."""
-        self.console.print(*objects, highlight=False, soft_wrap=all(isinstance(item, str) for item in objects))
+        plain = all(isinstance(item, str) for item in objects)
+        self.console.print(*objects, highlight=False, soft_wrap=plain, markup=False)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self.console.print(f"[yellow]note:[/] {text}", highlight=False, soft_wrap=True)
+        self.console.print(Text.assemble(("note: ", "yellow"), text), highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, position: str, images: int, done: int) -> Iterator["StageDisplay"]:

@@ -4,7 +4,6 @@ Ranks come from torch.distributed through accelerate's state, once. A recipe see
 trained, borrowed as bare modules otherwise.
 """
 
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -33,13 +32,15 @@ class Verdict:
     """Every rank's loss is finite."""
     stop: bool
     """Some rank was asked to stop (SIGTERM, Ctrl-C)."""
+    skipped: int
+    """Photos that all ranks' readers have replaced."""
 
 
 class Cluster:
     """The processes of this job and what they do together."""
 
     def __init__(self, config: EngineConfig) -> None:
-        _refuse_deepspeed()
+        _refuse_other_engines()
         # accelerate reads this variable in Accelerator() but not in PartialState(), which must come first here.
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
         _refuse_strangers(state.num_processes)
@@ -65,14 +66,14 @@ class Cluster:
         """Prepare one network for training on this cluster's device and processes."""
         return Engine(name, network, optimizer, config, self._accelerator)
 
-    def agree(self, *, finite: bool, stop: bool) -> Verdict:
-        """Share two facts between all ranks; every rank gets the same verdict."""
+    def agree(self, *, finite: bool, stop: bool, skipped: int = 0) -> Verdict:
+        """Share what each rank knows; every rank gets the same verdict."""
         if self.world_size == 1:
-            return Verdict(finite, stop)
-        flags = torch.tensor([float(not finite), float(stop)], device=self.device)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        broken, stopping = flags.tolist()
-        return Verdict(finite=not broken, stop=bool(stopping))
+            return Verdict(finite, stop, skipped)
+        counts = torch.tensor([int(not finite), int(stop), skipped], device=self.device)
+        dist.all_reduce(counts)
+        broken, stopping, replaced = counts.tolist()
+        return Verdict(finite=not broken, stop=bool(stopping), skipped=replaced)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each value over the ranks; all ranks must pass the same names."""
@@ -93,10 +94,6 @@ class Cluster:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value)
         return gathered
-
-    def wait(self) -> None:
-        """Return when every rank has called this."""
-        self._accelerator.wait_for_everyone()
 
     def close(self) -> None:
         """Leave the process group; without it gloo may abort at exit."""
@@ -140,28 +137,31 @@ class Engine:
         """Run the network as the one being trained; gradients are averaged over ranks in the backward."""
         return self._model(*inputs)
 
-    def update(self, lr: float) -> float | None:
-        """Clip, and step on the gradients that a backward has left; then agree on batch-norm statistics.
-
-        Returns:
-            The L2 norm of the gradient before clipping, or None where it was not finite and nothing was changed
-            (all ranks hold the same gradient, so they decide alike).
-        """
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+    def clip(self) -> float:
+        """Clip the gradients that a backward has left; returns their L2 norm before, the same on every rank."""
         gradient = self._accelerator.clip_grad_norm_(self.module.parameters(), self._clip)
         assert gradient is not None, "accelerate clips inside the optimizer only with FSDP or DeepSpeed"
-        norm = float(gradient)
-        finite = math.isfinite(norm)
-        if finite or self.scales_loss:  # a scaler skips overflowing steps itself, and must be told of them
-            self._optimizer.step()
+        return float(gradient)
+
+    def step(self, lr: float) -> None:
+        """Step on the clipped gradients, and average batch-norm statistics over ranks."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._average_statistics()
-        return norm if finite else None
 
-    def drop_gradients(self) -> None:
-        """Forget gradients without a step."""
+    def undo(self, statistics: Sequence[Tensor], *, clipped: bool) -> None:
+        """Leave a broken step out: put back what `statistics` gave before it, and forget its gradients."""
+        if clipped and self.scales_loss:
+            self._optimizer.step()  # the loss scaler skips it, and learns to scale less
         self._optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.module.buffers(), statistics, strict=True):
+            buffer.copy_(before)
+
+    def statistics(self) -> list[Tensor]:
+        """A copy of the batch-norm statistics, which a forward in training mode changes."""
+        return [buffer.clone() for buffer in self.module.buffers()]
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimizer state; the same on every rank."""
@@ -252,10 +252,16 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
-def _refuse_deepspeed() -> None:
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+def _refuse_other_engines() -> None:
+    """Refuse what accelerate would do behind the loop's back."""
+    for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise ValueError(
+                f"this launch asks for {name}, which is not wired in yet; use launch/ddp.yaml instead"
+            )
+    if os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
         raise ValueError(
-            "this launch asks for DeepSpeed, whose engines are not wired in yet; use launch/ddp.yaml instead"
+            "this launch asks for gradient accumulation, which would only scale the loss; leave it at 1"
         )
 
 

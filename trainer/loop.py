@@ -22,6 +22,9 @@ from trainer.scene import Scene, lab_converter, prepare_scene
 from trainer.schedules import learning_rate
 from trainer.validation import Validation
 
+SCALER_PATIENCE = 20
+"""fp16's loss scaler finds its scale by overflowing: so many steps in a row may be that."""
+
 
 class TrainingBroke(RuntimeError):
     """The loss was not finite too often in a row."""
@@ -50,7 +53,7 @@ class Progress:
     broken_in_row: dict[str, int] = field(default_factory=dict)
     """The latest of those in each phase, without a good step of that phase between."""
     skipped_photos: int = 0
-    """Unreadable photos that the main process's reader has replaced."""
+    """Unreadable photos that all readers have replaced."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """Validation metrics after each stage, with images_seen."""
 
@@ -77,6 +80,11 @@ class Training:
 
     def __post_init__(self) -> None:
         self._to_lab = lab_converter(compiled=self.config.engine.compile)
+        joint = [phase.name for stage in self.recipe.stages for phase in stage.phases if len(phase.trains) > 1]
+        if joint and self.cluster.precision == "fp16":
+            raise ValueError(
+                f"phase {joint[0]} trains several networks, which share fp16's one loss scaler; use bf16 or fp32"
+            )
 
     def run(self, stop: StopRequest) -> bool:
         """Train to the end of the recipe, or until asked to stop.
@@ -89,16 +97,23 @@ class Training:
         """
         while self.progress.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.progress.stage]
-            if not self._run_stage(stage, stop):
-                self.save()
+            finished = self._run_stage(stage, stop)
+            self.save()
+            if not finished or self._asked_to_stop(stop):
                 return False
             self._validate(stage)
             self.progress.stage += 1
             self.progress.stage_images = 0
             self.save()
+            if self._asked_to_stop(stop):
+                return False
         if self.results is None:  # resumed after the last stage
             self.results = self._measure()
         return True
+
+    def _asked_to_stop(self, stop: StopRequest) -> bool:
+        """Whether some rank was; validation may have taken minutes."""
+        return self.cluster.agree(finite=True, stop=stop.signal_name is not None).stop
 
     def save(self) -> None:
         """Write a checkpoint from the main process.
@@ -112,7 +127,7 @@ class Training:
                 "progress": asdict(self.progress),
                 "engines": {name: engine.state_dict() for name, engine in self.engines.items()},
                 "run_id": self.run_id,
-                "data": dict(self.loader.signature),
+                "data": self._conditions(),
             }
             try:
                 self.checkpoints.save(state, self.progress.images_seen, self.progress.stage)
@@ -128,7 +143,7 @@ class Training:
         Raises:
             ValueError: the training data or the way it is read are not those that it was written with.
         """
-        there, here = state["data"], dict(self.loader.signature)
+        there, here = state["data"], self._conditions()
         changed = [
             f"{name} was {there.get(name)} and is {here.get(name)}"
             for name in {*there, *here}
@@ -141,6 +156,11 @@ class Training:
         self.progress = Progress(**{item.name: state["progress"][item.name] for item in fields(Progress)})
         for name, engine in self.engines.items():
             engine.load_state_dict(state["engines"][name])
+
+    def _conditions(self) -> dict[str, Any]:
+        """What a continuation must share with the training before it, to repeat it exactly."""
+        batch_size = self.config.data.batch_size
+        return {**self.loader.signature, "precision": self.cluster.precision, "global batch": batch_size}
 
     def _run_stage(self, stage: Stage, stop: StopRequest) -> bool:
         """Run the rest of a stage; False if asked to stop before its end."""
@@ -164,8 +184,7 @@ class Training:
         self, stage: Stage, progress: float, batch: Batch, stop: StopRequest
     ) -> tuple[dict[str, float], bool]:
         """Show one batch to each of the stage's phases in turn."""
-        self.progress.skipped_photos += batch.skipped
-        scene = self._scene(batch)
+        scene, skipped = self._scene(batch), batch.skipped
         logged: dict[str, float] = {}
         stopping = False
         for phase in stage.phases:
@@ -174,7 +193,8 @@ class Training:
             with train(list(trained.values())), borrow(lent) as modules:
                 networks = {**trained, **dict(zip(phase.borrows, modules, strict=True))}
                 step = Step(self.config, scene, networks, self.progress.images_seen, progress, self.perceptual)
-                values, stop_now = self._update(phase, list(trained.values()), phase.loss(step), progress, stop)
+                values, stop_now = self._update(phase, list(trained.values()), step, skipped, stop)
+                skipped = 0
             logged |= {f"{phase.name}/{name}": value for name, value in values.items()}
             stopping |= stop_now
         return logged, stopping
@@ -187,36 +207,43 @@ class Training:
         return prepare_scene(batch.rgb.to(self.cluster.device, non_blocking=True), keys, self._to_lab)
 
     def _update(
-        self, phase: Phase, trained: list[Engine], terms: Mapping[str, Term], progress: float, stop: StopRequest
+        self, phase: Phase, trained: list[Engine], step: Step, skipped: int, stop: StopRequest
     ) -> tuple[dict[str, float], bool]:
-        """One optimizer step, unless some rank's loss is not finite; all ranks decide alike."""
+        """One optimizer step, unless a loss or gradient is not finite on some rank; all ranks decide alike."""
+        statistics = [engine.statistics() for engine in trained]
+        terms = phase.loss(step)
         numbers = torch.stack([term.value.detach() for term in terms.values()]).tolist()
         values = dict(zip(terms, numbers, strict=True))
         broken = [name for name, value in values.items() if not math.isfinite(value)]
-        verdict = self.cluster.agree(finite=not broken, stop=stop.signal_name is not None)
-        if not verdict.finite:
-            self._skip(phase, [name for names in self.cluster.gather(broken) for name in names])
+        verdict = self.cluster.agree(finite=not broken, stop=stop.signal_name is not None, skipped=skipped)
+        self.progress.skipped_photos += verdict.skipped
+        norms: dict[str, float] = {}
+        if verdict.finite:
+            backward(total(terms), trained)
+            norms = {engine.name: engine.clip() for engine in trained}
+            broken = [f"gradient of {name}" for name, norm in norms.items() if not math.isfinite(norm)]
+        if not verdict.finite or broken:
+            for engine, before in zip(trained, statistics, strict=True):
+                engine.undo(before, clipped=bool(norms))
+            self._skip(phase, trained, [name for names in self.cluster.gather(broken) for name in names])
             return {}, verdict.stop
-        backward(total(terms), trained)
-        lr = learning_rate(progress, phase.lr, phase.lr * self.config.optimizer.floor)
+        lr = learning_rate(step.progress, phase.lr, phase.lr * self.config.optimizer.floor)
         for engine in trained:
-            norm = engine.update(lr)
-            if norm is None and engine.scales_loss:
-                self.progress.skipped_steps += 1  # how a loss scaler finds its scale; the loss itself is finite
-            elif norm is None:
-                self._skip(phase, [f"gradient of {engine.name}"])
-            else:
-                self.progress.broken_in_row[phase.name] = 0
-                values[f"gradient_norm_{engine.name}"] = norm
-        return self.cluster.mean({**values, "lr": lr}), verdict.stop
+            engine.step(lr)
+        self.progress.broken_in_row[phase.name] = 0
+        gradients = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
+        return self.cluster.mean({**values, **gradients, "lr": lr}), verdict.stop
 
-    def _skip(self, phase: Phase, broken: list[str]) -> None:
+    def _skip(self, phase: Phase, trained: list[Engine], broken: list[str]) -> None:
         """Count a step that was left out; stop after several in a row."""
         self.progress.skipped_steps += 1
         in_row = self.progress.broken_in_row[phase.name] = self.progress.broken_in_row.get(phase.name, 0) + 1
         names = ", ".join(sorted(set(broken)))
         self.screen.warn(f"{phase.name}: {names} not finite at photo {self.progress.images_seen}; step skipped")
-        if in_row >= self.config.optimizer.patience:
+        patience = self.config.optimizer.patience
+        if any(engine.scales_loss for engine in trained):
+            patience = max(patience, SCALER_PATIENCE)
+        if in_row >= patience:
             raise TrainingBroke(
                 f"{names} was not finite in {in_row} steps in a row, last in phase {phase.name} at photo "
                 f"{self.progress.images_seen}; lower the learning rate, or use engine.precision fp32"

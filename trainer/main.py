@@ -11,8 +11,9 @@ from typing import Annotated
 
 import tyro
 
-from trainer.config import PRESETS, Config
+from trainer.config import Config
 from trainer.interrupts import StopRequest
+from trainer.presets import PRESETS
 from trainer.session import WRONG_INPUT, Session
 
 PROGRAM = "accelerate launch trainer/main.py"

@@ -1,6 +1,7 @@
 """What a finished training leaves behind: tables, pictures, registered networks, and what to type next."""
 
 import json
+import os
 from pathlib import Path
 
 from evaluator.curves import training_curves
@@ -12,6 +13,7 @@ from trainer.engines import Engine
 from trainer.loop import Training
 from trainer.null_tracker import NullTracker
 from trainer.publish import describe, export, save
+from trainer.recipes import Recipe
 from trainer.runs import RESULTS_FILE, RunFolder
 from trainer.validation import policies
 
@@ -41,8 +43,7 @@ def conclude(training: Training, folder: RunFolder, tracker: NullTracker) -> Non
 def draw(training: Training, folder: Path) -> dict[str, Path]:
     """Photos under clicks, and the validation curves over the training."""
     config, recipe = training.config, training.recipe
-    trained = {name for stage in recipe.stages for phase in stage.phases for name in phase.trains}
-    shown = policies(recipe, training.engines, trained)
+    shown = policies(recipe, training.engines, trained_networks(recipe))
     grid = click_grid(
         training.engines[recipe.colorizer].module,
         shown,
@@ -59,6 +60,11 @@ def draw(training: Training, folder: Path) -> dict[str, Path]:
     return files
 
 
+def trained_networks(recipe: Recipe) -> set[str]:
+    """Names of the networks that some stage trains."""
+    return {name for stage in recipe.stages for phase in stage.phases for name in phase.trains}
+
+
 def publish(training: Training, folder: Path, tracker: NullTracker) -> dict[str, int]:
     """Export and register the networks that were trained; returns their versions by registered name.
 
@@ -66,7 +72,10 @@ def publish(training: Training, folder: Path, tracker: NullTracker) -> dict[str,
     """
     recipe = training.recipe
     versions: dict[str, int] = {}
+    trained = trained_networks(recipe)
     for published, name in {COLORIZER_NAME: recipe.colorizer, **recipe.guides}.items():
+        if name not in trained:
+            continue
         exported = export_network(training, published, training.engines[name])
         try:
             version = tracker.register(save(exported, folder / "networks" / published))
@@ -97,7 +106,7 @@ def export_network(training: Training, published: str, engine: Engine):
             variant=getattr(network, "variant", None),
             hint_size=config.choice.hint_size,
             temperature=config.choice.temperature.at(1.0) if guide else None,
-            config=flatten(config),
+            config={**flatten(config), "engine.precision": training.cluster.precision},
             metrics=measured,
         ),
     )
@@ -110,6 +119,7 @@ def write_results(training: Training, folder: Path, versions: dict[str, int]) ->
         "curve": training.progress.curve,
         "registered": versions,
         "images_seen": training.progress.images_seen,
+        "precision": training.cluster.precision,
         "skipped_steps": training.progress.skipped_steps,
         "skipped_photos": training.progress.skipped_photos,
     }
@@ -121,9 +131,14 @@ def write_results(training: Training, folder: Path, versions: dict[str, int]) ->
 def next_commands(training: Training) -> str:
     """The commands that a person would want next."""
     work = training.config.run.work
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    look = (
+        server
+        if server.startswith("http")
+        else f"mlflow ui --backend-store-uri {server or default_tracking_uri(work)}"
+    )
     return (
-        "\nLook at the runs:  "
-        f"mlflow ui --backend-store-uri {default_tracking_uri(work)}\n"
+        f"\nLook at the runs:  {look}\n"
         "Train on COCO:     python -m trainer.shards train2017.zip shards && \\\n"
         "                   accelerate launch trainer/main.py small \\\n"
         "                   --data.train shards --data.validation val2017.zip"

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Literal
 from urllib.error import URLError
 
@@ -44,7 +45,7 @@ def load_perceptual(
         return None, "off"
     try:
         network = _lpips().to(device)
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, OSError, RuntimeError, EOFError, UnpicklingError) as error:
         if mode == "required":
             raise ValueError(
                 f"loss.perceptual is required, but AlexNet's weights cannot be had ({error}); "

@@ -95,7 +95,7 @@ def pingpong(config: Config) -> Recipe:
 def random_clicks_loss(step: Step) -> Mapping[str, Term]:
     """ColorNet's pretraining: a growing number of random clicks (section 3.2.1)."""
     most = most_random_clicks(step.progress, 1, step.config.clicks.most_random)
-    clicks = random_clicks(step.scene, most, hint_size(step, 0))
+    clicks = random_clicks(step.scene, most, step.config.choice.hint_size)
     predicted = step.networks[COLOR](step.scene.lightness, clicks)
     return {"l1": Term(F.l1_loss(predicted.float(), step.scene.truth_ab)), **perceptual_term(step, predicted)}
 
@@ -104,7 +104,7 @@ def guided_clicks_loss(step: Step) -> Mapping[str, Term]:
     """Ping: ColorNet with K clicks of a frozen EditNet, on top of random ones; a loss before and after each."""
     scene, interactions = step.scene, step.config.clicks.interactions
     guide = step.networks[(ORACLE, BLIND)[step.draw(WHICH_GUIDE, 0, 1)]]
-    clicks = random_clicks(scene, step.config.clicks.most_random, hint_size(step, 0))
+    clicks = random_clicks(scene, step.config.clicks.most_random, step.config.choice.hint_size)
     predicted = step.networks[COLOR](scene.lightness, clicks).float()
     losses = [F.l1_loss(predicted, scene.truth_ab)]
     for interaction in range(1, interactions + 1):
@@ -125,7 +125,7 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
     """
     scene, interactions = step.scene, step.config.clicks.interactions
     color = step.networks[COLOR]
-    clicks = random_clicks(scene, step.config.clicks.most_random, hint_size(step, 0))
+    clicks = random_clicks(scene, step.config.clicks.most_random, step.config.choice.hint_size)
     with torch.no_grad():
         predicted = color(scene.lightness, clicks).float()
     recoloured, heat = [], []
@@ -186,7 +186,7 @@ def select(
 
 
 def hint_size(step: Step, interaction: int) -> int:
-    """Side of the stamp of this interaction's click (0: the random clicks), drawn from the config's range."""
+    """Side of the stamp of this interaction's clicks, drawn for the batch from the config's range."""
     return step.draw(HINT_SIZE + interaction, *step.config.choice.hint_size)
 
 

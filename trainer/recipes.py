@@ -6,6 +6,7 @@ Stage   how long some phases run; each batch is shown to its phases in turn (one
 Recipe  networks, stages in order, and what validation and publishing need to know
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,8 +81,8 @@ class Stage:
     """Length, in passes over the training data."""
 
     def batches(self, samples_per_epoch: int, batch_size: int) -> int:
-        """Length in steps, at least one unless rounds is 0."""
-        return -(-round(self.rounds * samples_per_epoch) // batch_size)
+        """Length in steps, rounded up: at least one unless rounds is 0."""
+        return math.ceil(round(self.rounds * samples_per_epoch / batch_size, 6))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.checkpoints import Checkpoints
 from trainer.config import Config, flatten
 
 CONFIG_FILE, RESULTS_FILE = "config.json", "results.json"
@@ -62,7 +63,7 @@ def start_run(config: Config) -> RunFolder:
         path.mkdir(parents=True)
     except FileExistsError:
         raise ValueError(f"run {path} exists; give another --run.name, or --resume to continue it") from None
-    (path / CONFIG_FILE).write_text(json.dumps(as_json(replace(config)), indent=1))
+    (path / CONFIG_FILE).write_text(json.dumps(as_json(config), indent=1))
     return RunFolder(path)
 
 
@@ -84,6 +85,8 @@ def find_run(config: Config) -> RunFolder:
             reasons.append(f"{folder.name}: finished")
         elif differences:
             reasons.append(f"{folder.name}: {'; '.join(differences[:3])}")
+        elif not Checkpoints(folder.checkpoints, keep=1).list():
+            reasons.append(f"{folder.name}: no checkpoint yet; start again without --resume")
         else:
             return folder
     raise ValueError("nothing to resume with these settings:\n  " + "\n  ".join(reasons[:5]))

@@ -13,7 +13,7 @@ from kernels.color_fused import photo_to_lab
 from kernels.noise import uniform
 
 # Streams of a sample's noise (kernels.noise); interactions count up from GUMBEL.
-FLIP, CLICK_COUNT, CLICK_PLACES, GUMBEL = 1, 2, 3, 16
+FLIP, CLICK_COUNT, CLICK_PLACES, CLICK_SIZES, GUMBEL = 1, 2, 3, 4, 16
 
 ToLab = Callable[[Tensor], tuple[Tensor, Tensor]]
 """`to_lab(rgb uint8 (B,3,H,W)) -> (lightness (B,1,H,W), ab (B,2,H,W))`."""
@@ -50,17 +50,26 @@ def prepare_scene(rgb: UInt8[Tensor, "b 3 h w"], keys: Int64[Tensor, " b"], to_l
     return Scene(lightness, ab, rgb, keys)
 
 
-def random_clicks(scene: Scene, most: int, hint_size: int) -> Float[Tensor, "b 3 h w"]:
-    """Click maps with 0 to `most` random clicks in each photo, the number uniform too, in the true colours."""
+def random_clicks(scene: Scene, most: int, hint_sizes: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+    """Click maps with 0 to `most` random clicks in each photo, in the true colours.
+
+    The number of clicks is uniform, each click's place too, and the side of its stamp is uniform in `hint_sizes`
+    (smallest and largest, in pixels).
+    """
     height, width = scene.truth_ab.shape[-2:]
-    counts = (uniform(scene.keys, CLICK_COUNT, 1) * (most + 1)).long()
+    clicks = no_clicks(scene.truth_ab)
     if most == 0:
-        return no_clicks(scene.truth_ab)
-    noise = uniform(scene.keys, CLICK_PLACES, most)
+        return clicks
+    counts = (uniform(scene.keys, CLICK_COUNT, 1) * (most + 1)).long()
     # With replacement, as uniform places: two clicks on one pixel are one click, rare and harmless.
-    places = (noise * (height * width)).long().clamp(max=height * width - 1)
-    wanted = (torch.arange(most, device=noise.device) < counts).float()
-    selection = torch.zeros(len(scene), height * width, device=noise.device).scatter_reduce_(
-        1, places, wanted, reduce="amax"
-    )
-    return scatter_clicks(hint_colours(scene.truth_ab, hint_size), selection.view(-1, height, width), hint_size)
+    places = (uniform(scene.keys, CLICK_PLACES, most) * (height * width)).long().clamp(max=height * width - 1)
+    wanted = torch.arange(most, device=places.device) < counts
+    low, high = hint_sizes
+    sizes = low + (uniform(scene.keys, CLICK_SIZES, most) * (high - low + 1)).long().clamp(max=high - low)
+    for size in range(low, high + 1):
+        chosen = (wanted & (sizes == size)).float()
+        selection = torch.zeros(len(scene), height * width, device=places.device)
+        selection = selection.scatter_reduce_(1, places, chosen, reduce="amax").view(-1, height, width)
+        placed = scatter_clicks(hint_colours(scene.truth_ab, size), selection, size)
+        clicks = torch.where(placed[:, :1] > 0.5, placed, clicks)
+    return clicks

@@ -1,5 +1,7 @@
 """One invocation of the trainer: open everything, train, report, publish, close."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,14 @@ from trainer.null_tracker import NullTracker, Place
 from trainer.outcome import conclude
 from trainer.perceptual import Perceptual, load_perceptual
 from trainer.pingpong import pingpong
+from trainer.presets import without_effect
 from trainer.runs import RunFolder, find_run, start_run
 from trainer.tracking import open_tracker
 from trainer.validation import Validation
 
 T = TypeVar("T")
-WRONG_INPUT = (ValueError, ConnectionError, FileNotFoundError, ShardError)
-"""What opening a session raises for something that a person can mend."""
+WRONG_INPUT = (ValueError, OSError, ShardError)
+"""What opening a session raises for something that a person can mend (a lost connection is an OSError)."""
 BROKEN = (TrainingBroke, ShardError, OSError)
 """What a training raises when it cannot go on; its state is in the latest checkpoint."""
 
@@ -55,11 +58,11 @@ class Session:
             pin_memory=cluster.device.type == "cuda",
         )
         photos, names = open_validation(config.data, config.validation.photos)
-        perceptual, status = main_first(cluster, lambda: load_perceptual(config.loss.perceptual, cluster.device))
+        perceptual, status = perceptual_everywhere(cluster, config)
         folder = RunFolder(Path(on_main(cluster, lambda: str((find_run if resume else start_run)(config).path))))
         checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
-        state = checkpoints.load() if resume else None
-        tracker = on_main_only(cluster, lambda: _open_tracker(config, folder, screen, state))
+        # From the main process to all: with a work folder per machine the others have no checkpoint.
+        state = on_main(cluster, checkpoints.load) if resume else None
         recipe = pingpong(config)
         training = Training(
             config=config,
@@ -69,13 +72,19 @@ class Session:
             loader=loader,
             validation=Validation.of(photos, names, config),
             checkpoints=checkpoints,
-            metrics=tracker,
+            metrics=NullTracker(),
             screen=screen,
             perceptual=perceptual,
-            run_id=tracker.run_id,
         )
         if state:
             training.restore(state)
+        try:
+            tracker = on_main_only(cluster, lambda: _open_tracker(config, folder, screen, state))
+        except WRONG_INPUT:
+            if cluster.is_main and not resume:
+                shutil.rmtree(folder.path)  # nothing was made yet
+            raise
+        training.metrics, training.run_id = tracker, tracker.run_id
         session = cls(training, folder, tracker)
         session._introduce(status, resumed=bool(state))
         return session
@@ -91,7 +100,8 @@ class Session:
             finished = self.training.run(stop)
         except BROKEN as error:
             self.tracker.finish("FAILED")
-            screen.say(f"[bold red]stopped:[/] {error}\nLatest checkpoint: {self._latest_checkpoint()}")
+            rank = f"rank {self.training.cluster.rank} " if self.training.cluster.world_size > 1 else ""
+            print(f"{rank}stopped: {error}\nLatest checkpoint: {self._latest_checkpoint()}", file=sys.stderr)
             raise SystemExit(1) from error
         if not finished:
             self.tracker.finish("KILLED")
@@ -136,14 +146,17 @@ class Session:
             }
         )
         data = ", ".join(config.data.train) or "embedded photographs and scenes"
-        training.screen.say(
-            f"[bold]chromaclick[/] {config.preset}: {config.data.image_size} px, {data}; {cluster.world_size} "
-            f"process(es) on {cluster.device}, {cluster.threads} thread(s) each, {cluster.precision}\n"
+        screen = training.screen
+        screen.say(
+            f"chromaclick {config.preset}: {config.data.image_size} px, {data}; {cluster.world_size} process(es) "
+            f"on {cluster.device}, {cluster.threads} thread(s) each, {cluster.precision}\n"
             f"{'resumed' if resumed else 'new'} run {self.folder.path}"
             + (f" at photo {training.progress.images_seen:,}" if resumed else "")
         )
         if perceptual_status.startswith("unavailable"):
-            training.screen.warn(f"ColorNet is trained without its perceptual term: LPIPS is {perceptual_status}")
+            screen.warn(f"ColorNet is trained without its perceptual term: LPIPS is {perceptual_status}")
+        for note in without_effect(config):
+            screen.warn(note)
 
 
 def _open_tracker(config: Config, folder: RunFolder, screen: Screen, state: dict[str, Any] | None) -> NullTracker:
@@ -173,17 +186,18 @@ def on_main_only(cluster: Cluster, work: Callable[[], NullTracker]) -> NullTrack
     return opened[0] if opened else NullTracker()
 
 
-def main_first(
-    cluster: Cluster, load: Callable[[], tuple[Perceptual | None, str]]
-) -> tuple[Perceptual | None, str]:
-    """Load on the main process first, so that one process downloads; the others follow its outcome."""
-    loaded: list[tuple[Perceptual | None, str]] = []
+def perceptual_everywhere(cluster: Cluster, config: Config) -> tuple[Perceptual | None, str]:
+    """LPIPS on every rank or on none, and its status; the main process loads first, so that one downloads.
 
-    def on_this_rank() -> str:
-        loaded.append(load())
-        return loaded[0][1]
-
-    status = on_main(cluster, on_this_rank)
-    if cluster.is_main:
-        return loaded[0]
-    return (None, status) if status == "off" or status.startswith("unavailable") else load()
+    Raises:
+        ValueError: it is required, and some rank cannot have it.
+    """
+    mode = config.loss.perceptual
+    on_main(cluster, lambda: load_perceptual(mode, cluster.device)[1])
+    perceptual, status = load_perceptual("auto" if mode == "required" else mode, cluster.device)
+    missing = [found for found in cluster.gather(status) if found.startswith("unavailable")]
+    if not missing:
+        return perceptual, status
+    if mode == "required":
+        raise ValueError(f"loss.perceptual is required, but some process cannot have it: {missing[0]}")
+    return None, missing[0]

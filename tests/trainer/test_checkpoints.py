@@ -38,6 +38,13 @@ def test_the_end_of_a_stage_is_newer_than_the_same_place_before_it(tmp_path: Pat
     assert loaded["progress"] == {"images_seen": 2}
 
 
+def test_a_recipe_may_have_a_thousand_stages(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for stage in (998, 999, 1000):
+        checkpoints.save(state(float(stage)), 100, stage)
+    assert [path.name for path in checkpoints.list()] == ["000000000100-999", "000000000100-1000"]
+
+
 def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(state(1.0), 100, stage=0)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import PRESETS, Config, flatten, override, paper, tiny
+from trainer.config import Config, flatten, override
 from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS
+from trainer.presets import PRESETS, paper, tiny, without_effect
 
 
 def test_the_paper_preset_is_the_thesis():
@@ -64,6 +65,8 @@ def test_override_names_what_it_does_not_know(name: str):
         ({"run.name": "../x"}, "plain folder name"),
         ({"network.color": (8,)}, "at least two positive widths"),
         ({"data.batch_size": 0}, "batch_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"rounds.pretrain_color": 0.0, "rounds.pretrain_edit": 0.0, "rounds.cycles": 0}, "all rounds are 0"),
     ],
 )
 def test_impossible_settings_are_named(values: dict[str, object], message: str):
@@ -80,3 +83,20 @@ def test_every_setting_explains_itself():
             if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config"):
                 explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
                 assert explained, f"{node.name}.{ast.unparse(field.target)} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        ({"data.workers": 3}, "data.workers 3 has no effect: it is for shards"),
+        ({"choice.tau.start": 3.0}, "choice.tau.start 3.0 has no effect: argmax_ste has no tau"),
+        ({"loss.error_blur": 1.0}, "loss.error_blur 1.0 has no effect"),
+        (
+            {"data.train": ("a.tar",)},
+            "data.validation is empty: validating on the embedded photographs and scenes",
+        ),
+    ],
+)
+def test_settings_without_effect_are_said(values: dict[str, object], note: str):
+    assert any(found.startswith(note) for found in without_effect(override(tiny(), values)))
+    assert without_effect(tiny()) == []

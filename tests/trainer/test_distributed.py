@@ -1,6 +1,7 @@
 """Two gloo processes against one process that does their arithmetic by hand, for two steps of every phase."""
 
 import copy
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from torch import nn
 
 from kernels.noise import fold, sample_keys
 from tests.trainer.small_training import WEIGHTS_FILE, small_config
+from tests.trainer.test_main import SMALL
 from trainer.config import Config
 from trainer.data.sources import open_loader
 from trainer.pingpong import pingpong
@@ -28,14 +30,19 @@ RANKS, STEPS = 2, 2
 ROUNDS = {f"rounds.{name}": STEPS * 8 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")}
 
 
-def launch(folder: Path, *settings: str, processes: int = RANKS) -> subprocess.CompletedProcess[str]:
-    """Start the small training as the house starts CPU processes."""
+def launch(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Start the small training on two processes."""
+    folder.mkdir(exist_ok=True)
+    return launch_program(str(PROGRAM), str(folder), "0", *settings)
+
+
+def launch_program(*words: str, processes: int = RANKS) -> subprocess.CompletedProcess[str]:
+    """Start a program as the house starts CPU processes."""
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)),
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-        *(str(PROGRAM), str(folder), "0", *settings),
+        *words,
     ]
-    folder.mkdir(exist_ok=True)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
@@ -163,3 +170,32 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path):
     done = launch(tmp_path, "data.batch_size=9")
     assert done.returncode != 0
     assert "data.batch_size is 9 over 2 processes; give a multiple of 2" in done.stderr
+
+
+def test_the_whole_command_runs_on_two_processes_and_resumes(tmp_path: Path):
+    words = ("trainer/main.py", "--run.work", str(tmp_path), "--run.name", "two", *SMALL)
+    done = launch_program(*words, "--validation.photos", "3")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert {row["photos"] for row in results["results"]} == {3}
+    assert done.stdout.count("Registered colornet version 1") == 1
+    (tmp_path / "two" / "results.json").unlink()
+    shutil.rmtree(sorted((tmp_path / "two" / "checkpoints").iterdir())[-1])
+    again = launch_program(*words, "--validation.photos", "3", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "two" / "results.json").read_text())["results"] == results["results"]
+
+
+def test_an_error_on_one_rank_is_printed(tmp_path: Path, numbered_shards: Path):
+    """The second rank's shard ends early: its own message must reach the person."""
+    shards = tmp_path / "shards"
+    shutil.copytree(numbered_shards, shards)
+    words = ("trainer/main.py", "--run.work", str(tmp_path / "work"), *SMALL, "--data.corrupt-limit", "0")
+    for tar in shards.glob("*.tar"):
+        content = bytearray(tar.read_bytes())
+        content[600:1000] = bytes(400)  # inside the first photo
+        tar.write_bytes(content)
+    done = launch_program(*words, "--data.train", str(shards))
+    assert done.returncode != 0
+    assert "stopped: " in done.stderr
+    assert "corrupt" in done.stderr

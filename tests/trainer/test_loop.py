@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.small_training import Recorder, build, small_config
-from trainer.config import PRESETS, override
+from trainer.config import override
 from trainer.engines import Engine
 from trainer.interrupts import StopRequest
 from trainer.loop import Training, TrainingBroke
 from trainer.pingpong import pingpong
+from trainer.presets import PRESETS
 from trainer.recipes import Phase, Recipe, Stage, Step, Term
 
 
@@ -137,6 +138,56 @@ def test_a_skipped_step_leaves_weights_and_optimizer_as_they_were(tmp_path: Path
         assert torch.equal(tensor, plain.engines["a"].module.state_dict()[name])
 
 
+class WithStatistics(OneConv):
+    """The same with a batch norm before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
+        return self.conv(self.norm(torch.cat([lightness, clicks], 1)))
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_skipped_step_leaves_batch_norm_statistics_as_they_were(tmp_path: Path, broken: str):
+    """A batch with an infinity makes the statistics NaN in the forward already."""
+
+    def loss(step: Step) -> Mapping[str, Term]:
+        lightness = step.scene.lightness
+        if step.images_seen == 8 and broken == "loss":
+            lightness = torch.full_like(lightness, torch.inf)
+        clicks = torch.zeros_like(step.scene.truth_ab[:, :1]).expand(-1, 3, -1, -1)
+        predicted = step.networks["a"](lightness, clicks)
+        if step.images_seen == 8 and broken == "gradient":
+            return {"root": Term((predicted * 0).abs().sum().sqrt() + 1)}
+        return {"l1": Term((predicted - step.scene.truth_ab).abs().mean())}
+
+    def recipe(steps: int) -> Recipe:
+        stage = Stage(name="s", phases=(phase("s", ("a",), (), loss),), rounds=steps * 8 / 4096)
+        return Recipe(name="t", networks={"a": WithStatistics}, stages=(stage,), colorizer="a", guides={})
+
+    skipped = build(small_config(tmp_path / "two"), tmp_path / "two", recipe=recipe(2))
+    assert skipped.run(StopRequest())
+    assert skipped.progress.skipped_steps == 1
+    one = build(small_config(tmp_path / "one"), tmp_path / "one", recipe=recipe(1))
+    assert one.run(StopRequest())
+    for name, tensor in one.engines["a"].module.state_dict().items():
+        assert torch.equal(tensor, skipped.engines["a"].module.state_dict()[name]), name
+
+
+def test_a_broken_gradient_of_one_network_skips_the_step_of_both(tmp_path: Path):
+    def loss(step: Step) -> Mapping[str, Term]:
+        return {"joint": Term((colour(step, "a") * 0).abs().sum().sqrt() + colour(step, "b").mean())}
+
+    recipe = two_networks((Stage(name="s", phases=(phase("s", ("a", "b"), (), loss),), rounds=9 * 8 / 4096),))
+    training = build(small_config(tmp_path, optimizer__patience=3), tmp_path, recipe=recipe)
+    before = kernel(training.engines["b"]).clone()
+    with pytest.raises(TrainingBroke, match="gradient of a was not finite in 3 steps in a row"):
+        training.run(StopRequest())
+    assert torch.equal(kernel(training.engines["b"]), before)
+
+
 def test_several_broken_steps_in_a_row_stop_and_name_phase_place_and_term(tmp_path: Path):
     config = small_config(tmp_path, optimizer__patience=3)
     training = build(config, tmp_path, recipe=one_stage(nan_at({8, 24, 32, 40}), 9))
@@ -177,6 +228,22 @@ def test_a_stop_request_saves_and_the_next_run_continues(tmp_path: Path):
     for name, engine in whole.engines.items():
         for key, tensor in engine.module.state_dict().items():
             assert torch.equal(tensor, continued.engines[name].module.state_dict()[key]), f"{name}.{key}"
+
+
+def test_a_stop_request_during_validation_is_answered_after_it(tmp_path: Path):
+    stop = StopRequest()
+    config = small_config(tmp_path)
+    training = build(config, tmp_path)
+
+    class StopAtValidation(Recorder):
+        def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+            if any(name.startswith("validation/") for name in metrics):
+                assert training.checkpoints.list(), "the stage is saved before it is validated"
+                stop.signal_name = "SIGTERM"
+
+    training.metrics = StopAtValidation()
+    assert not training.run(stop)
+    assert (training.progress.stage, training.progress.stage_images) == (1, 0)
 
 
 def test_training_can_only_continue_on_the_data_it_was_reading(tmp_path: Path):
@@ -256,3 +323,5 @@ def test_a_stage_is_at_least_as_long_as_its_rounds():
         two_networks((Stage(name="s", phases=(phase("s", ("a",), (), nan_at(set())),), rounds=1.5),)).stages[0]
     )
     assert stage.batches(samples_per_epoch=100, batch_size=16) == 10
+    assert replace(stage, rounds=1e-4).batches(samples_per_epoch=4096, batch_size=16) == 1
+    assert replace(stage, rounds=1.0).batches(samples_per_epoch=96, batch_size=16) == 6

@@ -12,8 +12,9 @@ import torch
 
 from evaluator.bench import commit
 from evaluator.registry import default_tracking_uri, load_colorizer, load_guide, versions
-from trainer.config import PRESETS, flatten
+from trainer.config import flatten
 from trainer.main import main, parse
+from trainer.presets import PRESETS
 
 SMALL = (
     *("--data.image-size", "16", "--data.batch-size", "8", "--network.color", "8", "8", "16"),
@@ -153,23 +154,45 @@ def test_a_finished_run_is_not_resumed(finished: Path, capsys: pytest.CaptureFix
     assert "whole: finished" in capsys.readouterr().err
 
 
-def test_sigterm_saves_and_the_same_command_with_resume_ends_like_an_uninterrupted_run(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_networks_that_were_not_trained_are_not_registered(tmp_path: Path):
+    words = [*SMALL, "--rounds.pretrain-edit", "0", "--rounds.cycles", "0"]
+    assert main(["--run.work", str(tmp_path), *words]) == 0
+    assert [version.name for version in versions(default_tracking_uri(tmp_path))] == ["colornet"]
+
+
+def test_a_run_that_could_not_be_opened_leaves_nothing_to_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    command = [sys.executable, "trainer/main.py", "--run.work", str(tmp_path), "--run.name", "stopped", *SMALL]
+    def no_server(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no server in tests")
+
+    monkeypatch.setattr("trainer.session.open_tracker", no_server)
+    assert main(["--run.work", str(tmp_path), *SMALL]) == 2
+    assert "no server in tests" in capsys.readouterr().err
+    assert main(["--run.work", str(tmp_path), "--resume", *SMALL]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("launcher", [(), ("-m", "accelerate.commands.launch", "--num_processes", "1")])
+def test_sigterm_saves_and_the_same_command_with_resume_ends_like_an_uninterrupted_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], launcher: tuple[str, ...]
+):
+    """The signal goes to the process that a person started: the trainer itself, or its launcher."""
+    command = [sys.executable, *launcher, "trainer/main.py", "--run.work", str(tmp_path), "--run.name", "stopped"]
     root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        [*command, *SMALL], cwd=root, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
         before = []
-        for line in process.stdout:
+        for line in process.stdout:  # ends when the trainer has ended
             before.append(line)
             if line.startswith("new run"):
                 process.send_signal(signal.SIGTERM)
-        assert process.wait() == 0
+        assert process.wait() == (-signal.SIGTERM if launcher else 0)
     assert "Saved on SIGTERM" in "".join(before)
-    assert len(list((tmp_path / "stopped" / "checkpoints").iterdir())) == 1
+    assert list((tmp_path / "stopped" / "checkpoints").iterdir())
 
     other = [*SMALL, "--loss.entropy", "0.5"]
     assert main(["--run.work", str(tmp_path), "--resume", *other]) == 2

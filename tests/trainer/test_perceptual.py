@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import AlexNet_Weights
 
 from kernels.color import rgb_to_lab
 from tests.trainer.small_training import Recorder, build, small_config
@@ -80,6 +81,18 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_weights")
 def test_without_weights_auto_goes_on_and_says_so():
     assert load_perceptual("auto", CPU) == (None, "unavailable: no network in tests")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not weights</html>"])
+def test_a_damaged_cache_is_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = AlexNet_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    cached = tmp_path / "hub" / "checkpoints" / name
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(content)
+    perceptual, status = load_perceptual("auto", CPU)
+    assert perceptual is None
+    assert status.startswith("unavailable: ")
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -32,12 +32,12 @@ def test_a_photos_scene_depends_on_its_place_in_the_stream_alone():
     whole = prepare_scene(rgb, sample_keys(3, 50, 6))
     part = prepare_scene(rgb[2:4], sample_keys(3, 52, 2))
     assert torch.equal(whole.rgb[2:4], part.rgb)
-    assert torch.equal(random_clicks(whole, 5, 1)[2:4], random_clicks(part, 5, 1))
+    assert torch.equal(random_clicks(whole, 5, (1, 1))[2:4], random_clicks(part, 5, (1, 1)))
 
 
 def test_random_clicks_are_uniform_in_number_and_place_and_true_in_colour():
     scene = prepare_scene(photos(3000, 16), sample_keys(0, 0, 3000))
-    clicks = random_clicks(scene, 4, 1)
+    clicks = random_clicks(scene, 4, (1, 1))
     mask = clicks[:, 0].bool()
     counts = mask.flatten(1).sum(1)
     assert counts.max() == 4
@@ -51,14 +51,23 @@ def test_random_clicks_are_uniform_in_number_and_place_and_true_in_colour():
 
 def test_no_random_clicks_leave_an_empty_map():
     scene = prepare_scene(photos(4), sample_keys(0, 0, 4))
-    assert not random_clicks(scene, 0, 3).any()
+    assert not random_clicks(scene, 0, (3, 3)).any()
 
 
 def test_random_clicks_have_the_hint_size():
     scene = prepare_scene(photos(64, 16), sample_keys(0, 0, 64))
-    clicks = random_clicks(scene, 1, 3)
+    clicks = random_clicks(scene, 1, (3, 3))
     one = clicks[:, 0].flatten(1).sum(1)
     assert set(one.int().tolist()) <= {0, 4, 6, 9}  # 4 and 6 at corners and edges
     inner = (one == 9).nonzero()[0, 0]
     row, col = (clicks[inner, 0] > 0).nonzero()[4].tolist()
     assert torch.allclose(clicks[inner, 1:, row, col], hint_colours(scene.truth_ab, 3)[inner, :, row, col])
+
+
+def test_each_random_click_draws_its_own_hint_size():
+    scene = prepare_scene(photos(3000, 16), sample_keys(0, 0, 3000))
+    clicked = random_clicks(scene, 1, (1, 2))[:, 0].flatten(1).sum(1)
+    singles, squares = (clicked == 1).sum().item(), (clicked == 4).sum().item()
+    # Stamps of 2 x 2 are cut at the border in 31 of 256 places; half of all photos have a click.
+    assert abs(singles - 750) < 150
+    assert abs(squares - 750 * 225 / 256) < 150

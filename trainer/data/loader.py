@@ -173,8 +173,9 @@ class ShardLoader:
             source.close()  # now, and not when the garbage collector comes: it ends the worker processes
 
     def _check_limit(self) -> None:
-        """Stop at too many corrupt photos; until a first epoch is over they are held against all of it."""
-        allowed = self._corrupt_limit * max(self.read, self.samples_per_epoch)
+        """Stop at too many corrupt photos; at first they are held against this rank's share of an epoch."""
+        share = self.samples_per_epoch / self._settings.world_size
+        allowed = self._corrupt_limit * max(self.read, share)
         if len(self.failures) > allowed:
             raise ShardError(
                 f"{len(self.failures)} of {self.read} photos read are corrupt, more than "

@@ -8,6 +8,9 @@ from trainer.data.batch import Loader
 from trainer.data.embedded import EmbeddedLoader, validation_photos
 from trainer.data.loader import ShardLoader, photos_from
 
+MOST_EMBEDDED = 256
+"""Embedded photos to validate on, at most: they are crops of two photographs, and scenes."""
+
 
 def open_loader(data: DataConfig, *, seed: int, rank: int, world_size: int, pin_memory: bool) -> Loader:
     """This rank's training photos: the config's shards, or the embedded default.
@@ -39,6 +42,7 @@ def open_loader(data: DataConfig, *, seed: int, rank: int, world_size: int, pin_
         workers=data.workers,
         scale_jitter=data.scale_jitter,
         corrupt_limit=data.corrupt_limit,
+        manifest=data.manifest or None,
         pin_memory=pin_memory,
     )
 
@@ -51,4 +55,4 @@ def open_validation(data: DataConfig, photos: int) -> tuple[UInt8[Tensor, "n 3 h
     """
     if data.validation:
         return photos_from(data.validation, data.image_size, photos)
-    return validation_photos(data.image_size, photos)
+    return validation_photos(data.image_size, min(photos, MOST_EMBEDDED))

@@ -1,0 +1,86 @@
+"""Three trainings to start from, and which settings have no effect in one."""
+
+from trainer.config import (
+    ChoiceConfig,
+    ClicksConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    RoundsConfig,
+    RunConfig,
+    ValidationConfig,
+    flatten,
+)
+from trainer.schedules import Schedule
+
+
+def tiny() -> Config:
+    """64 px, minutes on a CPU: small U-Nets on the embedded photographs and scenes."""
+    return Config(
+        preset="tiny",
+        data=DataConfig(image_size=64, batch_size=16, scale_jitter=8),
+        network=NetworkConfig(color=(16, 32, 64, 96, 128, 128), edit=(8, 16, 32, 32, 48)),
+        choice=ChoiceConfig(hint_size=(3, 3)),
+        clicks=ClicksConfig(interactions=1),
+        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
+        rounds=RoundsConfig(pretrain_color=4.0, pretrain_edit=0.6, ping=0.25, pong=0.25, cycles=1),
+        validation=ValidationConfig(photos=48, hint_size=3),
+    )
+
+
+def small() -> Config:
+    """128 px, an hour on two CPU cores with the embedded photos."""
+    return Config(
+        preset="small",
+        data=DataConfig(image_size=128, batch_size=16, scale_jitter=20, workers=1),
+        network=NetworkConfig(color=(24, 48, 96, 128, 128, 192), edit=(8, 16, 32, 32, 32, 64)),
+        choice=ChoiceConfig(hint_size=(3, 3)),
+        rounds=RoundsConfig(pretrain_color=20.0, pretrain_edit=2.0, ping=0.5, pong=0.5, cycles=2),
+        validation=ValidationConfig(photos=128, hint_size=3),
+    )
+
+
+def paper() -> Config:
+    """256 px, the thesis: Tables A.1 and A.2, section 3; what it leaves open is in docs/assumptions.md."""
+    return Config(
+        preset="paper",
+        data=DataConfig(image_size=256, batch_size=32, scale_jitter=20, workers=4),
+        choice=ChoiceConfig(tau=Schedule(shape="exponential", start=2.0, end=0.5)),
+        loss=LossConfig(target="error", heatmap_in_pretraining=False),
+        clicks=ClicksConfig(most_random=20, interactions=5),
+        optimizer=OptimizerConfig(color_lr=2e-4, edit_lr=2e-4),
+        rounds=RoundsConfig(),
+        validation=ValidationConfig(photos=5000),
+        run=RunConfig(checkpoint_every=32768),
+    )
+
+
+PRESETS = {"tiny": tiny, "small": small, "paper": paper}
+
+
+def without_effect(config: Config) -> list[str]:
+    """A sentence for each setting that was changed from its preset and does nothing in this training."""
+    default = flatten(PRESETS[config.preset]()) if config.preset in PRESETS else flatten(Config())
+    given = flatten(config)
+    reasons = {
+        "data.photo_share": "it is for the embedded photos" if config.data.train else "",
+        "choice.tau": "argmax_ste has no tau" if config.choice.estimator == "argmax_ste" else "",
+        "loss.error_blur": "the target is `region`" if config.loss.target == "region" else "",
+        "loss.lpips": "loss.perceptual is off" if config.loss.perceptual == "off" else "",
+        "loss.entropy": "loss.heatmap is 0" if config.loss.heatmap == 0 else "",
+        **{
+            f"data.{name}": "" if config.data.train else "it is for shards"
+            for name in ("workers", "scale_jitter", "corrupt_limit", "manifest")
+        },
+    }
+    notes = [
+        f"{name} {given[name]} has no effect: {reason}"
+        for group, reason in reasons.items()
+        for name in given
+        if reason and (name == group or name.startswith(f"{group}.")) and given[name] != default[name]
+    ]
+    if config.data.train and not config.data.validation:
+        notes.append("data.validation is empty: validating on the embedded photographs and scenes")
+    return notes
