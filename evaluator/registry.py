@@ -7,6 +7,7 @@ on first use. Pickles are never loaded.
 import argparse
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -288,10 +289,21 @@ def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None
     parser.add_argument("command", choices=["list"], help="list: name, version, aliases, commit and metrics")
     parser.add_argument("--work", default="runs", help="work folder with mlflow.db (default: %(default)s)")
     work = parser.parse_args(arguments).work
-    for version in versions(tracking_uri or default_tracking_uri(work)):
+    try:
+        found = versions(tracking_uri or default_tracking_uri(work))
+    except (ValueError, ConnectionError) as error:
+        sys.exit(_refused(str(error)))
+    if not found:
+        print(f"nothing is registered in {work} yet; accelerate launch trainer/main.py registers three networks")
+    for version in found:
         aliases = "".join(f" @{alias}" for alias in version.aliases)
         tags = "  ".join(f"{key}={value}" for key, value in sorted(version.tags.items()))
         print(f"{version.name}/{version.version}{aliases}  {tags}")
+
+
+def _refused(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from trainer.data.loader import ShardLoader
 from trainer.data.photo_files import PHOTO_SUFFIXES, list_files
 from trainer.data.shard_build import StoreSettings
 from trainer.data.shard_pool import build_all, plan_jobs
+from trainer.data.url_openers import ShardError
 from trainer.scene import lab_converter
 
 Conversion = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -99,9 +100,21 @@ def usual_lab(rgb: np.ndarray) -> tuple[Tensor, Tensor]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 when the two ways disagree, which makes speeds meaningless, 2 for bad input."""
     options = tyro.cli(BenchOptions, prog="python -m trainer.bench_data", args=arguments)
-    if not 1 <= options.cores <= usable_cores():
-        print(f"error: --cores is {options.cores}; this machine lends 1 ... {usable_cores()}", file=sys.stderr)
+    try:
+        return _run(options)
+    except (ValueError, OSError, ShardError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _run(options: BenchOptions) -> int:
+    if not 1 <= options.cores <= usable_cores():
+        raise ValueError(f"--cores is {options.cores}; this machine lends 1 ... {usable_cores()}")
+    if options.photos < options.batch_size or options.repeats < 1:
+        raise ValueError(
+            f"--photos is {options.photos}, --batch-size {options.batch_size}, --repeats {options.repeats}; "
+            "give at least one batch and one repeat"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     conversions = _conversions(device)
     with tempfile.TemporaryDirectory() as folder, _held_to(options.cores):

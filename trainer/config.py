@@ -1,6 +1,7 @@
 """Every setting of a training, one small dataclass per component. The presets are in `trainer.presets`."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -137,7 +138,7 @@ class OptimizerConfig:
     """Steps in a row without a finite loss after which the training stops."""
 
     def __post_init__(self) -> None:
-        _at_least(self, patience=1)
+        _at_least(self, patience=1, weight_decay=0)
         for name in ("color_lr", "edit_lr", "pingpong_factor", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
@@ -241,6 +242,9 @@ class Config:
 
     def __post_init__(self) -> None:
         _at_least(self, seed=0)
+        for name, value in flatten(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}; it must be a finite number")
         multiple = self.network.multiple
         if self.data.image_size % multiple:
             raise ValueError(
@@ -293,7 +297,7 @@ def _names(config: Any) -> list[str]:
 
 def _at_least(config: Any, **smallest: int) -> None:
     for name, bound in smallest.items():
-        if getattr(config, name) < bound:
+        if not getattr(config, name) >= bound:  # so that NaN is refused too
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {bound}")
 
 

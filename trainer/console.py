@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -38,12 +38,10 @@ class Screen:
         if self.console.is_terminal and not self.console.quiet:
             with Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f} photos"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(elapsed_when_finished=False),
-                TextColumn("{task.fields[losses]}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("left, {task.fields[losses]}"),
                 console=self.console,
             ) as bar:
                 task = bar.add_task(f"{position} {name}", total=images, completed=done, losses="")
@@ -76,7 +74,7 @@ class StageDisplay:
         for name, value in losses.items():
             self._losses[name] = 0.95 * self._losses.get(name, value) + 0.05 * value
         if self._draw:
-            self._draw(images, f"{self.images_per_second:.0f} images/s  {self._losses_text()}")
+            self._draw(images, f"{self.images_per_second:.0f} images/s {self._losses_text()}")
 
     @property
     def seconds(self) -> float:

@@ -251,11 +251,7 @@ class Training:
 
     def _report(self, stage: Stage, display: StageDisplay, losses: Mapping[str, float]) -> None:
         progress = self.progress
-        shown = {
-            name.removeprefix(f"{stage.name}/"): value
-            for name, value in losses.items()
-            if not name.endswith("/lr") and "gradient_norm" not in name
-        }
+        shown = first_losses(stage, losses)
         display.update(progress.stage_images, shown)
         self.screen.line(stage.name, display)
         temperatures = {
@@ -294,6 +290,18 @@ class Training:
 def total(terms: Mapping[str, Term]) -> Tensor:
     """The weighted sum that a step minimises."""
     return torch.stack([term.value * term.weight for term in terms.values() if term.weight]).sum()
+
+
+def first_losses(stage: Stage, losses: Mapping[str, float]) -> dict[str, float]:
+    """The first term of each phase, named shortly enough for a progress bar."""
+    found: dict[str, float] = {}
+    for phase in stage.phases:
+        terms = [name for name in losses if name.startswith(f"{phase.name}/")]
+        if terms:
+            alone = len(stage.phases) == 1
+            label = terms[0].partition("/")[2] if alone else phase.name.rpartition("-")[2]
+            found[label] = losses[terms[0]]
+    return found
 
 
 def headline(results: Results) -> str:

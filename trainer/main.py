@@ -44,7 +44,12 @@ def parse(words: Sequence[str]) -> Arguments:
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PRESETS)}"
         raise ValueError(f"there is no preset {preset!r}; {hint}")
     default = Arguments(config=PRESETS[preset]())
-    return tyro.cli(Arguments, default=default, args=options, prog=f"{PROGRAM} {preset}")
+    arguments = tyro.cli(Arguments, default=default, args=options, prog=f"{PROGRAM} {preset}")
+    if arguments.config.preset != preset:
+        raise ValueError(
+            f"--preset is only a label; write the preset first: {PROGRAM} {arguments.config.preset} ..."
+        )
+    return arguments
 
 
 def main(words: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """One invocation of the trainer: open everything, train, report, publish, close."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -155,6 +156,14 @@ class Session:
         )
         if perceptual_status.startswith("unavailable"):
             screen.warn(f"ColorNet is trained without its perceptual term: LPIPS is {perceptual_status}")
+        busy = os.getloadavg()[0]
+        if cluster.device.type == "cpu" and cluster.threads > 1 and busy > len(os.sched_getaffinity(0)):
+            screen.warn(
+                f"this machine is busy (load {busy:.1f}), and threads that wait for each other can make training "
+                "20 times slower: try --engine.threads 1"
+            )
+        if len(training.validation.photos) < config.validation.photos:
+            screen.warn(f"validating on {len(training.validation.photos)} photos: there are no more")
         for note in without_effect(config):
             screen.warn(note)
 

@@ -66,6 +66,8 @@ def test_override_names_what_it_does_not_know(name: str):
         ({"network.color": (8,)}, "at least two positive widths"),
         ({"data.batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"rounds.ping": float("nan")}, "ping is nan"),
+        ({"optimizer.color_lr": float("inf")}, "optimizer.color_lr is inf; it must be a finite number"),
         ({"rounds.pretrain_color": 0.0, "rounds.pretrain_edit": 0.0, "rounds.cycles": 0}, "all rounds are 0"),
     ],
 )

@@ -154,6 +154,45 @@ def test_a_finished_run_is_not_resumed(finished: Path, capsys: pytest.CaptureFix
     assert "whole: finished" in capsys.readouterr().err
 
 
+def test_a_signal_to_all_processes_spares_the_readers_until_the_state_is_saved(
+    tmp_path: Path, numbered_shards: Path
+):
+    """Slurm signals every process of a step, the loader's workers too."""
+    words = [
+        "--run.work",
+        str(tmp_path),
+        "--run.name",
+        "all",
+        *SMALL,
+        "--data.workers",
+        "1",
+        "--rounds.pretrain-color",
+        "9",
+    ]
+    command = [sys.executable, "trainer/main.py", *words, "--data.train", str(numbered_shards)]
+    with subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        before = []
+        for line in process.stdout:
+            before.append(line)
+            if "after pretrain-color" in line:  # so the workers have been at work
+                os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait() == 0
+    assert "Saved on SIGTERM" in "".join(before)
+
+
+def test_a_preset_is_the_first_word_and_not_an_option(capsys: pytest.CaptureFixture[str]):
+    assert main(["--preset", "paper"]) == 2
+    assert "--preset is only a label; write the preset first" in capsys.readouterr().err
+
+
 def test_networks_that_were_not_trained_are_not_registered(tmp_path: Path):
     words = [*SMALL, "--rounds.pretrain-edit", "0", "--rounds.cycles", "0"]
     assert main(["--run.work", str(tmp_path), *words]) == 0

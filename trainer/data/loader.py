@@ -11,6 +11,7 @@ run exact.
 """
 
 import logging
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -154,6 +155,7 @@ class ShardLoader:
             collate_fn=_as_it_is,
             pin_memory=self._pin_memory,
             prefetch_factor=self._prefetch,
+            worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else it takes a number from the process's own generator
         )
         yield from loader
@@ -182,6 +184,12 @@ class ShardLoader:
                 f"{self._corrupt_limit:.2%}; the last one: {self.failures[-1]}; "
                 "repair the shards or raise corrupt_limit"
             )
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Slurm and Ctrl-C signal every process: a worker that died of it would take the trainer's last save along."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(item: Any) -> Any:
