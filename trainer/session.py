@@ -202,8 +202,16 @@ def perceptual_everywhere(cluster: Cluster, config: Config) -> tuple[Perceptual 
         ValueError: it is required, and some rank cannot have it.
     """
     mode = config.loss.perceptual
-    on_main(cluster, lambda: load_perceptual(mode, cluster.device)[1])
-    perceptual, status = load_perceptual("auto" if mode == "required" else mode, cluster.device)
+    loaded: list[tuple[Perceptual | None, str]] = []
+
+    def load_first() -> str:
+        loaded.append(load_perceptual(mode, cluster.device))
+        return loaded[0][1]
+
+    first = on_main(cluster, load_first)
+    if first == "off" or first.startswith("unavailable"):
+        return None, first
+    perceptual, status = loaded[0] if loaded else load_perceptual("auto", cluster.device)
     missing = [found for found in cluster.gather(status) if found.startswith("unavailable")]
     if not missing:
         return perceptual, status
