@@ -70,7 +70,9 @@ def _manifest_of(url: str) -> str:
     if _stands_for_all(url):
         return str(Path(local_path(url)) / FILE_NAME)
     if url.startswith("pipe:"):
-        raise ValueError(f"{url}: a command has no manifest beside it; name one, or {HOW_TO_INDEX}")
+        raise ValueError(
+            f"{url}: a command has no manifest beside it; name one with --data.manifest, or {HOW_TO_INDEX}"
+        )
     return resolve(FILE_NAME, url.partition("?")[0])
 
 
@@ -78,8 +80,18 @@ def _load(where: str, url: str) -> Manifest:
     try:
         text = read_url(where)
     except ShardError as error:
-        raise ValueError(f"{url}: its manifest cannot be read ({error}); {HOW_TO_INDEX}") from error
+        raise ValueError(f"{url}: its manifest cannot be read ({error}); {_advice(url)}") from error
     return from_json(text, where)
+
+
+def _advice(url: str) -> str:
+    """What to do about something that is given as shards and has no manifest."""
+    path = Path(local_path(url))
+    if is_local(url) and not path.exists():
+        return "nothing is there: check the path"
+    if is_local(url) and (path.suffix == ".zip" or (path.is_dir() and not any(path.glob("*.tar")))):
+        return f"make shards of these photos first: python -m trainer.shards {url} shards"
+    return HOW_TO_INDEX
 
 
 def _matching(url: str, where: str, manifest: Manifest) -> list[tuple[str, ShardEntry]]:

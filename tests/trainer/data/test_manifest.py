@@ -116,3 +116,13 @@ def test_a_missing_or_truncated_local_shard_is_named_at_once(tmp_path: Path, mak
     (folder / "set-001.tar").unlink()
     with pytest.raises(ShardError, match=r"set-001\.tar: the shard is missing"):
         open_shards(str(folder))
+
+
+def test_photos_that_are_no_shards_yet_get_other_advice(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(
+        ValueError, match=r"make shards of these photos first: python -m trainer.shards .*photos shards"
+    ):
+        open_shards(str(tmp_path / "photos"))
+    with pytest.raises(ValueError, match="nothing is there: check the path"):
+        open_shards(str(tmp_path / "nowhere.tar"))
