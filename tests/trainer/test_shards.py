@@ -119,6 +119,22 @@ def test_what_is_no_photo_is_named_and_counted(photos: Path, tmp_path: Path, jpe
     assert "notes.txt" in shown
 
 
+def test_an_encrypted_photo_in_a_zip_is_named_and_the_rest_stored(tmp_path: Path, jpeg: Callable):
+    source = tmp_path / "train2017.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("a.jpg", jpeg(0))
+        archive.writestr("b.jpg", jpeg(1))
+    content = bytearray(source.read_bytes())
+    content[content.index(b"PK\x03\x04") + 6] |= 1  # the flag "encrypted": in the member's header...
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # ...and in the directory
+    source.write_bytes(content)
+    assert make(source, tmp_path / "out", "--jobs", 1) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["stored"] == 1
+    assert "a.jpg (" in report["names"]["broken"][0]
+    assert "encrypted" in report["names"]["broken"][0]
+
+
 def test_photos_of_one_name_are_all_kept(tmp_path: Path, jpeg: Callable):
     for number, name in enumerate(["a/x.jpg", "b/x.jpg", "b/x.jpeg", "b/x-2.jpg", "b/x.y.jpg"]):
         path = tmp_path / name

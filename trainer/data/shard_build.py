@@ -185,6 +185,7 @@ def _checked(file: SourceFile, settings: StoreSettings) -> tuple[str, bytes]:
         Image.DecompressionBombError,
         zipfile.BadZipFile,
         zlib.error,
+        RuntimeError,  # a zip's member that is encrypted, or packed in a way that zipfile does not know
     ) as error:
         raise _Dropped("broken", str(error)) from error
     if kind not in _STORED_AS_IS:
