@@ -11,6 +11,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -84,8 +85,12 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> str:
-    """The short git commit of the code that runs, `-dirty` when files differ from it, `unknown` outside git."""
+    """The short git commit of the code that runs, `-dirty` when files differ from it, `unknown` outside git.
+
+    As it was at the first call: a training that lasts for hours runs the code that it started with.
+    """
     root = Path(__file__).parent.parent
     try:
         head = _git(root, "rev-parse", "--short", "HEAD")
