@@ -56,30 +56,37 @@ def philox(
     return c0, c1, c2, c3
 
 
-def random_words(keys: Int64[Tensor, " b"], stream: int, count: int) -> Int64[Tensor, "b count"]:
-    """`count` 32-bit words for each key. Word 4n + j is output j of counter (n, stream, 0, 0)."""
-    if not 0 <= stream <= _LOW32:
-        raise ValueError(f"stream is {stream}; it must fit in 32 bits")
+def random_words(
+    keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0
+) -> Int64[Tensor, "b count"]:
+    """`count` 32-bit words for each key. Word 4n + j is output j of counter (n, stream, draw, 0).
+
+    Raises:
+        ValueError: stream or draw does not fit in 32 bits.
+    """
+    for name, value in (("stream", stream), ("draw", draw)):
+        if not 0 <= value <= _LOW32:
+            raise ValueError(f"{name} is {value}; it must fit in 32 bits")
     blocks = torch.arange((count + 3) // 4, dtype=torch.int64, device=keys.device)[None]
     zero = torch.zeros_like(blocks)
     key = (keys[:, None] & _LOW32, (keys[:, None] >> 32) & _LOW32)
-    words = torch.stack(philox(key, (blocks, zero + stream, zero, zero)), dim=-1)
+    words = torch.stack(philox(key, (blocks, zero + stream, zero + draw, zero)), dim=-1)
     return words.flatten(1)[:, :count]
 
 
-def uniform(keys: Int64[Tensor, " b"], stream: int, count: int) -> Float32[Tensor, "b count"]:
-    """Uniform numbers in the open interval (0, 1), `count` for each key.
+def uniform(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -> Float32[Tensor, "b count"]:
+    """Uniform numbers in the open interval (0, 1), `count` for each key; `draw` numbers repeated draws.
 
     The resolution is 2**-32 near 0 and 2**-24 near 1, so the logarithm of neither end is infinite.
     """
-    words = random_words(keys, stream, count).float()
+    words = random_words(keys, stream, count, draw).float()
     return ((words + 0.5) * 2.0**-32).clamp_(max=_LARGEST_BELOW_ONE)
 
 
-def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int) -> Float32[Tensor, "b count"]:
+def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -> Float32[Tensor, "b count"]:
     """Standard Gumbel noise, -log(E) with E ~ Exp(1), between about -2.9 and 22.9.
 
     E is -log1p(-u): the fine end of `uniform` is where E is small and the noise large, which decides an
     argmax over many pixels.
     """
-    return -torch.log(-torch.log1p(-uniform(keys, stream, count)))
+    return -torch.log(-torch.log1p(-uniform(keys, stream, count, draw)))

@@ -41,11 +41,12 @@ def test_noise_does_not_depend_on_the_batch_split():
     assert torch.equal(whole, torch.cat(parts))
 
 
-def test_keys_and_streams_give_unrelated_noise():
+def test_keys_streams_and_draws_give_unrelated_noise():
     keys = sample_keys(0, 0, 2)
     a, b = uniform(keys, 0, 4096)
     c = uniform(keys, 1, 4096)[0]
-    for x, y in ((a, b), (a, c), (a[:-1], a[1:])):
+    d = uniform(keys, 0, 4096, draw=1)[0]
+    for x, y in ((a, b), (a, c), (a, d), (c, d), (a[:-1], a[1:])):
         assert abs(np.corrcoef(x, y)[0, 1]) < 4 / np.sqrt(4095)
 
 
