@@ -56,9 +56,7 @@ def philox(
     return c0, c1, c2, c3
 
 
-def random_words(
-    keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0
-) -> Int64[Tensor, "b count"]:
+def random_words(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -> Int64[Tensor, "b count"]:
     """`count` 32-bit words for each key. Word 4n + j is output j of counter (n, stream, draw, 0).
 
     Raises:
