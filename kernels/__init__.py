@@ -1,1 +1,1 @@
-"""The numerics: pure tensor functions over torch. No config, no files, no network."""
+"""The numerics: pure tensor functions over torch. No config, no files, no network; `bench*.py` are programs."""

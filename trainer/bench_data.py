@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import RandomCrop, Resize
 
-from evaluator.bench import at_least, interleave, quantiles, report, usable_cores
+from kernels.benchmarking import at_least, interleave, quantiles, report, usable_cores
 from kernels.color import rgb_to_lab
 from trainer.data.decode import centre_crop, decode_rgb, random_crop
 from trainer.data.embedded import photographs

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 import tyro
 
-from evaluator.bench import at_least, interleave, quantiles, report
+from kernels.benchmarking import at_least, interleave, quantiles, report
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, override
 from trainer.console import Screen

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from evaluator.bench import commit, versions
 from evaluator.contract import FILE_NAME, Contract, Port, Variant, standard_ports
 from evaluator.registry import GRAPH_FILE
+from kernels.benchmarking import commit, versions
 
 TOLERANCE = 1e-5
 """Largest difference of graph and network, as a share of the network's largest output, at least 1."""

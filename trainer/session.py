@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from evaluator.bench import commit
+from kernels.benchmarking import commit
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, flatten
 from trainer.console import Screen

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluator.bench import commit
 from evaluator.registry import default_tracking_uri, load_colorizer, load_guide, versions
+from kernels.benchmarking import commit
 from trainer.config import flatten
 from trainer.main import main, parse
 from trainer.presets import PRESETS

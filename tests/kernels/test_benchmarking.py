@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from evaluator import bench
+from kernels import benchmarking
 
 
 def test_quantiles_agree_with_the_standard_library():
     values = [5.0, 1.0, 4.0, 2.0, 3.0, 9.0]
     inclusive = statistics.quantiles(values, n=5, method="inclusive")
-    found = bench.quantiles(values)
+    found = benchmarking.quantiles(values)
     assert found["p20"] == pytest.approx(inclusive[0])
     assert found["p50"] == pytest.approx(statistics.median(values))
     assert found["p80"] == pytest.approx(inclusive[-1])
@@ -19,7 +19,7 @@ def test_quantiles_agree_with_the_standard_library():
 
 def test_quantiles_of_nothing_are_refused():
     with pytest.raises(ValueError, match="no measurements"):
-        bench.quantiles([])
+        benchmarking.quantiles([])
 
 
 def test_paths_are_measured_in_turns_and_the_warmup_is_thrown_away():
@@ -28,24 +28,24 @@ def test_paths_are_measured_in_turns_and_the_warmup_is_thrown_away():
     def path(name: str):
         return lambda: order.append(name) or float(len(order))
 
-    found = bench.interleave({"ours": path("A"), "usual": path("B")}, repeats=2, warmup=1)
+    found = benchmarking.interleave({"ours": path("A"), "usual": path("B")}, repeats=2, warmup=1)
     assert "".join(order) == "ABABAB"
     assert found == {"ours": [3.0, 5.0], "usual": [4.0, 6.0]}
 
 
 @pytest.mark.parametrize(("measured", "met"), [(5.0, True), (4.9, False), (None, None)])
 def test_a_goal_is_met_missed_or_unmeasured(measured: float | None, met: bool | None):
-    assert bench.at_least("speed", 5.0, measured).met is met
+    assert benchmarking.at_least("speed", 5.0, measured).met is met
 
 
 def test_a_nan_is_a_broken_benchmark():
     with pytest.raises(ValueError, match="nan"):
-        bench.at_least("speed", 5.0, math.nan)
+        benchmarking.at_least("speed", 5.0, math.nan)
 
 
 def test_the_report_is_written_with_all_its_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "new" / "bench.json"
-    bench.report("speed", [{"path": "ours", "p50": 1.5}], [bench.at_least("x", 1.0, None)], file)
+    benchmarking.report("speed", [{"path": "ours", "p50": 1.5}], [benchmarking.at_least("x", 1.0, None)], file)
     written = json.loads(file.read_text())
     assert set(written) == {"machine", "versions", "commit", "rows", "goals"}
     assert written["goals"] == [{"name": "x", "goal": 1.0, "measured": None, "met": None}]

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-image")
+PACKAGES = ("torch", "triton", "torchvision", "numpy", "pillow", "scikit-image")
 
 
 @dataclass(frozen=True)
