@@ -34,8 +34,8 @@ def hint_colours(truth_ab: Float[Tensor, "b 2 h w"], hint_size: int) -> Float[Te
     if hint_size == 1:
         return truth_ab
     height, width = truth_ab.shape[-2:]
-    covered = _box_sum(torch.ones(1, 1, height, width, device=truth_ab.device), hint_size, mirrored=False)
-    return _box_sum(truth_ab.float(), hint_size, mirrored=False) / covered
+    covered = box_sum(torch.ones(1, 1, height, width, device=truth_ab.device), hint_size, mirrored=False)
+    return box_sum(_exact(truth_ab), hint_size, mirrored=False) / covered
 
 
 def place(
@@ -52,13 +52,14 @@ def place(
         selection: one-hot, or a relaxed selection that sums to at most 1 (soft Gumbel-Softmax).
         hint_size: side of the stamp in pixels, at least 1.
 
-    The newest click covers older ones under its stamp. The gradient at a pixel is
-    d(mask) + d(a) * a + d(b) * b, summed over that pixel's stamp, of its candidate colour (a, b).
+    Computed in float32, or in float64 for a float64 selection. The newest click covers older ones under its
+    stamp. The gradient at a pixel is d(mask) + d(a) * a + d(b) * b, summed over that pixel's stamp, of its
+    candidate colour (a, b).
     """
     _check_hint_size(hint_size)
-    selection = selection.float().unsqueeze(1)
-    written = torch.cat([selection, selection * colours.float()], dim=1)
-    written = _box_sum(written, hint_size, mirrored=True)
+    selection = _exact(selection).unsqueeze(1)
+    written = torch.cat([selection, selection * colours.to(selection.dtype)], dim=1)
+    written = box_sum(written, hint_size, mirrored=True)
     return clicks * (1.0 - written[:, :1].detach().clamp(max=1.0)) + written
 
 
@@ -68,7 +69,7 @@ def scatter_clicks(
     """A click map with clicks at all `places` (0 or 1) at once; where stamps overlap, their colours average."""
     _check_hint_size(hint_size)
     places = places.float().unsqueeze(1)
-    written = _box_sum(torch.cat([places, places * colours.float()], dim=1), hint_size, mirrored=True)
+    written = box_sum(torch.cat([places, places * colours.float()], dim=1), hint_size, mirrored=True)
     return torch.cat([(written[:, :1] > 0.5).float(), written[:, 1:] / written[:, :1].clamp(min=1.0)], dim=1)
 
 
@@ -120,12 +121,17 @@ def check_some_pixel_is_free(taken: Bool[Tensor, "b h w"]) -> None:
         )
 
 
+def _exact(x: Tensor) -> Tensor:
+    """In float32; float64 stays float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def _check_hint_size(hint_size: int) -> None:
     if hint_size < 1:
         raise ValueError(f"hint_size is {hint_size}; it must be at least 1 pixel")
 
 
-def _box_sum(x: Tensor, size: int, *, mirrored: bool) -> Tensor:
+def box_sum(x: Float[Tensor, "b c h w"], size: int, *, mirrored: bool) -> Float[Tensor, "b c h w"]:
     """Sum over each pixel's stamp (`mirrored`: over the pixels whose stamp covers it), zero outside."""
     if size == 1:
         return x

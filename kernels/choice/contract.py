@@ -1,0 +1,73 @@
+"""What the implementations of the fused operation share: settings, columns of the statistics, special scores."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+LOWEST_FREE = -1e30
+"""A free pixel's score theta = z / T is at least this, so that a logit of -inf still beats a taken pixel."""
+TAKEN = -2e30
+"""The score of a taken pixel. Finite, so that no 0 * inf arises; exp(TAKEN - any free score) is 0."""
+ALL_TAKEN = -1.5e30
+"""A photo whose largest score is below this has no free pixel."""
+
+LOG_SUM_EXP, LOG_PROBABILITY, ENTROPY, DIVERGENCE, TARGET_SUM, RELAXED_LOG_SUM_EXP = range(6)
+"""Columns of the statistics. The last two are for the backward pass and the soft estimator."""
+STATISTICS = 6
+
+
+class Settings(NamedTuple):
+    """The scalars of one call; `choose_click` documents them."""
+
+    estimator: str
+    temperature: float
+    tau: float
+    stream: int
+    draw: int
+    samples: int
+    hint_size: int
+
+
+class Tensors(NamedTuple):
+    """The tensors of one call. All on one device."""
+
+    logits: Tensor
+    """(B,H,W), any float type."""
+    clicks: Tensor
+    """(B,3,H,W) before the click, any float type."""
+    truth_ab: Tensor
+    """(B,2,H,W), any float type."""
+    keys: Tensor | None
+    """(B,) int64, for the estimators with noise."""
+    target: Tensor | None
+    """(B,H,W), for the divergence."""
+
+
+@runtime_checkable
+class Implementation(Protocol):
+    """A module that computes the operation on some device."""
+
+    def forward(self, tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+        """The new click map (B,3,H,W), the choice (B,) and the statistics (B,6).
+
+        The choice is -1 and the statistics are NaN for a photo without a free pixel; its map stays as it is.
+        """
+        ...
+
+    def backward(
+        self,
+        tensors: Tensors,
+        settings: Settings,
+        choice: Tensor,
+        statistics: Tensor,
+        grad_clicks: Tensor | None,
+        grad_statistics: Tensor | None,
+    ) -> Tensor:
+        """The gradient with respect to the logits, in their shape and type."""
+        ...
+
+
+def accumulation_type(logits: Tensor) -> torch.dtype:
+    """float32, or float64 for float64 logits."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32

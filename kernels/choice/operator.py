@@ -1,0 +1,294 @@
+"""`choose_click`: the public function, and its registration with PyTorch (`torch.library.custom_op`).
+
+The operation is one node for autograd, `torch.compile` and `torch.export`. On CUDA it runs the Triton kernels, on a
+CPU the torch implementation; there is no other path, and `implementation` says which one it is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from kernels.choice.contract import (
+    DIVERGENCE,
+    ENTROPY,
+    LOG_PROBABILITY,
+    LOG_SUM_EXP,
+    LOWEST_FREE,
+    STATISTICS,
+    Implementation,
+    Settings,
+    Tensors,
+    accumulation_type,
+)
+from kernels.clicks import clicked
+from kernels.reference import ESTIMATORS, NEEDS_NOISE
+
+MODULES = {"torch": "kernels.choice.torch_path", "triton": "kernels.choice.triton_path"}
+LARGEST_HINT = 31
+"""Side of the largest stamp, in pixels."""
+_chosen = {"cpu": "torch", "cuda": "triton"}
+
+
+class Click(NamedTuple):
+    """One click per photo. The fields but `choice` are differentiable with respect to the logits."""
+
+    clicks: Float[Tensor, "b 3 h w"]
+    """The new click map; carries the estimator's gradient."""
+    choice: Int64[Tensor, " b"]
+    """Flat index row * width + col."""
+    log_sum_exp: Float[Tensor, " b"]
+    """log sum exp(z / T) over the free pixels."""
+    log_probability: Float[Tensor, " b"]
+    """log pi of the chosen pixel; its gradient is the score function of `reinforce`."""
+    entropy: Float[Tensor, " b"]
+    """Of the heat map over the free pixels, in nats."""
+    divergence: Float[Tensor, " b"] | None
+    """KL(target || heat map) in nats; None without a target."""
+    heatmap: Float[Tensor, "b h w"] | None
+    """softmax(z / T) over the free pixels; None unless asked for."""
+
+
+def choose_click(
+    logits: Float[Tensor, "b h w"],
+    clicks: Float[Tensor, "b 3 h w"],
+    truth_ab: Float[Tensor, "b 2 h w"],
+    *,
+    estimator: str = "argmax_ste",
+    temperature: float = 1.0,
+    tau: float = 1.0,
+    keys: Int64[Tensor, " b"] | None = None,
+    stream: int = 0,
+    draw: int = 0,
+    samples: int = 1,
+    hint_size: int = 1,
+    target: Float[Tensor, "b h w"] | None = None,
+    with_heatmap: bool = False,
+    check: bool = True,
+) -> Click:
+    """Choose one unclicked pixel in each photo and write its true colour into the click map.
+
+    The same numbers as `kernels.reference.choose` followed by `kernels.clicks.place`, without the maps in between.
+    Computed in float32 (float64 on a CPU for float64 logits), also inside autocast.
+
+    Args:
+        logits: scores z.
+        clicks: the click map so far; not modified, and without gradient.
+        truth_ab: where the hint colour comes from: the mean under the click's stamp. Without gradient.
+        estimator: a key of `kernels.reference.ESTIMATORS`.
+        temperature: T of the heat map softmax(z / T), above 0.
+        tau: temperature of the relaxations, above 0; unused by `argmax_ste` and `reinforce`.
+        keys: one noise key per photo (`kernels.noise.sample_keys`), for every estimator but `argmax_ste`.
+        stream: names the noise of this call among those of the same keys; below 2**32.
+        draw: repeated draws of one stream (REINFORCE's samples).
+        samples: K of `gumbel_rao`, at least 1; its conditional noise uses the draws after `draw`.
+        hint_size: side of the stamp in pixels, 1 ... 31.
+        target: heat map for the divergence; sums to 1 and is 0 at clicked pixels. Without gradient.
+        with_heatmap: also return the heat map, which is not stored otherwise.
+        check: refuse photos without a free pixel. Costs a wait for the device on a GPU; without it such a photo
+            keeps its map, its choice is -1 and its statistics are NaN. Skipped under tracing.
+
+    Raises:
+        ValueError: no free pixel, a setting out of its range, missing noise keys, shapes or devices that do not
+            fit together, or a gradient asked for that this operation does not have.
+    """
+    settings = Settings(estimator, float(temperature), float(tau), stream, draw, samples, hint_size)
+    _check_settings(settings, keys)
+    _check_tensors(logits, clicks, truth_ab, keys, target)
+    placed, choice, statistics = cast(
+        tuple[Tensor, Tensor, Tensor], _choose_click(logits, clicks, truth_ab, keys, target, *settings)
+    )
+    if check and not torch.compiler.is_compiling():
+        _check_choice(choice)
+    log_sum_exp = statistics[:, LOG_SUM_EXP]
+    return Click(
+        clicks=placed,
+        choice=choice,
+        log_sum_exp=log_sum_exp,
+        log_probability=statistics[:, LOG_PROBABILITY],
+        entropy=statistics[:, ENTROPY],
+        divergence=None if target is None else statistics[:, DIVERGENCE],
+        heatmap=_heatmap(logits, clicks, log_sum_exp, settings.temperature) if with_heatmap else None,
+    )
+
+
+def implementation(device_type: str) -> str:
+    """Which implementation runs on "cpu" or "cuda": "torch" or "triton".
+
+    Raises:
+        ValueError: there is none for this type of device.
+    """
+    if device_type not in _chosen:
+        raise ValueError(f"no implementation for device type {device_type!r}; use cpu or cuda")
+    return _chosen[device_type]
+
+
+@contextmanager
+def use(*, cpu: str = "torch", cuda: str = "triton") -> Iterator[None]:
+    """Run other implementations inside the `with`, to compare them: `use(cuda="torch")`, say.
+
+    Applies to the whole process, since gradients are computed in other threads. `cpu="triton"` needs Triton's
+    interpreter (the environment variable TRITON_INTERPRET=1, set before this package's kernels are imported).
+
+    Raises:
+        ValueError: an unknown implementation.
+    """
+    for name in (cpu, cuda):
+        if name not in MODULES:
+            raise ValueError(f"implementation is {name!r}; choose one of {', '.join(MODULES)}")
+    before = dict(_chosen)
+    _chosen.update(cpu=cpu, cuda=cuda)
+    try:
+        yield
+    finally:
+        _chosen.update(before)
+
+
+def _module(device_type: str) -> Implementation:
+    # Imported when first used: Triton is not installed everywhere.
+    return cast(Implementation, import_module(MODULES[implementation(device_type)]))
+
+
+@torch.library.custom_op("chromaclick::choose_click", mutates_args=())
+def _choose_click(
+    logits: Tensor,
+    clicks: Tensor,
+    truth_ab: Tensor,
+    keys: Tensor | None,
+    target: Tensor | None,
+    estimator: str,
+    temperature: float,
+    tau: float,
+    stream: int,
+    draw: int,
+    samples: int,
+    hint_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    settings = Settings(estimator, temperature, tau, stream, draw, samples, hint_size)
+    tensors = Tensors(logits, clicks, truth_ab, keys, target)
+    return _module(logits.device.type).forward(tensors, settings)
+
+
+@_choose_click.register_fake
+def _(
+    logits: Tensor, clicks: Tensor, truth_ab: Tensor, keys: Any, target: Any, *settings: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    exact = accumulation_type(logits)
+    return (
+        torch.empty(clicks.shape, dtype=exact, device=clicks.device),
+        logits.new_empty(logits.shape[0], dtype=torch.int64),
+        logits.new_empty(logits.shape[0], STATISTICS, dtype=exact),
+    )
+
+
+@torch.library.custom_op("chromaclick::choose_click_backward", mutates_args=())
+def _choose_click_backward(
+    grad_clicks: Tensor | None,
+    grad_statistics: Tensor | None,
+    choice: Tensor,
+    statistics: Tensor,
+    logits: Tensor,
+    clicks: Tensor,
+    truth_ab: Tensor,
+    keys: Tensor | None,
+    target: Tensor | None,
+    estimator: str,
+    temperature: float,
+    tau: float,
+    stream: int,
+    draw: int,
+    samples: int,
+    hint_size: int,
+) -> Tensor:
+    settings = Settings(estimator, temperature, tau, stream, draw, samples, hint_size)
+    tensors = Tensors(logits, clicks, truth_ab, keys, target)
+    run = _module(logits.device.type).backward
+    return run(tensors, settings, choice, statistics, grad_clicks, grad_statistics)
+
+
+@_choose_click_backward.register_fake
+def _(
+    grad_clicks: Any, grad_statistics: Any, choice: Tensor, statistics: Tensor, logits: Tensor, *rest: Any
+) -> Tensor:
+    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.settings = Settings(*inputs[5:])
+    _, choice, statistics = output
+    ctx.mark_non_differentiable(choice)
+    ctx.save_for_backward(*inputs[:5], choice, statistics)
+
+
+def _backward(ctx: Any, grad_clicks: Tensor | None, _: None, grad_statistics: Tensor | None) -> tuple[Any, ...]:
+    *tensors, choice, statistics = ctx.saved_tensors
+    if ctx.settings.estimator == "reinforce":
+        grad_clicks = None  # its gradient comes from log_probability alone
+    if grad_clicks is None and grad_statistics is None:
+        return (None,) * 12
+    gradient = _choose_click_backward(grad_clicks, grad_statistics, choice, statistics, *tensors, *ctx.settings)
+    return (gradient, *(None,) * 11)
+
+
+_choose_click.register_autograd(_backward, setup_context=_save)
+
+
+def _heatmap(logits: Tensor, clicks: Tensor, log_sum_exp: Tensor, temperature: float) -> Tensor:
+    scores = logits.to(log_sum_exp.dtype).div(temperature).clamp(min=LOWEST_FREE)
+    return (scores - log_sum_exp[:, None, None]).exp().masked_fill(clicked(clicks), 0.0)
+
+
+def _check_settings(settings: Settings, keys: Tensor | None) -> None:
+    if settings.estimator not in ESTIMATORS:
+        raise ValueError(f"estimator is {settings.estimator!r}; choose one of {', '.join(ESTIMATORS)}")
+    for name in ("temperature", "tau"):
+        value = getattr(settings, name)
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; it must be above 0")
+    for name in ("stream", "draw"):
+        value = getattr(settings, name)
+        if not 0 <= value < 2**32 - settings.samples:
+            raise ValueError(f"{name} is {value}; it must be at least 0 and fit in 32 bits")
+    if settings.samples < 1:
+        raise ValueError(f"samples is {settings.samples}; it must be at least 1")
+    if not 1 <= settings.hint_size <= LARGEST_HINT:
+        raise ValueError(f"hint_size is {settings.hint_size}; it must be 1 ... {LARGEST_HINT} pixels")
+    if keys is None and settings.estimator in NEEDS_NOISE:
+        raise ValueError(f"{settings.estimator} needs noise; pass keys=kernels.noise.sample_keys(...)")
+
+
+def _check_tensors(
+    logits: Tensor, clicks: Tensor, truth_ab: Tensor, keys: Tensor | None, target: Tensor | None
+) -> None:
+    batch, height, width = logits.shape
+    expected = {
+        "clicks": (clicks, (batch, 3, height, width)),
+        "truth_ab": (truth_ab, (batch, 2, height, width)),
+        "keys": (keys, (batch,)),
+        "target": (target, (batch, height, width)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; logits {tuple(logits.shape)} need {shape}")
+        if tensor.device != logits.device:
+            raise ValueError(f"{name} is on {tensor.device} and logits on {logits.device}; move them together")
+        if tensor.requires_grad:
+            raise ValueError(
+                f"{name} requires a gradient, which this operation does not give; pass {name}.detach()"
+            )
+
+
+def _check_choice(choice: Tensor) -> None:
+    full = int((choice < 0).sum())
+    if full:
+        raise ValueError(
+            f"all pixels of {full} of {len(choice)} photos are clicked; "
+            "ask for fewer clicks, a smaller hint_size or a larger photo"
+        )

@@ -1,0 +1,232 @@
+"""The operation in plain torch: the CPU's implementation.
+
+Photos are handled a few at a time, so that every pass over a photo's scores after the first finds them in the
+processor's cache; no one-hot map and no graph of intermediates exist. kernels/README.md counts the passes.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from kernels.choice.contract import (
+    ALL_TAKEN,
+    DIVERGENCE,
+    ENTROPY,
+    LOG_PROBABILITY,
+    LOG_SUM_EXP,
+    LOWEST_FREE,
+    RELAXED_LOG_SUM_EXP,
+    STATISTICS,
+    TAKEN,
+    TARGET_SUM,
+    Settings,
+    Tensors,
+    accumulation_type,
+)
+from kernels.clicks import box_sum, clicked, hint_colours, place
+from kernels.noise import gumbel
+
+_CACHE_PIXELS = 65536
+"""Pixels handled at a time: 256 KiB of float32, a share of the usual second-level cache."""
+_SAMPLED = frozenset({"gumbel_softmax", "gumbel_softmax_soft", "reinmax", "gumbel_rao", "reinforce"})
+
+
+def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """See `kernels.choice.contract.Implementation`."""
+    exact = accumulation_type(tensors.logits)
+    batch = len(tensors.logits)
+    placed = tensors.clicks.to(exact, memory_format=torch.contiguous_format, copy=True)
+    choice = tensors.logits.new_empty(batch, dtype=torch.int64)
+    statistics = tensors.logits.new_zeros(batch, STATISTICS, dtype=exact)
+    with torch.autocast(tensors.logits.device.type, enabled=False):
+        for rows, part in _parts(tensors):
+            _forward_part(part, settings, placed[rows], choice[rows], statistics[rows])
+    return placed, choice, statistics
+
+
+def backward(
+    tensors: Tensors,
+    settings: Settings,
+    choice: Tensor,
+    statistics: Tensor,
+    grad_clicks: Tensor | None,
+    grad_statistics: Tensor | None,
+) -> Tensor:
+    """See `kernels.choice.contract.Implementation`."""
+    gradient = torch.empty(tensors.logits.shape, dtype=statistics.dtype, device=tensors.logits.device)
+    with torch.autocast(tensors.logits.device.type, enabled=False):
+        for rows, part in _parts(tensors):
+            _backward_part(
+                part,
+                settings,
+                choice[rows].clamp(min=0),
+                statistics[rows],
+                None if grad_clicks is None else grad_clicks[rows],
+                None if grad_statistics is None else grad_statistics[rows],
+                gradient[rows].view(len(part.logits), -1),
+            )
+    return gradient.to(tensors.logits.dtype)
+
+
+def _parts(tensors: Tensors) -> Iterator[tuple[slice, Tensors]]:
+    """The batch, a few photos at a time."""
+    count = max(1, _CACHE_PIXELS // tensors.logits[:1].numel()) if len(tensors.logits) else 1
+    for first in range(0, len(tensors.logits), count):
+        rows = slice(first, first + count)
+        yield rows, Tensors(*(None if tensor is None else tensor[rows] for tensor in tensors))  # pyright: ignore[reportArgumentType]: only keys and target are None
+
+
+def _forward_part(part: Tensors, settings: Settings, placed: Tensor, choice: Tensor, statistics: Tensor) -> None:
+    theta = _scores(part, settings)
+    perturbed = theta + _noise(part, settings, settings.draw) if settings.estimator in _SAMPLED else theta
+    chosen = perturbed.argmax(1)
+    _measure(theta, chosen, part, statistics)
+    full = theta.gather(1, chosen[:, None])[:, 0] < ALL_TAKEN
+    if settings.estimator == "gumbel_softmax_soft":
+        relaxed = perturbed.div(settings.tau)
+        statistics[:, RELAXED_LOG_SUM_EXP] = relaxed.logsumexp(1)
+        selection = relaxed.softmax(1).view(part.logits.shape).masked_fill(full[:, None, None], 0.0)
+        placed.copy_(place(placed, hint_colours(part.truth_ab, settings.hint_size), selection, settings.hint_size))
+    else:
+        _stamp(placed, part.truth_ab, chosen, settings.hint_size, ~full)
+    choice.copy_(chosen.masked_fill(full, -1))
+    statistics[full] = torch.nan
+
+
+def _scores(part: Tensors, settings: Settings) -> Tensor:
+    """Theta = z / T, (B,N); `TAKEN` at taken pixels."""
+    exact = accumulation_type(part.logits)
+    scores = part.logits.to(exact).div(settings.temperature).clamp_(min=LOWEST_FREE)
+    return scores.masked_fill_(clicked(part.clicks), TAKEN).flatten(1)
+
+
+def _noise(part: Tensors, settings: Settings, draw: int) -> Tensor:
+    assert part.keys is not None
+    return gumbel(part.keys, settings.stream, part.logits[0].numel(), draw).to(accumulation_type(part.logits))
+
+
+def _measure(theta: Tensor, chosen: Tensor, part: Tensors, statistics: Tensor) -> None:
+    """Fill in the statistics of the heat map."""
+    top = theta.amax(1, keepdim=True)
+    below = theta - top
+    weights = below.exp()
+    total = weights.sum(1)
+    log_total = total.log()
+    statistics[:, LOG_SUM_EXP] = top[:, 0] + log_total
+    statistics[:, LOG_PROBABILITY] = below.gather(1, chosen[:, None])[:, 0] - log_total
+    statistics[:, ENTROPY] = log_total - torch.linalg.vecdot(weights, below) / total
+    if part.target is not None:
+        target = part.target.flatten(1).to(theta.dtype)
+        mass = target.sum(1)
+        statistics[:, TARGET_SUM] = mass
+        own = torch.xlogy(target, target).sum(1)
+        statistics[:, DIVERGENCE] = own - torch.linalg.vecdot(target, below) + mass * log_total
+
+
+def _stamp(placed: Tensor, truth_ab: Tensor, chosen: Tensor, size: int, wanted: Tensor) -> None:
+    """Write mask and mean colour under each wanted choice's stamp, in place."""
+    height, width = truth_ab.shape[-2:]
+    steps = torch.arange(size, device=chosen.device) - (size - 1) // 2
+    rows = (chosen // width)[:, None, None] + steps[:, None]
+    cols = (chosen % width)[:, None, None] + steps
+    inside = ((rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)).flatten(1)
+    # A pixel beyond the border stands for the centre, which gets the same values anyway.
+    pixels = torch.where(inside, (rows * width + cols).flatten(1), chosen[:, None])[:, None]
+    under = truth_ab.flatten(2).gather(2, pixels.expand(-1, 2, -1)).to(placed.dtype) * inside[:, None]
+    colour = under.sum(2) / inside.sum(1, keepdim=True)
+    values = torch.cat([torch.ones_like(colour[:, :1]), colour], dim=1)[:, :, None].expand(-1, -1, size * size)
+    flat, pixels = placed.flatten(2), pixels.expand(-1, 3, -1)
+    flat.scatter_(2, pixels, torch.where(wanted[:, None, None], values, flat.gather(2, pixels)))
+
+
+def _backward_part(
+    part: Tensors,
+    settings: Settings,
+    choice: Tensor,
+    statistics: Tensor,
+    grad_clicks: Tensor | None,
+    grad_statistics: Tensor | None,
+    gradient: Tensor,
+) -> None:
+    theta = _scores(part, settings)
+    log_pi = theta - statistics[:, LOG_SUM_EXP, None]
+    pi = log_pi.exp()
+    if grad_clicks is None:
+        gradient.zero_()
+    else:
+        _estimate(
+            part, settings, choice, theta, log_pi, pi, _candidate_gradient(part, settings, grad_clicks), gradient
+        )
+    if grad_statistics is not None:
+        _add_gradient_of_statistics(part, choice, statistics, grad_statistics, log_pi, pi, gradient)
+    gradient.div_(settings.temperature)
+
+
+def _candidate_gradient(part: Tensors, settings: Settings, grad_clicks: Tensor) -> Tensor:
+    """g: d(mask) + d(a) a + d(b) b, summed over each pixel's stamp, of its candidate colour; (B,N)."""
+    exact = accumulation_type(part.logits)
+    given = box_sum(grad_clicks.to(exact), settings.hint_size, mirrored=False)
+    colours = hint_colours(part.truth_ab, settings.hint_size).to(exact)
+    g = torch.addcmul(given[:, 0], given[:, 1], colours[:, 0])
+    return g.addcmul_(given[:, 2], colours[:, 1]).flatten(1)
+
+
+def _estimate(
+    part: Tensors,
+    settings: Settings,
+    choice: Tensor,
+    theta: Tensor,
+    log_pi: Tensor,
+    pi: Tensor,
+    g: Tensor,
+    gradient: Tensor,
+) -> None:
+    """The estimator's gradient with respect to theta, written into `gradient`."""
+    tau, name = settings.tau, settings.estimator
+    if name == "argmax_ste":
+        _softmax_backward(pi, g, gradient)
+    elif name == "reinmax":
+        halfway = theta.div(tau).softmax(1)
+        halfway.scatter_add_(1, choice[:, None], torch.ones_like(halfway[:, :1])).mul_(0.5)
+        _softmax_backward(halfway, g, gradient)
+        gradient.mul_(2.0).sub_(_softmax_backward(pi, g, pi.clone()), alpha=0.5)
+    elif name == "gumbel_rao":
+        gradient.zero_()
+        chosen = choice[:, None]
+        for k in range(settings.samples):
+            noise = _noise(part, settings, settings.draw + 1 + k)
+            highest = noise.gather(1, chosen)
+            scores = torch.logaddexp(noise.add_(log_pi).neg_(), -highest).neg_().scatter_(1, chosen, highest)
+            soft = scores.div_(tau).softmax(1)
+            gradient.add_(_softmax_backward(soft, g, soft.clone()), alpha=1.0 / (tau * settings.samples))
+    else:
+        soft = theta.add(_noise(part, settings, settings.draw)).div_(tau).softmax(1)
+        _softmax_backward(soft, g, gradient).div_(tau)
+
+
+def _softmax_backward(p: Tensor, g: Tensor, out: Tensor) -> Tensor:
+    """J(p) g = p (g - p.g), into `out`, which may be p itself."""
+    mean = torch.linalg.vecdot(p, g)[:, None]
+    return torch.mul(p, g - mean, out=out)
+
+
+def _add_gradient_of_statistics(
+    part: Tensors,
+    choice: Tensor,
+    statistics: Tensor,
+    grad_statistics: Tensor,
+    log_pi: Tensor,
+    pi: Tensor,
+    gradient: Tensor,
+) -> None:
+    """d(log sum exp) = pi, d(log pi_c) = D - pi, d(entropy) = -pi (log pi + H), d(divergence) = m pi - target."""
+    of_entropy = grad_statistics[:, ENTROPY, None]
+    of_divergence = grad_statistics[:, DIVERGENCE, None]
+    of_choice = grad_statistics[:, LOG_PROBABILITY, None]
+    per_photo = grad_statistics[:, LOG_SUM_EXP, None] - of_choice - of_entropy * statistics[:, ENTROPY, None]
+    if part.target is not None:
+        per_photo = per_photo + of_divergence * statistics[:, TARGET_SUM, None]
+        gradient.addcmul_(part.target.flatten(1).to(pi.dtype), of_divergence, value=-1.0)
+    gradient.addcmul_(pi, torch.addcmul(per_photo, log_pi, of_entropy, value=-1.0))
+    gradient.scatter_add_(1, choice[:, None], of_choice)
