@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,14 +13,20 @@ from torch import Tensor
 from kernels.noise import gumbel, sample_keys
 from kernels.reference import (
     ESTIMATORS,
+    NEEDS_CONDITIONAL_NOISE,
     NEEDS_NOISE,
+    EstimatorName,
+    Selection,
     choose,
     entropy,
     heatmap,
     kl_divergence,
+    leave_one_out_loss,
     log_heatmap,
+    log_probability,
 )
 
+HARD = sorted(set(ESTIMATORS) - {"gumbel_softmax_soft"})
 SHAPE = (1, 1, 5)
 THETA = torch.tensor([[[0.3, -0.5, 1.1, 0.2, -0.9]]], dtype=torch.float64)
 NOTHING_TAKEN = torch.zeros(SHAPE, dtype=torch.bool)
@@ -28,6 +35,14 @@ NOTHING_TAKEN = torch.zeros(SHAPE, dtype=torch.bool)
 def jacobian(p: np.ndarray) -> np.ndarray:
     """J(p) = diag(p) - p p^T, the derivative of a softmax."""
     return np.diag(p) - np.outer(p, p)
+
+
+def draws(batch: int, height: int, width: int) -> dict[str, Any]:
+    """Noise and three draws of conditional noise, as keyword arguments of `choose`."""
+    keys = sample_keys(0, 0, batch)
+    noise = torch.stack([gumbel(keys, 0, height * width, draw) for draw in range(4)])
+    noise = noise.view(4, batch, height, width)
+    return {"noise": noise[0], "conditional_noise": noise[1:]}
 
 
 def gradient_of(estimator: str, g: np.ndarray, temperature: float, tau: float, noise: Tensor | None) -> np.ndarray:
@@ -67,19 +82,6 @@ def test_the_hard_gumbel_choice_samples_the_heat_map():
     choice = choose(logits, taken, estimator="gumbel_softmax", temperature=1.0, tau=0.3, noise=noise).choice
     expected = 20000 * special.softmax(THETA.numpy().ravel())
     assert stats.chisquare(choice.bincount(minlength=5).numpy(), expected).pvalue > 1e-3
-
-
-def test_the_straight_through_gradient_is_unbiased_for_a_linear_loss():
-    """The exact gradient of E[f(D)], by enumerating the five choices, equals J(pi) g when f(D) = g . D.
-
-    The expectation over a straight-through sample with D ~ Cat(pi) and gradient J(pi) g is that very value.
-    """
-    g = np.array([0.7, -1.3, 0.4, 2.0, -0.6])
-    logits = THETA.clone().requires_grad_()
-    pi = heatmap(logits, 1.0).flatten()
-    sum(float(g[i]) * pi[i] for i in range(5)).backward()  # pyright: ignore[reportAttributeAccessIssue]: a tensor
-    assert logits.grad is not None
-    np.testing.assert_allclose(gradient_of("argmax_ste", g, 1.0, 1.0, None), logits.grad.flatten(), atol=3e-17)
 
 
 def test_soft_selection_passes_gradcheck_with_taken_pixels():
@@ -123,21 +125,31 @@ def test_the_entropy_of_a_uniform_map_is_the_logarithm_of_its_pixels():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("estimator", ["argmax_ste", "gumbel_softmax"])
+@pytest.mark.parametrize("estimator", HARD)
 def test_hard_selections_are_exactly_one_hot_at_65536_pixels(estimator: str, dtype: torch.dtype):
     logits = torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
-    noise = gumbel(sample_keys(0, 0, 2), 0, 65536).view(2, 256, 256)
     taken = torch.zeros(2, 256, 256, dtype=torch.bool)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        selection = choose(logits, taken, estimator=estimator, tau=0.5, noise=noise)
+        selection = choose(logits, taken, estimator=estimator, tau=0.5, **draws(2, 256, 256))
     weights = selection.weights.detach()
     assert weights.dtype == torch.float32
     assert set(weights.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(weights.flatten(1).argmax(1), selection.choice)
     assert torch.equal(weights.sum((1, 2)), torch.ones(2))
-    selection.weights.square().sum().backward()
-    assert logits.grad is not None
-    assert torch.isfinite(logits.grad).all()
+    assert selection.weights.requires_grad == (estimator != "reinforce")
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_float64_stays_float64_and_agrees_with_float32(estimator: str):
+    logits = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    taken = torch.zeros(2, 6, 6, dtype=torch.bool)
+    taken[:, 3] = True
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = logits.to(dtype, copy=True).requires_grad_()
+        gradients.append(all_gradients(leaf, taken, estimator, temperature=0.8, tau=0.5)[1])
+        assert gradients[-1].dtype == dtype
+    torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
@@ -146,24 +158,56 @@ def test_no_estimator_ever_chooses_a_clicked_pixel(estimator: str):
     taken = torch.rand(64, 6, 6, generator=generator) < 0.9
     taken[:, 2, 2] = False
     logits = torch.where(taken, 50.0, torch.randn(64, 6, 6, generator=generator))
-    noise = gumbel(sample_keys(0, 0, 64), 0, 36).view(64, 6, 6)
-    choice = choose(logits, taken, estimator=estimator, noise=noise).choice
-    assert not taken.flatten(1).gather(1, choice[:, None]).any()
+    logits[:20, :3] = -torch.inf
+    logits[:10] = -torch.inf
+    selection = choose(logits, taken, estimator=estimator, tau=0.1, **draws(64, 6, 6))
+    assert not taken.flatten(1).gather(1, selection.choice[:, None]).any()
+    assert not selection.weights[taken].any()
+
+
+def all_gradients(
+    logits: Tensor, taken: Tensor, estimator: str, *, temperature: float, tau: float
+) -> tuple[Selection, Tensor]:
+    """A selection, and the gradient of everything at once: weights, entropy, and the score-function loss."""
+    noise = draws(*logits.shape)
+    selection = choose(logits, taken, estimator=estimator, temperature=temperature, tau=tau, **noise)
+    heat = log_heatmap(logits, temperature, taken)
+    g = torch.linspace(-1, 1, logits[0].numel(), dtype=logits.dtype).view(logits.shape[1:])
+    losses = torch.stack([(selection.weights * g).sum((1, 2)), torch.zeros(len(logits), dtype=logits.dtype)])
+    score = leave_one_out_loss(losses, log_probability(heat, selection.choice).expand(2, -1))
+    (score + entropy(heat).sum()).backward()
+    assert logits.grad is not None
+    return selection, logits.grad
 
 
 @pytest.mark.parametrize(
     ("estimator", "temperature", "scale"), list(product(ESTIMATORS, [1e-3, 1.0, 1e3], [0.0, 1.0, 1e4]))
 )
-def test_extreme_logits_and_temperatures_give_no_nan(estimator: str, temperature: float, scale: float):
-    logits = (torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)) * scale).requires_grad_()
+@pytest.mark.parametrize("lost", ["none", "some", "all"])
+def test_extreme_logits_and_temperatures_give_no_nan(estimator: str, temperature: float, scale: float, lost: str):
+    logits = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)) * scale
     taken = torch.zeros(2, 8, 8, dtype=torch.bool)
     taken[:, 0] = True
-    noise = gumbel(sample_keys(0, 0, 2), 0, 64).view(2, 8, 8)
-    selection = choose(logits, taken, estimator=estimator, temperature=temperature, tau=0.1, noise=noise)
-    heat = log_heatmap(logits, temperature, taken)
-    (selection.weights.square().sum() + entropy(heat).sum()).backward()
-    assert logits.grad is not None
-    assert torch.isfinite(logits.grad).all()
+    if lost != "none":
+        logits[:, 4 if lost == "some" else slice(None)] = -torch.inf
+    selection, gradient = all_gradients(
+        logits.requires_grad_(), taken, estimator, temperature=temperature, tau=0.1
+    )
+    assert torch.isfinite(selection.weights).all()
+    assert torch.isfinite(gradient).all()
+
+
+def test_free_pixels_that_are_all_minus_infinity_are_equally_likely():
+    taken = torch.tensor([[[True, False, False, False, True]]])
+    heat = heatmap(torch.full(SHAPE, -torch.inf), 1.0, taken)
+    torch.testing.assert_close(heat, torch.tensor([[[0.0, 1 / 3, 1 / 3, 1 / 3, 0.0]]]))
+
+
+def test_the_log_probability_is_that_of_the_chosen_pixel():
+    logits = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    chosen = log_probability(log_heatmap(logits, 2.0), torch.tensor([0, 7, 9]))
+    expected = special.log_softmax(logits.flatten(1).numpy() / 2.0, axis=1)[[0, 1, 2], [0, 7, 9]]
+    np.testing.assert_allclose(chosen, expected, rtol=1e-6)
 
 
 def test_half_precision_logits_are_computed_in_float32():
@@ -180,6 +224,11 @@ def test_half_precision_logits_are_computed_in_float32():
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"tau": -1.0}, "tau is -1.0"),
         ({"estimator": "gumbel_softmax"}, "needs Gumbel noise"),
+        ({"estimator": "reinmax"}, "needs Gumbel noise"),
+        ({"estimator": "reinforce"}, "needs Gumbel noise"),
+        ({"estimator": "gumbel_rao", "conditional_noise": torch.zeros(3, 1, 2, 2)}, "needs Gumbel noise"),
+        ({"estimator": "gumbel_rao", "noise": torch.zeros(1, 2, 2)}, "pass conditional_noise"),
+        ({"estimator": "gumbel_rao", "conditional_noise": torch.zeros(0, 1, 2, 2)}, "pass conditional_noise"),
     ],
 )
 def test_wrong_settings_are_named(change: dict, message: str):
@@ -187,5 +236,14 @@ def test_wrong_settings_are_named(change: dict, message: str):
         choose(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool), **change)
 
 
-def test_every_estimator_that_needs_noise_is_known():
-    assert set(ESTIMATORS) >= NEEDS_NOISE
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_a_photo_without_a_free_pixel_is_an_error(estimator: str):
+    taken = torch.zeros(2, 2, 2, dtype=torch.bool)
+    taken[1] = True
+    with pytest.raises(ValueError, match="all pixels of 1 of 2 photos are clicked"):
+        choose(torch.zeros(2, 2, 2), taken, estimator=estimator, **draws(2, 2, 2))
+
+
+def test_the_names_of_the_estimators_agree():
+    assert set(ESTIMATORS) == set(get_args(EstimatorName))
+    assert set(ESTIMATORS) >= NEEDS_NOISE >= NEEDS_CONDITIONAL_NOISE
