@@ -1,0 +1,55 @@
+"""`kernels.noise` inside Triton kernels: the same words, and the same noise to a few units in the last place."""
+
+import triton
+import triton.language as tl
+
+_LARGEST_BELOW_ONE = tl.constexpr(1.0 - 2.0**-24)
+_UNIT = tl.constexpr(2.0**-32)
+
+
+@triton.jit
+def _words(key, blocks, stream, draw):
+    """Four 32-bit words for each of the counters (block, stream, draw, 0)."""
+    zero = blocks * 0
+    return tl.philox(
+        key, blocks, zero + tl.to_tensor(stream).to(tl.uint32), zero + tl.to_tensor(draw).to(tl.uint32), zero
+    )
+
+
+@triton.jit
+def _gumbel_of(words):
+    """-log(E) with E = -log1p(-u), u in (0, 1) from 32-bit words."""
+    u = tl.minimum((words.to(tl.float32) + 0.5) * _UNIT, _LARGEST_BELOW_ONE)
+    # log1p from log: the rounding error of y = 1 - u cancels in log(y) / (1 - y) (Kahan); u where y rounds to 1.
+    y = 1.0 - u
+    exponential = tl.where(y == 1.0, u, -tl.log(y) * u / tl.where(y == 1.0, 1.0, 1.0 - y))
+    return -tl.log(exponential)
+
+
+@triton.jit
+def gumbel_tile(key, stream, draw, start, BLOCK: tl.constexpr):
+    """Standard Gumbel noise of pixels start ... start + BLOCK - 1, (BLOCK,); start is a multiple of 4."""
+    blocks = (start // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32)
+    first, second, third, fourth = _words(key, blocks, stream, draw)
+    # interleave(a, b) is a0 b0 a1 b1 ..., so this gives the four words of a block side by side.
+    return _gumbel_of(tl.interleave(tl.interleave(first, third), tl.interleave(second, fourth)))
+
+
+@triton.jit
+def gumbel_at(key, stream, draw, index):
+    """The noise of one pixel, a scalar."""
+    block = (index // 4 + tl.arange(0, 1)).to(tl.uint32)
+    first, second, third, fourth = _words(key, block, stream, draw)
+    lane = index % 4
+    word = tl.where(lane == 0, first, tl.where(lane == 1, second, tl.where(lane == 2, third, fourth)))
+    return tl.sum(_gumbel_of(word), 0)
+
+
+@triton.jit
+def gumbel_kernel(keys, out, stream, draw, pixels, BLOCK: tl.constexpr):
+    """Store the noise of tile program_id(0) of photo program_id(1): out is (photos, pixels), float32."""
+    start = tl.program_id(0) * BLOCK
+    row = tl.program_id(1).to(tl.int64)
+    offsets = start + tl.arange(0, BLOCK)
+    noise = gumbel_tile(tl.load(keys + row), stream, draw, start, BLOCK)
+    tl.store(out + row * pixels + offsets, noise, mask=offsets < pixels)

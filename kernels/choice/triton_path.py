@@ -1,0 +1,233 @@
+"""The operation with Triton: launches the kernels. The CUDA implementation.
+
+On a CPU it runs under Triton's interpreter only (TRITON_INTERPRET=1 before the first import), for the tests.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from kernels.choice import triton_backward, triton_forward, triton_noise
+from kernels.choice.contract import STATISTICS, Settings, Tensors
+from kernels.choice.plan import Plan, cut, make_plan, power_of_two
+from kernels.clicks import hint_colours
+
+LAUNCHES: Counter[str] = Counter()
+"""How often each kernel has been launched in this process; `reduce` counts as `reduce_single` or `reduce_split`..."""
+KINDS = {
+    "argmax_ste": triton_backward.ARGMAX_STE,
+    "gumbel_softmax": triton_backward.GUMBEL_SOFTMAX,
+    "gumbel_softmax_soft": triton_backward.GUMBEL_SOFTMAX,
+    "reinmax": triton_backward.REINMAX,
+    "gumbel_rao": triton_backward.GUMBEL_RAO,
+    # No gradient passes through its click.
+    "reinforce": triton_backward.ARGMAX_STE,
+}
+_forced_block: int | None = None
+
+
+def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """See `kernels.choice.contract.Implementation`."""
+    _refuse_float64(tensors.logits)
+    batch, height, width = tensors.logits.shape
+    placed = tensors.logits.new_empty(batch, 3, height, width, dtype=torch.float32)
+    choice = tensors.logits.new_empty(batch, dtype=torch.int64)
+    statistics = tensors.logits.new_empty(batch, STATISTICS, dtype=torch.float32)
+    if batch:
+        with _on_device_of(tensors.logits):
+            _forward(_with_pixel_strides(tensors), settings, placed, choice, statistics)
+    return placed, choice, statistics
+
+
+def backward(
+    tensors: Tensors,
+    settings: Settings,
+    choice: Tensor,
+    statistics: Tensor,
+    grad_clicks: Tensor | None,
+    grad_statistics: Tensor | None,
+) -> Tensor:
+    """See `kernels.choice.contract.Implementation`."""
+    gradient = torch.empty(tensors.logits.shape, dtype=tensors.logits.dtype, device=tensors.logits.device)
+    if len(gradient):
+        with _on_device_of(gradient):
+            _backward(
+                _with_pixel_strides(tensors), settings, choice, statistics, grad_clicks, grad_statistics, gradient
+            )
+    return gradient
+
+
+def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -> Float32[Tensor, "b count"]:
+    """The very noise that the kernels use: `kernels.noise.gumbel` to a few units in the last place."""
+    noise = torch.empty(len(keys), count, dtype=torch.float32, device=keys.device)
+    block = min(1024, power_of_two(count))
+    with _on_device_of(keys):
+        _launch("gumbel", triton_noise.gumbel_kernel, (-(-count // block), len(keys)), 4)(
+            keys, noise, stream, draw, count, BLOCK=block
+        )
+    return noise
+
+
+@contextmanager
+def block_size(pixels: int) -> Iterator[None]:
+    """Cut photos into tiles of this many pixels, a power of two, inside the `with`; for tests and tuning."""
+    global _forced_block
+    before, _forced_block = _forced_block, pixels
+    try:
+        yield
+    finally:
+        _forced_block = before
+
+
+def _forward(tensors: Tensors, settings: Settings, placed: Tensor, choice: Tensor, statistics: Tensor) -> None:
+    logits, clicks, truth_ab, keys, target = tensors
+    batch, height, width = logits.shape
+    plan = _plan(logits)
+    soft = settings.estimator == "gumbel_softmax_soft"
+    partials = placed.new_empty(batch, plan.tiles, triton_forward.PARTIALS)
+    candidates = choice.new_empty(batch, plan.tiles, dtype=torch.int32)
+    stamp = {"HINT_SIZE": settings.hint_size, "STAMP_SIDE": power_of_two(settings.hint_size)}
+    noise = (settings.stream, settings.draw)
+    name = "reduce_single" if plan.single else "reduce_split"
+    _launch(name, triton_forward.reduce_kernel, (plan.tiles, batch), plan.warps)(
+        logits, clicks, truth_ab, _or(target, logits), _or(keys, choice), placed, choice, statistics, partials,
+        candidates, settings.temperature, settings.tau, *noise, height, width, *_flat_strides(logits),
+        *_strides(clicks), *_strides(truth_ab), *_flat_strides(_or(target, logits)),
+        SAMPLED=settings.estimator != "argmax_ste", SOFT=soft, HAS_TARGET=target is not None, SINGLE=plan.single,
+        BLOCK=plan.block, **stamp,
+    )  # fmt: skip
+    if not plan.single:
+        _launch("combine", triton_forward.combine_kernel, (batch,), 4)(
+            logits, truth_ab, placed, choice, statistics, partials, candidates, settings.temperature, height, width,
+            plan.tiles, *_flat_strides(logits), *_strides(truth_ab), SOFT=soft, TILES=power_of_two(plan.tiles),
+            **stamp,
+        )  # fmt: skip
+    if soft:
+        assert keys is not None
+        colours = _pixel_strided(hint_colours(truth_ab, settings.hint_size))
+        weights = placed.new_empty(logits.shape)
+        mask_strides = (clicks.stride(0), clicks.stride(3))
+        _launch("weights", triton_forward.weights_kernel, (plan.tiles, batch), plan.warps)(
+            logits, clicks, keys, statistics, weights, settings.temperature, settings.tau, *noise, height * width,
+            *_flat_strides(logits), *mask_strides, BLOCK=plan.block,
+        )  # fmt: skip
+        _launch("spread", triton_forward.spread_kernel, (plan.tiles, batch), plan.warps)(
+            clicks, colours, weights, placed, height, width, *_strides(clicks), *_strides(colours),
+            HINT_SIZE=settings.hint_size, BLOCK=plan.block,
+        )  # fmt: skip
+
+
+def _backward(
+    tensors: Tensors,
+    settings: Settings,
+    choice: Tensor,
+    statistics: Tensor,
+    grad_clicks: Tensor | None,
+    grad_statistics: Tensor | None,
+    gradient: Tensor,
+) -> None:
+    logits, clicks, truth_ab, keys, target = tensors
+    batch, height, width = logits.shape
+    plan = _plan(logits)
+    kind = KINDS[settings.estimator]
+    samples = settings.samples if settings.estimator == "gumbel_rao" else 1
+    grad = None if grad_clicks is None else _pixel_strided(grad_clicks)
+    two_passes = grad is not None and not plan.single
+    partials = statistics.new_empty(batch, plan.tiles, 2 + 3 * samples) if two_passes else statistics
+    # g takes the place of the gradient that it turns into, where the types allow.
+    candidate = (
+        gradient if gradient.dtype == torch.float32 or not two_passes else statistics.new_empty(logits.shape)
+    )
+    noise = (settings.stream, settings.draw)
+    shared: dict[str, Any] = {
+        "KIND": kind,
+        "SAMPLES": samples,
+        "HINT_SIZE": settings.hint_size,
+        "BLOCK": plan.block,
+    }
+    filled_keys, grid = _or(keys, choice), (plan.tiles, batch)
+    click_strides = (clicks.stride(0), clicks.stride(3))
+    grad_or_truth = truth_ab if grad is None else grad
+    if two_passes:
+        _launch("sums", triton_backward.sums_kernel, grid, plan.warps)(
+            logits, clicks, truth_ab, filled_keys, grad, choice, statistics, partials, candidate,
+            settings.temperature, settings.tau, *noise, height, width, *_flat_strides(logits), *click_strides,
+            *_strides(truth_ab), *_strides(grad_or_truth), **shared,
+        )  # fmt: skip
+    name = "gradient_single" if plan.single else "gradient_split"
+    _launch(name, triton_backward.gradient_kernel, grid, plan.warps)(
+        logits, clicks, truth_ab, _or(target, logits), filled_keys, grad_or_truth,
+        statistics if grad_statistics is None else grad_statistics.contiguous(), choice, statistics, partials,
+        candidate, gradient, settings.temperature, settings.tau, *noise, height, width, plan.tiles,
+        *_flat_strides(logits), *click_strides, *_strides(truth_ab), *_flat_strides(_or(target, logits)),
+        *_strides(grad_or_truth), HAS_GRAD=grad is not None, HAS_GRAD_STATISTICS=grad_statistics is not None,
+        HAS_TARGET=target is not None, SINGLE=plan.single, TILES=power_of_two(plan.tiles), **shared,
+    )  # fmt: skip
+
+
+def _launch(name: str, kernel: Any, grid: tuple[int, ...], warps: int) -> Any:
+    """Count the launch and return the kernel, ready for its arguments."""
+    LAUNCHES[name] += 1
+
+    def run(*arguments: Any, **constants: Any) -> None:
+        kernel[grid](*arguments, **constants, num_warps=warps)
+
+    return run
+
+
+def _plan(logits: Tensor) -> Plan:
+    pixels = logits[0].numel()
+    if _forced_block is not None:
+        return cut(pixels, _forced_block)
+    # The interpreter has no processors; four make its small photos take the paths of large ones.
+    processors = torch.cuda.get_device_properties(logits.device).multi_processor_count if logits.is_cuda else 4
+    return make_plan(len(logits), pixels, processors)
+
+
+def _on_device_of(tensor: Tensor) -> Any:
+    """Triton launches on the current device, which need not be the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _with_pixel_strides(tensors: Tensors) -> Tensors:
+    logits, clicks, truth_ab, keys, target = tensors
+    return Tensors(
+        _pixel_strided(logits),
+        _pixel_strided(clicks),
+        _pixel_strided(truth_ab),
+        None if keys is None else keys.contiguous(),
+        None if target is None else _pixel_strided(target),
+    )
+
+
+def _pixel_strided(x: Tensor) -> Tensor:
+    """The tensor, copied only if its pixels do not lie at equal distances in row-major order.
+
+    Both the contiguous and the channels-last layout do.
+    """
+    return x if x.stride(-2) == x.stride(-1) * x.shape[-1] else x.contiguous()
+
+
+def _strides(x: Tensor) -> tuple[int, int, int]:
+    """Of photo, channel and pixel, for (B,C,H,W)."""
+    return x.stride(0), x.stride(1), x.stride(3)
+
+
+def _flat_strides(x: Tensor) -> tuple[int, int]:
+    """Of photo and pixel, for (B,H,W)."""
+    return x.stride(0), x.stride(2)
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A kernel's unused pointer needs something to point at."""
+    return other if tensor is None else tensor
+
+
+def _refuse_float64(logits: Tensor) -> None:
+    if logits.dtype == torch.float64:
+        raise ValueError("logits are float64; the Triton kernels compute in float32: pass logits.float()")

@@ -1,0 +1,33 @@
+"""What the forward and the backward kernels both do to one tile of a photo."""
+
+import triton
+import triton.language as tl
+
+from kernels.choice import contract
+
+LOWEST_FREE = tl.constexpr(contract.LOWEST_FREE)
+TAKEN = tl.constexpr(contract.TAKEN)
+ALL_TAKEN = tl.constexpr(contract.ALL_TAKEN)
+
+
+@triton.jit
+def scores_of(logits, free, temperature):
+    """Theta = z / T of the free pixels, `TAKEN` elsewhere. NaN stays NaN."""
+    theta = logits.to(tl.float32) / temperature
+    theta = tl.where(theta < LOWEST_FREE, LOWEST_FREE, theta)
+    return tl.where(free, theta, TAKEN)
+
+
+@triton.jit
+def load_scores(logits, mask, offsets, inside, logits_stride, mask_stride, temperature):
+    """Scores of one tile, and whether each pixel is free."""
+    z = tl.load(logits + offsets * logits_stride, mask=inside, other=0.0)
+    free = inside & ~(tl.load(mask + offsets * mask_stride, mask=inside, other=0.0).to(tl.float32) > 0.5)
+    return scores_of(z, free, temperature), free
+
+
+@triton.jit
+def exp_sum(scores):
+    """The maximum m of a tile, and sum exp(scores - m)."""
+    top = tl.max(scores, 0)
+    return top, tl.sum(tl.exp(scores - top), 0)
