@@ -15,6 +15,8 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _LARGEST_BELOW_ONE = 1.0 - 2.0**-24
 _MASK64 = (1 << 64) - 1
+_CACHED_BLOCKS = 2**16
+"""Counters that one CPU thread takes through all rounds before the next ones: 0.5 MiB for each of five words."""
 
 
 def fold(*parts: int) -> int:
@@ -45,15 +47,26 @@ def philox(
     key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10: four 32-bit words of key and counter, held in broadcastable int64 tensors, to four words."""
-    k0, k1 = key
-    c0, c1, c2, c3 = counter
-    for _ in range(_ROUNDS):
-        # int64 products wrap, but their 64 bits are those of the unsigned product.
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        high0, high1 = (product0 >> 32) & _LOW32, (product1 >> 32) & _LOW32
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, product1 & _LOW32, high0 ^ c3 ^ k1, product0 & _LOW32
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW32, (k1 + _KEY_STEPS[1]) & _LOW32
-    return c0, c1, c2, c3
+    shape = torch.broadcast_shapes(*(word.shape for word in (*key, *counter)))
+    c0, c1, c2, c3 = (word.expand(shape).clone(memory_format=torch.contiguous_format) for word in counter)
+    spare = torch.empty_like(c0)
+    for k0, k1 in zip(*map(_round_keys, key, _KEY_STEPS), strict=True):
+        # int64 products wrap, but their 64 bits are those of the unsigned product. Only a factor must be free of
+        # bits above the lower 32: the products become c1 and c3 as they are, and are cleaned a round later.
+        c0.mul_(_MULTIPLIERS[0])
+        c2.mul_(_MULTIPLIERS[1])
+        high = torch.bitwise_right_shift(c2, 32, out=spare)
+        c1.bitwise_xor_(high).bitwise_xor_(k0).bitwise_and_(_LOW32)
+        high = torch.bitwise_right_shift(c0, 32, out=spare)
+        c3.bitwise_xor_(high).bitwise_xor_(k1).bitwise_and_(_LOW32)
+        c0, c1, c2, c3 = c1, c2, c3, c0
+    return c0, c1.bitwise_and_(_LOW32), c2, c3.bitwise_and_(_LOW32)
+
+
+def _round_keys(word: Tensor, step: int) -> tuple[Tensor, ...]:
+    """One word of the key in each round."""
+    rounds = torch.arange(_ROUNDS, dtype=torch.int64, device=word.device).view(-1, *[1] * word.ndim)
+    return (rounds * step + word).bitwise_and_(_LOW32).unbind()
 
 
 def random_words(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -> Int64[Tensor, "b count"]:
@@ -62,14 +75,33 @@ def random_words(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int =
     Raises:
         ValueError: stream or draw does not fit in 32 bits.
     """
+    return _words(keys, stream, count, draw, torch.int64)
+
+
+def _words(keys: Tensor, stream: int, count: int, draw: int, dtype: torch.dtype) -> Tensor:
+    """`random_words` as numbers of `dtype`, in memory of their own."""
     for name, value in (("stream", stream), ("draw", draw)):
         if not 0 <= value <= _LOW32:
             raise ValueError(f"{name} is {value}; it must fit in 32 bits")
     blocks = torch.arange((count + 3) // 4, dtype=torch.int64, device=keys.device)[None]
-    zero = torch.zeros_like(blocks)
-    key = (keys[:, None] & _LOW32, (keys[:, None] >> 32) & _LOW32)
-    words = torch.stack(philox(key, (blocks, zero + stream, zero + draw, zero)), dim=-1)
-    return words.flatten(1)[:, :count]
+    c1, c2, c3 = (blocks.new_full((1, 1), word) for word in (stream, draw, 0))
+    words = torch.empty(*keys.shape, blocks.shape[1], 4, dtype=dtype, device=keys.device)
+    for part, filled in _turns(keys[:, None], words):
+        outputs = philox((part & _LOW32, (part >> 32) & _LOW32), (blocks, c1, c2, c3))
+        for place, output in zip(filled.unbind(-1), outputs, strict=True):
+            place.copy_(output)
+    return words.flatten(1)[:, :count].contiguous()
+
+
+def _turns(keys: Tensor, words: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Keys (b,1) and places for their words (b,n,4), in the parts that are computed one after another.
+
+    On a CPU a part stays in the caches through all passes of `philox`. A traced graph takes batches of any size.
+    """
+    if keys.device.type != "cpu" or torch.compiler.is_compiling():
+        return [(keys, words)]
+    rows = max(1, _CACHED_BLOCKS * torch.get_num_threads() // max(1, words.shape[1]))
+    return list(zip(keys.split(rows), words.split(rows), strict=True))
 
 
 def uniform(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -> Float32[Tensor, "b count"]:
@@ -77,8 +109,8 @@ def uniform(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -
 
     The resolution is 2**-32 near 0 and 2**-24 near 1, so the logarithm of neither end is infinite.
     """
-    words = random_words(keys, stream, count, draw).float()
-    return ((words + 0.5) * 2.0**-32).clamp_(max=_LARGEST_BELOW_ONE)
+    words = _words(keys, stream, count, draw, torch.float32)
+    return words.add_(0.5).mul_(2.0**-32).clamp_(max=_LARGEST_BELOW_ONE)
 
 
 def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -> Float32[Tensor, "b count"]:
@@ -87,4 +119,4 @@ def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) ->
     E is -log1p(-u): the fine end of `uniform` is where E is small and the noise large, which decides an
     argmax over many pixels.
     """
-    return -torch.log(-torch.log1p(-uniform(keys, stream, count, draw)))
+    return uniform(keys, stream, count, draw).neg_().log1p_().neg_().log_().neg_()

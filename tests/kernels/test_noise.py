@@ -35,10 +35,50 @@ def test_words_follow_the_documented_counters():
     assert words[0, 4:].tolist() == [int(word) for word in second[:3]]
 
 
-def test_noise_does_not_depend_on_the_batch_split():
-    whole = gumbel(sample_keys(3, 100, 6), stream=2, count=50)
-    parts = [gumbel(sample_keys(3, first, 2), stream=2, count=50) for first in (100, 102, 104)]
+def words_by_numpy(key: int, stream: int, count: int, draw: int) -> np.ndarray:
+    """The generator as its paper writes it, in unsigned arithmetic."""
+    low = np.uint64(0xFFFFFFFF)
+    k0, k1 = np.uint64(key & ONES), np.uint64((key >> 32) & ONES)
+    c0 = np.arange((count + 3) // 4, dtype=np.uint64)
+    c1, c2, c3 = (np.full_like(c0, word) for word in (stream, draw, 0))
+    for _ in range(10):
+        first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (second >> 32) ^ c1 ^ k0, second & low, (first >> 32) ^ c3 ^ k1, first & low
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
+    return np.stack((c0, c1, c2, c3), axis=-1).reshape(-1)[:count]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 50, 4099])
+@pytest.mark.parametrize(("stream", "draw"), [(0, 0), (7, 3), (ONES, ONES)])
+def test_words_agree_with_unsigned_arithmetic(count: int, stream: int, draw: int):
+    keys = [0, 1, 2**63 - 1, -1, -(2**63), fold(3, 4)]
+    words = random_words(torch.tensor(keys), stream, count, draw)
+    expected = np.stack([words_by_numpy(key, stream, count, draw) for key in keys])
+    np.testing.assert_array_equal(words.numpy().astype(np.uint64), expected)
+
+
+@pytest.mark.parametrize("count", [50, 65537])
+def test_noise_does_not_depend_on_the_batch_split(count: int):
+    """The longer rows are also computed in several turns."""
+    whole = gumbel(sample_keys(3, 100, 6), stream=2, count=count)
+    parts = [gumbel(sample_keys(3, first, 2), stream=2, count=count) for first in (100, 102, 104)]
     assert torch.equal(whole, torch.cat(parts))
+
+
+def test_no_keys_give_no_noise():
+    assert gumbel(sample_keys(0, 0, 0), stream=2, count=5).shape == (0, 5)
+
+
+class _Noise(torch.nn.Module):
+    def forward(self, keys: torch.Tensor) -> torch.Tensor:
+        return gumbel(keys, 2, 50)
+
+
+def test_callers_export_with_any_batch_size():
+    dynamic = {"keys": {0: torch.export.Dim("batch")}}
+    graph = torch.export.export(_Noise(), (sample_keys(0, 0, 3),), dynamic_shapes=dynamic).module()
+    keys = sample_keys(5, 0, 40)
+    assert torch.equal(graph(keys), gumbel(keys, 2, 50))
 
 
 def test_keys_streams_and_draws_give_unrelated_noise():
