@@ -1,4 +1,4 @@
-"""Choose a click and place it, as one fused operation (kernels/README.md has the derivation and the byte count)."""
+"""Choose a click and place it, as one fused operation; kernels/README.md derives it."""
 
 from kernels.choice.operator import Click, choose_click, implementation, use
 

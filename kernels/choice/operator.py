@@ -1,7 +1,7 @@
 """`choose_click`: the public function, and its registration with PyTorch (`torch.library.custom_op`).
 
-The operation is one node for autograd, `torch.compile` and `torch.export`. On CUDA it runs the Triton kernels, on a
-CPU the torch implementation; there is no other path, and `implementation` says which one it is.
+The operation is one node for autograd, `torch.compile` and `torch.export`. On CUDA it runs the Triton kernels, on
+a CPU the torch implementation; there is no other path, and `implementation` says which one it is.
 """
 
 from collections.abc import Iterator

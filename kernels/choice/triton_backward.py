@@ -2,9 +2,9 @@
 
 Legend: program_id(0) is the tile of BLOCK pixels, program_id(1) the photo; `*_b`, `*_c`, `*_p` are the strides of
 photo, channel and pixel in elements; a photo's pixels lie `*_p` apart in row-major order. theta = z / T,
-pi = softmax(theta); y is the relaxed score whose softmax s the estimator differentiates; g the gradient at each pixel
-if the click were there. One photo's partial sums are (tiles, 2 + 3 SAMPLES) float32: sum pi g, g of the chosen pixel,
-and for each sample the maximum m of y, sum exp(y - m) and sum exp(y - m) g.
+pi = softmax(theta); y is the relaxed score whose softmax s the estimator differentiates; g is the gradient that
+each pixel would get if the click were there. One photo's partial sums are (tiles, 2 + 3 SAMPLES) float32:
+sum pi g, g of the chosen pixel, and for each sample the maximum m of y, sum exp(y - m) and sum exp(y - m) g.
 """
 
 import triton
@@ -12,7 +12,7 @@ import triton.language as tl
 
 from kernels.choice import contract
 from kernels.choice.triton_noise import gumbel_at, gumbel_tile
-from kernels.choice.triton_tile import TAKEN, load_scores, scores_of
+from kernels.choice.triton_tile import load_scores, scores_of, step_of_stamp
 
 ARGMAX_STE, GUMBEL_SOFTMAX, REINMAX, GUMBEL_RAO = range(4)
 """Values of KIND: which relaxation is differentiated. Soft Gumbel-Softmax is GUMBEL_SOFTMAX here."""
@@ -39,8 +39,7 @@ def _candidate_gradient(
         count = offsets * 0.0
         rows, cols = offsets // width, offsets % width
         for step in range(HINT_SIZE * HINT_SIZE):
-            down = step // HINT_SIZE - (HINT_SIZE - 1) // 2
-            right = step % HINT_SIZE - (HINT_SIZE - 1) // 2
+            down, right = step_of_stamp(step, HINT_SIZE)
             there = (rows + down) * width + cols + right
             covered = inside & (rows + down >= 0) & (rows + down < height)
             covered = covered & (cols + right >= 0) & (cols + right < width)
@@ -85,8 +84,8 @@ def _softmax_sums(y, g):
 
 @triton.jit
 def _estimator_gradient(
-    scores, pi, g, mean, chosen_g, offsets, choice, log_sum_exp, key, stream, draw, start, tau, partial, real, pitch,
-    KIND: tl.constexpr, SAMPLES: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
+    scores, pi, g, mean, chosen_g, offsets, choice, log_sum_exp, key, stream, draw, start, tau,
+    partial, real, pitch, KIND: tl.constexpr, SAMPLES: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient at theta that reaches it through the click; `mean` is sum pi g over the photo."""
     if KIND == _ARGMAX_STE:
@@ -97,15 +96,15 @@ def _estimator_gradient(
             y = _relaxed(scores, log_sum_exp, offsets, choice, key, stream, draw, start, tau, sample, KIND, BLOCK)
             if SINGLE:
                 top, weight, weighted = _softmax_sums(y, g)
-            else:
+            else:  # combine the tiles' sums
                 column = partial + 2 + 3 * sample
-                tops = tl.load(column + pitch, mask=real, other=8 * TAKEN)
+                tops = tl.load(column + pitch, mask=real, other=float("-inf"))
                 top = tl.max(tops, 0)
                 scale = tl.exp(tops - top)
                 weight = tl.sum(scale * tl.load(column + 1 + pitch, mask=real, other=0.0), 0)
                 weighted = tl.sum(scale * tl.load(column + 2 + pitch, mask=real, other=0.0), 0)
             soft = tl.exp(y - top) / weight
-            soft_mean = weighted / weight
+            soft_mean = weighted / weight  # pyright: ignore[reportOperatorIssue]: tensors
             if KIND == _REINMAX:
                 halfway = 0.5 * (soft + (offsets == choice).to(tl.float32))
                 total += 2.0 * halfway * (g - 0.5 * (soft_mean + chosen_g)) - 0.5 * pi * (g - mean)
@@ -162,7 +161,7 @@ def gradient_kernel(
 ):  # fmt: skip
     """The gradient at the logits of one tile.
 
-    With HAS_GRAD and not SINGLE, g and the sums come from `sums_kernel`; `candidate` may share its memory with `out`.
+    With HAS_GRAD and not SINGLE, g and the sums come from `sums_kernel`; `candidate` may share `out`'s memory.
     """
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     pixels = height * width
@@ -173,6 +172,7 @@ def gradient_kernel(
     log_sum_exp = tl.load(statistics + row * _STATISTICS)
     choice = tl.load(choices + row).to(tl.int32)
     invalid = 0.0  # NaN where a NaN in g has reached the sums
+    g = tl.zeros((BLOCK,), tl.float32)
     if HAS_GRAD and not SINGLE:
         g = tl.load(candidate + row * pixels + offsets, mask=inside, other=float("nan"))
         free = g == g

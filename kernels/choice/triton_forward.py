@@ -1,8 +1,8 @@
 """Triton kernels of the forward pass. kernels/README.md derives them and counts their bytes.
 
 Legend: program_id(0) is the tile of BLOCK pixels, program_id(1) the photo; `*_b`, `*_c`, `*_p` are the strides of
-photo, channel and pixel in elements; a photo's pixels lie `*_p` apart in row-major order. One photo's partial sums are
-(tiles, PARTIALS) float32 and (tiles,) int32.
+photo, channel and pixel in elements; a photo's pixels lie `*_p` apart in row-major order. One photo's partial sums
+are (tiles, PARTIALS) float32 and (tiles,) int32.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 from kernels.choice import contract
 from kernels.choice.triton_noise import gumbel_tile
-from kernels.choice.triton_tile import ALL_TAKEN, TAKEN, exp_sum, load_scores, scores_of
+from kernels.choice.triton_tile import ALL_TAKEN, TAKEN, exp_sum, load_scores, scores_of, step_of_stamp
 
 PARTIALS = 8
 _PARTIALS = tl.constexpr(PARTIALS)
@@ -112,8 +112,7 @@ def combine_kernel(
     tops = tl.load(partial + 0, mask=real, other=TAKEN)
     totals = tl.load(partial + 1, mask=real, other=0.0)
     moments = tl.load(partial + 2, mask=real, other=0.0)
-    # Twice TAKEN: an empty lane never wins, not even when all pixels are taken.
-    best = tl.load(partial + 3, mask=real, other=2 * TAKEN)
+    best = tl.load(partial + 3, mask=real, other=float("-inf"))
     top = tl.max(tops, 0)
     scale = tl.exp(tops - top)
     total = tl.sum(totals * scale, 0)
@@ -122,7 +121,7 @@ def combine_kernel(
     masses = tl.load(partial + 5, mask=real, other=0.0)
     divergence = tl.sum(tl.load(partial + 4, mask=real, other=0.0) + masses * (top - tops), 0)
     mass = tl.sum(masses, 0)
-    relaxed_tops = tl.load(partial + 6, mask=real, other=4 * TAKEN)
+    relaxed_tops = tl.load(partial + 6, mask=real, other=float("-inf"))
     relaxed_top = tl.max(relaxed_tops, 0)
     relaxed_totals = tl.load(partial + 7, mask=real, other=0.0)
     relaxed_total = tl.sum(relaxed_totals * tl.exp(relaxed_tops - relaxed_top), 0)
@@ -240,8 +239,7 @@ def spread_kernel(
     rows, cols = offsets // width, offsets % width
     # The stamp of the pixel at (row - down, col - right) covers this one.
     for step in range(HINT_SIZE * HINT_SIZE):
-        down = step // HINT_SIZE - (HINT_SIZE - 1) // 2
-        right = step % HINT_SIZE - (HINT_SIZE - 1) // 2
+        down, right = step_of_stamp(step, HINT_SIZE)
         there = (rows - down) * width + cols - right
         covers = inside & (rows >= down) & (rows - down < height) & (cols >= right) & (cols - right < width)
         weight = tl.load(weights + there, mask=covers, other=0.0)

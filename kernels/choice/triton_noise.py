@@ -11,9 +11,7 @@ _UNIT = tl.constexpr(2.0**-32)
 def _words(key, blocks, stream, draw):
     """Four 32-bit words for each of the counters (block, stream, draw, 0)."""
     zero = blocks * 0
-    return tl.philox(
-        key, blocks, zero + tl.to_tensor(stream).to(tl.uint32), zero + tl.to_tensor(draw).to(tl.uint32), zero
-    )
+    return tl.philox(key, blocks, (zero + stream).to(tl.uint32), (zero + draw).to(tl.uint32), zero)
 
 
 @triton.jit

@@ -18,7 +18,7 @@ from kernels.choice.plan import Plan, cut, make_plan, power_of_two
 from kernels.clicks import hint_colours
 
 LAUNCHES: Counter[str] = Counter()
-"""How often each kernel has been launched in this process; `reduce` counts as `reduce_single` or `reduce_split`..."""
+"""How often each kernel has been launched in this process, by name."""
 KINDS = {
     "argmax_ste": triton_backward.ARGMAX_STE,
     "gumbel_softmax": triton_backward.GUMBEL_SOFTMAX,
@@ -103,9 +103,9 @@ def _forward(tensors: Tensors, settings: Settings, placed: Tensor, choice: Tenso
     )  # fmt: skip
     if not plan.single:
         _launch("combine", triton_forward.combine_kernel, (batch,), 4)(
-            logits, truth_ab, placed, choice, statistics, partials, candidates, settings.temperature, height, width,
-            plan.tiles, *_flat_strides(logits), *_strides(truth_ab), SOFT=soft, TILES=power_of_two(plan.tiles),
-            **stamp,
+            logits, truth_ab, placed, choice, statistics, partials, candidates, settings.temperature, height,
+            width, plan.tiles, *_flat_strides(logits), *_strides(truth_ab), SOFT=soft,
+            TILES=power_of_two(plan.tiles), **stamp,
         )  # fmt: skip
     if soft:
         assert keys is not None
@@ -151,16 +151,18 @@ def _backward(
         "BLOCK": plan.block,
     }
     filled_keys, grid = _or(keys, choice), (plan.tiles, batch)
+    # Sums over a stamp keep more values alive; more threads share them.
+    warps = plan.warps if settings.hint_size == 1 else min(16, 2 * plan.warps)
     click_strides = (clicks.stride(0), clicks.stride(3))
     grad_or_truth = truth_ab if grad is None else grad
     if two_passes:
-        _launch("sums", triton_backward.sums_kernel, grid, plan.warps)(
+        _launch("sums", triton_backward.sums_kernel, grid, warps)(
             logits, clicks, truth_ab, filled_keys, grad, choice, statistics, partials, candidate,
             settings.temperature, settings.tau, *noise, height, width, *_flat_strides(logits), *click_strides,
             *_strides(truth_ab), *_strides(grad_or_truth), **shared,
         )  # fmt: skip
     name = "gradient_single" if plan.single else "gradient_split"
-    _launch(name, triton_backward.gradient_kernel, grid, plan.warps)(
+    _launch(name, triton_backward.gradient_kernel, grid, warps)(
         logits, clicks, truth_ab, _or(target, logits), filled_keys, grad_or_truth,
         statistics if grad_statistics is None else grad_statistics.contiguous(), choice, statistics, partials,
         candidate, gradient, settings.temperature, settings.tau, *noise, height, width, plan.tiles,
@@ -175,7 +177,8 @@ def _launch(name: str, kernel: Any, grid: tuple[int, ...], warps: int) -> Any:
     LAUNCHES[name] += 1
 
     def run(*arguments: Any, **constants: Any) -> None:
-        kernel[grid](*arguments, **constants, num_warps=warps)
+        # Without contraction to fused multiply-adds, so that the noise has the same bits in every kernel.
+        kernel[grid](*arguments, **constants, num_warps=warps, enable_fp_fusion=False)
 
     return run
 

@@ -31,3 +31,10 @@ def exp_sum(scores):
     """The maximum m of a tile, and sum exp(scores - m)."""
     top = tl.max(scores, 0)
     return top, tl.sum(tl.exp(scores - top), 0)
+
+
+@triton.jit
+def step_of_stamp(step, HINT_SIZE: tl.constexpr):
+    """Rows down and columns right from a click to pixel 0 ... HINT_SIZE**2 - 1 of its stamp."""
+    before = (HINT_SIZE - 1) // 2
+    return step // HINT_SIZE - before, step % HINT_SIZE - before
