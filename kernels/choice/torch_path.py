@@ -1,9 +1,9 @@
 """The operation in plain torch: the CPU's implementation.
 
 Photos are handled a few at a time, so that every pass over a photo's scores after the first finds them in the
-processor's cache; no one-hot map and no graph of intermediates exist. Operations are chosen by their speed on a CPU:
-masked_fill, where, argmax over a whole photo and exp cost five to fifteen times as much as arithmetic, and softmax
-less than exp alone. kernels/README.md counts the passes.
+processor's cache; no one-hot map and no graph of intermediates exist. Operations are chosen by their speed on a
+CPU: masked_fill, where, argmax over a whole photo and exp cost five to fifteen times as much as arithmetic, and
+softmax less than exp alone. kernels/README.md counts the passes.
 """
 
 from collections.abc import Iterator
