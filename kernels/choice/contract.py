@@ -48,11 +48,16 @@ class Tensors(NamedTuple):
 class Implementation(Protocol):
     """A module that computes the operation on some device."""
 
-    def forward(self, tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
-        """The new click map (B,3,H,W), the choice (B,) and the statistics (B,6).
+    def forward(self, tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The new click map (B,3,H,W), the choice (B,), the statistics (B,6) and what is kept for `backward`.
 
-        The choice is -1 and the statistics are NaN for a photo without a free pixel; its map stays as it is.
+        The last one has `kept_pixels` numbers per photo. The choice is -1 and the statistics are NaN for a photo
+        without a free pixel; its map stays as it is.
         """
+        ...
+
+    def kept_pixels(self, pixels: int, estimator: str) -> int:
+        """How many numbers `forward` keeps for each photo of `pixels` pixels."""
         ...
 
     def backward(
@@ -61,6 +66,7 @@ class Implementation(Protocol):
         settings: Settings,
         choice: Tensor,
         statistics: Tensor,
+        kept: Tensor,
         grad_clicks: Tensor | None,
         grad_statistics: Tensor | None,
     ) -> Tensor:

@@ -99,8 +99,8 @@ def choose_click(
     settings = Settings(estimator, float(temperature), float(tau), stream, draw, samples, hint_size)
     _check_settings(settings, keys)
     _check_tensors(logits, clicks, truth_ab, keys, target)
-    placed, choice, statistics = cast(
-        tuple[Tensor, Tensor, Tensor], _choose_click(logits, clicks, truth_ab, keys, target, *settings)
+    placed, choice, statistics, _ = cast(
+        tuple[Tensor, ...], _choose_click(logits, clicks, truth_ab, keys, target, *settings)
     )
     if check and not torch.compiler.is_compiling():
         _check_choice(choice)
@@ -167,7 +167,7 @@ def _choose_click(
     draw: int,
     samples: int,
     hint_size: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(estimator, temperature, tau, stream, draw, samples, hint_size)
     tensors = Tensors(logits, clicks, truth_ab, keys, target)
     return _module(logits.device.type).forward(tensors, settings)
@@ -175,13 +175,15 @@ def _choose_click(
 
 @_choose_click.register_fake
 def _(
-    logits: Tensor, clicks: Tensor, truth_ab: Tensor, keys: Any, target: Any, *settings: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Tensor, clicks: Tensor, truth_ab: Tensor, keys: Any, target: Any, estimator: str, *settings: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     exact = accumulation_type(logits)
+    kept = _module(logits.device.type).kept_pixels(logits.shape[1] * logits.shape[2], estimator)
     return (
         torch.empty(clicks.shape, dtype=exact, device=clicks.device),
         logits.new_empty(logits.shape[0], dtype=torch.int64),
         logits.new_empty(logits.shape[0], STATISTICS, dtype=exact),
+        logits.new_empty(logits.shape[0], kept, dtype=exact),
     )
 
 
@@ -191,6 +193,7 @@ def _choose_click_backward(
     grad_statistics: Tensor | None,
     choice: Tensor,
     statistics: Tensor,
+    kept: Tensor,
     logits: Tensor,
     clicks: Tensor,
     truth_ab: Tensor,
@@ -207,31 +210,41 @@ def _choose_click_backward(
     settings = Settings(estimator, temperature, tau, stream, draw, samples, hint_size)
     tensors = Tensors(logits, clicks, truth_ab, keys, target)
     run = _module(logits.device.type).backward
-    return run(tensors, settings, choice, statistics, grad_clicks, grad_statistics)
+    return run(tensors, settings, choice, statistics, kept, grad_clicks, grad_statistics)
 
 
 @_choose_click_backward.register_fake
 def _(
-    grad_clicks: Any, grad_statistics: Any, choice: Tensor, statistics: Tensor, logits: Tensor, *rest: Any
+    grad_clicks: Any,
+    grad_statistics: Any,
+    choice: Tensor,
+    statistics: Tensor,
+    kept: Tensor,
+    logits: Tensor,
+    *rest: Any,
 ) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     ctx.settings = Settings(*inputs[5:])
-    _, choice, statistics = output
-    ctx.mark_non_differentiable(choice)
-    ctx.save_for_backward(*inputs[:5], choice, statistics)
+    _, choice, statistics, kept = output
+    ctx.mark_non_differentiable(choice, kept)
+    ctx.save_for_backward(*inputs[:5], choice, statistics, kept)
 
 
-def _backward(ctx: Any, grad_clicks: Tensor | None, _: None, grad_statistics: Tensor | None) -> tuple[Any, ...]:
-    *tensors, choice, statistics = ctx.saved_tensors
+def _backward(
+    ctx: Any, grad_clicks: Tensor | None, _: None, grad_statistics: Tensor | None, __: None
+) -> tuple[Any, ...]:
+    *tensors, choice, statistics, kept = ctx.saved_tensors
     if ctx.settings.estimator == "reinforce":
         grad_clicks = None  # its gradient comes from log_probability alone
     if grad_clicks is None and grad_statistics is None:
         return (None,) * 12
-    gradient = _choose_click_backward(grad_clicks, grad_statistics, choice, statistics, *tensors, *ctx.settings)
+    gradient = _choose_click_backward(
+        grad_clicks, grad_statistics, choice, statistics, kept, *tensors, *ctx.settings
+    )
     return (gradient, *(None,) * 11)
 
 

@@ -28,23 +28,32 @@ from kernels.choice.contract import (
 )
 from kernels.clicks import box_sum, hint_colours, place
 from kernels.noise import gumbel
+from kernels.reference import NEEDS_NOISE
 
-_CACHE_PIXELS = 65536
-"""Pixels handled at a time: 256 KiB of float32, a share of the usual second-level cache."""
-_SAMPLED = frozenset({"gumbel_softmax", "gumbel_softmax_soft", "reinmax", "gumbel_rao", "reinforce"})
+_CACHE_PIXELS = 262144
+"""Pixels handled at a time: 1 MiB of float32, about the second-level cache of one core (docs/LOG.md)."""
+_KEEPS_NOISE = frozenset({"gumbel_softmax", "gumbel_softmax_soft"})
 
 
-def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+def kept_pixels(pixels: int, estimator: str) -> int:
+    """All, for the noise: on a CPU it takes longer to compute than all the rest of the backward pass."""
+    return pixels if estimator in _KEEPS_NOISE else 0
+
+
+def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `kernels.choice.contract.Implementation`."""
     exact = accumulation_type(tensors.logits)
     batch = len(tensors.logits)
     placed = tensors.clicks.to(exact, memory_format=torch.contiguous_format, copy=True)
     choice = tensors.logits.new_empty(batch, dtype=torch.int64)
     statistics = tensors.logits.new_zeros(batch, STATISTICS, dtype=exact)
+    noise = _noise(tensors, settings, settings.draw) if settings.estimator in NEEDS_NOISE else None
     with torch.autocast(tensors.logits.device.type, enabled=False):
         for rows, part in _parts(tensors):
-            _forward_part(part, settings, placed[rows], choice[rows], statistics[rows])
-    return placed, choice, statistics
+            part_noise = None if noise is None else noise[rows]
+            _forward_part(part, settings, part_noise, placed[rows], choice[rows], statistics[rows])
+    kept = noise if noise is not None and settings.estimator in _KEEPS_NOISE else statistics.new_empty(batch, 0)
+    return placed, choice, statistics, kept
 
 
 def backward(
@@ -52,6 +61,7 @@ def backward(
     settings: Settings,
     choice: Tensor,
     statistics: Tensor,
+    kept: Tensor,
     grad_clicks: Tensor | None,
     grad_statistics: Tensor | None,
 ) -> Tensor:
@@ -64,6 +74,7 @@ def backward(
                 settings,
                 choice[rows].clamp(min=0),
                 statistics[rows],
+                kept[rows],
                 None if grad_clicks is None else grad_clicks[rows],
                 None if grad_statistics is None else grad_statistics[rows],
                 gradient[rows].view(len(part.logits), -1),
@@ -79,9 +90,11 @@ def _parts(tensors: Tensors) -> Iterator[tuple[slice, Tensors]]:
         yield rows, Tensors(*(None if tensor is None else tensor[rows] for tensor in tensors))  # pyright: ignore[reportArgumentType]: only keys and target are None
 
 
-def _forward_part(part: Tensors, settings: Settings, placed: Tensor, choice: Tensor, statistics: Tensor) -> None:
+def _forward_part(
+    part: Tensors, settings: Settings, noise: Tensor | None, placed: Tensor, choice: Tensor, statistics: Tensor
+) -> None:
     theta = _scores(part, settings)
-    perturbed = theta + _noise(part, settings, settings.draw) if settings.estimator in _SAMPLED else theta
+    perturbed = theta if noise is None else theta + noise
     chosen = _argmax(perturbed.view(part.logits.shape))
     full = theta.gather(1, chosen[:, None])[:, 0] < ALL_TAKEN
     _measure(theta, chosen, part, statistics)
@@ -113,7 +126,8 @@ def _argmax(scores: Tensor) -> Tensor:
 
 def _noise(part: Tensors, settings: Settings, draw: int) -> Tensor:
     assert part.keys is not None
-    return gumbel(part.keys, settings.stream, part.logits[0].numel(), draw).to(accumulation_type(part.logits))
+    pixels = part.logits.shape[1] * part.logits.shape[2]
+    return gumbel(part.keys, settings.stream, pixels, draw).to(accumulation_type(part.logits))
 
 
 def _measure(theta: Tensor, chosen: Tensor, part: Tensors, statistics: Tensor) -> None:
@@ -155,6 +169,7 @@ def _backward_part(
     settings: Settings,
     choice: Tensor,
     statistics: Tensor,
+    kept: Tensor,
     grad_clicks: Tensor | None,
     grad_statistics: Tensor | None,
     gradient: Tensor,
@@ -165,9 +180,8 @@ def _backward_part(
     if grad_clicks is None:
         gradient.zero_()
     else:
-        _estimate(
-            part, settings, choice, theta, log_pi, pi, _candidate_gradient(part, settings, grad_clicks), gradient
-        )
+        g = _candidate_gradient(part, settings, grad_clicks)
+        _estimate(part, settings, choice, kept, theta, log_pi, pi, g, gradient)
     if grad_statistics is not None:
         _add_gradient_of_statistics(part, choice, statistics, grad_statistics, log_pi, pi, gradient)
     gradient.div_(settings.temperature)
@@ -186,6 +200,7 @@ def _estimate(
     part: Tensors,
     settings: Settings,
     choice: Tensor,
+    kept: Tensor,
     theta: Tensor,
     log_pi: Tensor,
     pi: Tensor,
@@ -211,7 +226,7 @@ def _estimate(
             soft = scores.div_(tau).softmax(1)
             gradient.add_(_softmax_backward(soft, g, soft.clone()), alpha=1.0 / (tau * settings.samples))
     else:
-        soft = theta.add(_noise(part, settings, settings.draw)).div_(tau).softmax(1)
+        soft = theta.add(kept).div_(tau).softmax(1)
         _softmax_backward(soft, g, gradient).div_(tau)
 
 

@@ -31,7 +31,12 @@ KINDS = {
 _forced_block: int | None = None
 
 
-def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+def kept_pixels(pixels: int, estimator: str) -> int:
+    """None: the noise is computed again, which is faster than reading it."""
+    return 0
+
+
+def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `kernels.choice.contract.Implementation`."""
     _refuse_float64(tensors.logits)
     batch, height, width = tensors.logits.shape
@@ -41,7 +46,7 @@ def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tenso
     if batch:
         with _on_device_of(tensors.logits):
             _forward(_with_pixel_strides(tensors), settings, placed, choice, statistics)
-    return placed, choice, statistics
+    return placed, choice, statistics, placed.new_empty(batch, 0)
 
 
 def backward(
@@ -49,6 +54,7 @@ def backward(
     settings: Settings,
     choice: Tensor,
     statistics: Tensor,
+    kept: Tensor,
     grad_clicks: Tensor | None,
     grad_statistics: Tensor | None,
 ) -> Tensor:
