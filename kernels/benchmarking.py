@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -131,6 +132,39 @@ def interleave(paths: Mapping[str, Callable[[], float]], repeats: int, warmup: i
             if round_index >= 0:
                 measured[name].append(value)
     return measured
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """How long `run` takes once.
+
+    On a GPU it is measured between two events, after its second-level cache was filled with something else. The
+    GPU starts only then, so launches that take less time than that filling are hidden, and longer ones count.
+    """
+    if device.type != "cuda":
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.cuda.device(device):
+        _cache_filler(device).zero_()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+@cache
+def _cache_filler(device: torch.device) -> torch.Tensor:
+    """More than any GPU's second-level cache: 0.25 GiB."""
+    return torch.empty(2**28, dtype=torch.uint8, device=device)
+
+
+def copier(moved: int, device: torch.device) -> Callable[[], object]:
+    """A function that copies memory so that `moved` bytes move, half of them read and half of them written."""
+    source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
 
 
 def report(

@@ -1,9 +1,11 @@
 import json
 import math
 import statistics
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from kernels import benchmarking
 
@@ -31,6 +33,21 @@ def test_paths_are_measured_in_turns_and_the_warmup_is_thrown_away():
     found = benchmarking.interleave({"ours": path("A"), "usual": path("B")}, repeats=2, warmup=1)
     assert "".join(order) == "ABABAB"
     assert found == {"ours": [3.0, 5.0], "usual": [4.0, 6.0]}
+
+
+def test_a_run_is_timed_once():
+    calls: list[int] = []
+    started = time.perf_counter()
+    taken = benchmarking.seconds(lambda: calls.append(sum(range(10_000))), torch.device("cpu"))
+    assert 0 < taken <= time.perf_counter() - started
+    assert len(calls) == 1
+
+
+def test_a_copy_reads_as_much_as_it_writes():
+    copied = benchmarking.copier(1000, torch.device("cpu"))()
+    assert isinstance(copied, torch.Tensor)
+    assert copied.nbytes == 500
+    assert (copied == 0).all()
 
 
 @pytest.mark.parametrize(("measured", "met"), [(5.0, True), (4.9, False), (None, None)])
