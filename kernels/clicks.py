@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+LARGEST_HINT = 31
+"""Side of the largest stamp of `choose_click` and of training, in pixels."""
+
 
 def no_clicks(like_ab: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
     """An empty click map for photos of this batch, size and device, in float32."""

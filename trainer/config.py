@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kernels.clicks import LARGEST_HINT
 from kernels.reference import EstimatorName
 from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS
 from trainer.schedules import Schedule
@@ -71,7 +72,10 @@ class ChoiceConfig:
     temperature: Schedule = field(default_factory=Schedule)
     """T of the heat map softmax(z / T)."""
     tau: Schedule = field(default_factory=lambda: Schedule(shape="exponential", start=2.0, end=0.5))
-    """Temperature of the Gumbel relaxation; without effect for argmax_ste."""
+    """Temperature of the relaxation; without effect for argmax_ste and reinforce. reinmax is exact only at 1."""
+    samples: int = 4
+    """K of gumbel_rao: conditional noise samples. Of reinforce: clicks tried for each photo, at least 2. Without
+    effect for the others."""
     hint_size: tuple[int, int] = (1, 1)
     """Smallest and largest side of a click's stamp in pixels; 1 1 is the paper's. Drawn for each random click of
     each photo, and for each of EditNet's clicks once for the batch."""
@@ -80,6 +84,11 @@ class ChoiceConfig:
         low, high = self.hint_size
         if not 1 <= low <= high:
             raise ValueError(f"choice.hint_size is {self.hint_size}; give 1 <= smallest <= largest")
+        if high > LARGEST_HINT:
+            raise ValueError(f"choice.hint_size is {self.hint_size}; the largest stamp is {LARGEST_HINT} pixels")
+        fewest = 2 if self.estimator == "reinforce" else 1
+        if self.samples < fewest:
+            raise ValueError(f"choice.samples is {self.samples}; {self.estimator} needs at least {fewest}")
 
 
 @dataclass(frozen=True, kw_only=True)

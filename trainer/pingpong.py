@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kernels.clicks import clicked, hint_colours, place, place_clicks
-from kernels.noise import gumbel
-from kernels.reference import NEEDS_NOISE, Selection, choose, entropy, kl_divergence, log_heatmap
+from kernels.choice import Click, choose_click
+from kernels.clicks import clicked, place_clicks
+from kernels.reference import leave_one_out_loss
 from kernels.regions import error_map, error_target, region_target
 from trainer.config import Config, LossConfig
 from trainer.networks import ColorNet, EditNet
@@ -110,8 +110,8 @@ def guided_clicks_loss(step: Step) -> Mapping[str, Term]:
     for interaction in range(1, interactions + 1):
         with torch.no_grad():
             logits = guide(scene.lightness, predicted, clicks, scene.truth_ab)
-            choice = select(step, logits, clicked(clicks), interaction).choice
-            clicks = place_clicks(clicks, scene.truth_ab, choice, hint_size(step, interaction))
+            click = choose(step, logits, clicks, interaction)
+            clicks = next_clicks(step, clicks, click, interaction)
         predicted = step.networks[COLOR](scene.lightness, clicks).float()
         losses.append(F.l1_loss(predicted, scene.truth_ab))
     return {"l1": Term(torch.stack(losses).mean()), **perceptual_term(step, predicted)}
@@ -120,42 +120,32 @@ def guided_clicks_loss(step: Step) -> Mapping[str, Term]:
 def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
     """EditNet's loss over K interactions with a frozen ColorNet (section 3.2.2).
 
-    Each click is judged by the photo as it is re-coloured with it; the gradient reaches EditNet through the
-    estimator. Clicks of earlier interactions are constants.
+    Each click is judged by the photo as it is re-coloured with it. Clicks of earlier interactions are constants.
     """
     scene, interactions = step.scene, step.config.clicks.interactions
     color = step.networks[COLOR]
     clicks = random_clicks(scene, step.config.clicks.most_random, step.config.choice.hint_size)
     with torch.no_grad():
         predicted = color(scene.lightness, clicks).float()
-    recoloured, heat = [], []
+    recoloured, divergences, entropies = [], [], []
     for interaction in range(1, interactions + 1):
-        taken, size = clicked(clicks), hint_size(step, interaction)
         logits = step.networks[edit](scene.lightness, predicted, clicks, scene.truth_ab)
-        heat.append(heatmap_terms(step, logits, predicted, taken))
-        selection = select(step, logits, taken, interaction)
-        proposed = place(clicks, hint_colours(scene.truth_ab, size), selection.weights, size)
-        colouring = color(scene.lightness, proposed).float()
-        recoloured.append(F.l1_loss(colouring, scene.truth_ab))
-        predicted = colouring.detach()
-        clicks = place_clicks(clicks, scene.truth_ab, selection.choice, size)
-    divergence, spread = (torch.stack(values).mean() for values in zip(*heat, strict=True))
+        error = error_map(predicted, scene.truth_ab)
+        target = target_heatmap(step.config.loss, error, clicked(clicks))
+        click = choose(step, logits, clicks, interaction, target=target)
+        assert click.divergence is not None
+        divergences.append(click.divergence.mean())
+        entropies.append(click.entropy.mean())
+        loss, predicted = judge(step, logits, clicks, click, interaction)
+        recoloured.append(loss)
+        clicks = next_clicks(step, clicks, click, interaction)
+    divergence, spread = torch.stack(divergences).mean(), torch.stack(entropies).mean()
     weight = step.config.loss.heatmap if heatmap else 0.0
     return {
         "recoloured_l1": Term(torch.stack(recoloured).mean()),
         "heatmap_kl": Term(divergence, weight),
         "heatmap_entropy": Term(spread, -weight * step.config.loss.entropy),
     }
-
-
-def heatmap_terms(
-    step: Step, logits: Float[Tensor, "b h w"], predicted: Float[Tensor, "b 2 h w"], taken: Bool[Tensor, "b h w"]
-) -> tuple[Tensor, Tensor]:
-    """KL to the target heat map, and the heat map's entropy, both in nats, means over the batch."""
-    log_heat = log_heatmap(logits, step.config.choice.temperature.at(step.progress), taken)
-    error = error_map(predicted, step.scene.truth_ab)
-    target = target_heatmap(step.config.loss, error, taken)
-    return kl_divergence(target, log_heat).mean(), entropy(log_heat).mean()
 
 
 def target_heatmap(
@@ -167,22 +157,61 @@ def target_heatmap(
     return region_target(error, taken)
 
 
-def select(
-    step: Step, logits: Float[Tensor, "b h w"], taken: Bool[Tensor, "b h w"], interaction: int
-) -> Selection:
-    """Choose a free pixel with the config's estimator, temperatures and this interaction's noise."""
+def choose(
+    step: Step,
+    logits: Float[Tensor, "b h w"],
+    clicks: Float[Tensor, "b 3 h w"],
+    interaction: int,
+    *,
+    target: Float[Tensor, "b h w"] | None = None,
+    draw: int = 0,
+) -> Click:
+    """Choose a free pixel with the config's estimator, temperatures and this interaction's noise, and click it."""
     choice = step.config.choice
-    noise = None
-    if choice.estimator in NEEDS_NOISE:
-        noise = gumbel(step.scene.keys, GUMBEL + interaction, logits[0].numel()).view_as(logits)
-    return choose(
+    return choose_click(
         logits,
-        taken,
+        clicks,
+        step.scene.truth_ab,
         estimator=choice.estimator,
         temperature=choice.temperature.at(step.progress),
         tau=choice.tau.at(step.progress),
-        noise=noise,
+        keys=step.scene.keys,
+        stream=GUMBEL + interaction,
+        draw=draw,
+        samples=choice.samples,
+        hint_size=hint_size(step, interaction),
+        target=target,
+        check=False,  # Config allows no more clicks than fit
     )
+
+
+def judge(
+    step: Step, logits: Float[Tensor, "b h w"], clicks: Float[Tensor, "b 3 h w"], click: Click, interaction: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b 2 h w"]]:
+    """The loss of the photo as it is re-coloured with the click, and that colouring, without gradient.
+
+    The gradient reaches EditNet through the click, or with `reinforce` through the probabilities of several clicks
+    that are tried and compared.
+    """
+    scene = step.scene
+    if step.config.choice.estimator != "reinforce":
+        colouring = step.networks[COLOR](scene.lightness, click.clicks).float()
+        return F.l1_loss(colouring, scene.truth_ab), colouring.detach()
+    draws = range(1, step.config.choice.samples)
+    tried = [click, *(choose(step, logits, clicks, interaction, draw=draw) for draw in draws)]
+    with torch.no_grad():
+        colourings = [step.networks[COLOR](scene.lightness, one.clicks).float() for one in tried]
+    losses = torch.stack([(colouring - scene.truth_ab).abs().mean((1, 2, 3)) for colouring in colourings])
+    return leave_one_out_loss(losses, torch.stack([one.log_probability for one in tried])), colourings[0]
+
+
+def next_clicks(
+    step: Step, before: Float[Tensor, "b 3 h w"], click: Click, interaction: int
+) -> Float[Tensor, "b 3 h w"]:
+    """The click map that the next interaction starts from: a constant, and never a soft click."""
+    if step.config.choice.estimator != "gumbel_softmax_soft":
+        return click.clicks.detach()
+    return place_clicks(before, step.scene.truth_ab, click.choice, hint_size(step, interaction))
 
 
 def hint_size(step: Step, interaction: int) -> int:

@@ -64,9 +64,11 @@ def without_effect(config: Config) -> list[str]:
     """A sentence for each setting that was changed from its preset and does nothing in this training."""
     default = flatten(PRESETS[config.preset]()) if config.preset in PRESETS else flatten(Config())
     given = flatten(config)
+    estimator = config.choice.estimator
     reasons = {
         "data.photo_share": "it is for the embedded photos" if config.data.train else "",
-        "choice.tau": "argmax_ste has no tau" if config.choice.estimator == "argmax_ste" else "",
+        "choice.tau": f"{estimator} has no tau" if estimator in ("argmax_ste", "reinforce") else "",
+        "choice.samples": "" if estimator in ("gumbel_rao", "reinforce") else f"{estimator} has no samples",
         "loss.error_blur": "the target is `region`" if config.loss.target == "region" else "",
         "loss.lpips": "loss.perceptual is off" if config.loss.perceptual == "off" else "",
         "loss.entropy": "loss.heatmap is 0" if config.loss.heatmap == 0 else "",

@@ -25,12 +25,10 @@ from kernels.choice.contract import (
     Tensors,
     accumulation_type,
 )
-from kernels.clicks import clicked
+from kernels.clicks import LARGEST_HINT, clicked
 from kernels.reference import ESTIMATORS, NEEDS_NOISE
 
 MODULES = {"torch": "kernels.choice.torch_path", "triton": "kernels.choice.triton_path"}
-LARGEST_HINT = 31
-"""Side of the largest stamp, in pixels."""
 _chosen = {"cpu": "torch", "cuda": "triton"}
 
 

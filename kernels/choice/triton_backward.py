@@ -7,6 +7,8 @@ each pixel would get if the click were there. One photo's partial sums are (tile
 sum pi g, g of the chosen pixel, and for each sample the maximum m of y, sum exp(y - m) and sum exp(y - m) g.
 """
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -24,6 +26,7 @@ _STATISTICS = tl.constexpr(contract.STATISTICS)
 
 
 @triton.jit
+@no_type_check
 def _candidate_gradient(
     grad, truth, offsets, inside, height, width, grad_c, grad_p, truth_c, truth_p, HINT_SIZE: tl.constexpr
 ):
@@ -55,6 +58,7 @@ def _candidate_gradient(
 
 
 @triton.jit
+@no_type_check
 def _relaxed(
     scores, log_sum_exp, offsets, choice, key, stream, draw, start, tau, sample,
     KIND: tl.constexpr, BLOCK: tl.constexpr,
@@ -75,6 +79,7 @@ def _relaxed(
 
 
 @triton.jit
+@no_type_check
 def _softmax_sums(y, g):
     """m = max y, sum exp(y - m), sum exp(y - m) g."""
     top = tl.max(y, 0)
@@ -83,6 +88,7 @@ def _softmax_sums(y, g):
 
 
 @triton.jit
+@no_type_check
 def _estimator_gradient(
     scores, pi, g, mean, chosen_g, offsets, choice, log_sum_exp, key, stream, draw, start, tau,
     partial, real, pitch, KIND: tl.constexpr, SAMPLES: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
@@ -114,6 +120,7 @@ def _estimator_gradient(
 
 
 @triton.jit
+@no_type_check
 def sums_kernel(
     logits, clicks, truth, keys, grad, choices, statistics, partials, candidate,
     temperature, tau, stream, draw, height, width,
@@ -151,6 +158,7 @@ def sums_kernel(
 
 
 @triton.jit
+@no_type_check
 def gradient_kernel(
     logits, clicks, truth, target, keys, grad, grad_statistics, choices, statistics, partials, candidate, out,
     temperature, tau, stream, draw, height, width, tiles,

@@ -5,6 +5,8 @@ photo, channel and pixel in elements; a photo's pixels lie `*_p` apart in row-ma
 are (tiles, PARTIALS) float32 and (tiles,) int32.
 """
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -18,6 +20,7 @@ _STATISTICS = tl.constexpr(contract.STATISTICS)
 
 
 @triton.jit
+@no_type_check
 def reduce_kernel(
     logits, clicks, truth, target, keys, placed, choices, statistics, partials, candidates,
     temperature, tau, stream, draw, height, width,
@@ -99,6 +102,7 @@ def reduce_kernel(
 
 
 @triton.jit
+@no_type_check
 def combine_kernel(
     logits, truth, placed, choices, statistics, partials, candidates,
     temperature, height, width, tiles, logits_b, logits_p, truth_b, truth_c, truth_p,
@@ -142,6 +146,7 @@ def combine_kernel(
 
 
 @triton.jit
+@no_type_check
 def _write_statistics(
     statistics, choices, choice, chosen_score, top, total, moment, divergence, mass, relaxed_top, relaxed_total
 ):
@@ -158,6 +163,7 @@ def _write_statistics(
 
 
 @triton.jit
+@no_type_check
 def _stamp_corner(choice, width, HINT_SIZE: tl.constexpr):
     """Row and column of the stamp's first pixel; far above the photo without a choice (-1)."""
     before: tl.constexpr = (HINT_SIZE - 1) // 2
@@ -165,6 +171,7 @@ def _stamp_corner(choice, width, HINT_SIZE: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def _stamp_pixels(choice, height, width, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr):
     """Pixels under the stamp, (STAMP_SIDE, STAMP_SIDE), and which of them are inside stamp and photo."""
     first_row, first_col = _stamp_corner(choice, width, HINT_SIZE)
@@ -175,6 +182,7 @@ def _stamp_pixels(choice, height, width, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl
 
 
 @triton.jit
+@no_type_check
 def _stamp_colour(
     truth, choice, height, width, truth_c, truth_p, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr
 ):
@@ -188,6 +196,7 @@ def _stamp_colour(
 
 
 @triton.jit
+@no_type_check
 def _write_stamp(
     placed, truth, choice, height, width, truth_c, truth_p, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr
 ):
@@ -201,6 +210,7 @@ def _write_stamp(
 
 
 @triton.jit
+@no_type_check
 def weights_kernel(
     logits, clicks, keys, statistics, weights,
     temperature, tau, stream, draw, pixels, logits_b, logits_p, clicks_b, clicks_p,
@@ -220,6 +230,7 @@ def weights_kernel(
 
 
 @triton.jit
+@no_type_check
 def spread_kernel(
     clicks, colours, weights, placed,
     height, width, clicks_b, clicks_c, clicks_p, colours_b, colours_c, colours_p,

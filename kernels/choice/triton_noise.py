@@ -1,5 +1,7 @@
 """`kernels.noise` inside Triton kernels: the same words, and the same noise to a few units in the last place."""
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -8,6 +10,7 @@ _UNIT = tl.constexpr(2.0**-32)
 
 
 @triton.jit
+@no_type_check
 def _words(key, blocks, stream, draw):
     """Four 32-bit words for each of the counters (block, stream, draw, 0)."""
     zero = blocks * 0
@@ -15,6 +18,7 @@ def _words(key, blocks, stream, draw):
 
 
 @triton.jit
+@no_type_check
 def _gumbel_of(words):
     """-log(E) with E = -log1p(-u), u in (0, 1) from 32-bit words."""
     u = tl.minimum((words.to(tl.float32) + 0.5) * _UNIT, _LARGEST_BELOW_ONE)
@@ -25,6 +29,7 @@ def _gumbel_of(words):
 
 
 @triton.jit
+@no_type_check
 def gumbel_tile(key, stream, draw, start, BLOCK: tl.constexpr):
     """Standard Gumbel noise of pixels start ... start + BLOCK - 1, (BLOCK,); start is a multiple of 4."""
     blocks = (start // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32)
@@ -34,6 +39,7 @@ def gumbel_tile(key, stream, draw, start, BLOCK: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def gumbel_at(key, stream, draw, index):
     """The noise of one pixel, a scalar."""
     block = (index // 4 + tl.arange(0, 1)).to(tl.uint32)
@@ -44,6 +50,7 @@ def gumbel_at(key, stream, draw, index):
 
 
 @triton.jit
+@no_type_check
 def gumbel_kernel(keys, out, stream, draw, pixels, BLOCK: tl.constexpr):
     """Store the noise of tile program_id(0) of photo program_id(1): out is (photos, pixels), float32."""
     start = tl.program_id(0) * BLOCK

@@ -1,5 +1,7 @@
 """What the forward and the backward kernels both do to one tile of a photo."""
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -11,6 +13,7 @@ ALL_TAKEN = tl.constexpr(contract.ALL_TAKEN)
 
 
 @triton.jit
+@no_type_check
 def scores_of(logits, free, temperature):
     """Theta = z / T of the free pixels, `TAKEN` elsewhere. NaN stays NaN."""
     theta = logits.to(tl.float32) / temperature
@@ -19,6 +22,7 @@ def scores_of(logits, free, temperature):
 
 
 @triton.jit
+@no_type_check
 def load_scores(logits, mask, offsets, inside, logits_stride, mask_stride, temperature):
     """Scores of one tile, and whether each pixel is free."""
     z = tl.load(logits + offsets * logits_stride, mask=inside, other=0.0)
@@ -27,6 +31,7 @@ def load_scores(logits, mask, offsets, inside, logits_stride, mask_stride, tempe
 
 
 @triton.jit
+@no_type_check
 def exp_sum(scores):
     """The maximum m of a tile, and sum exp(scores - m)."""
     top = tl.max(scores, 0)
@@ -34,6 +39,7 @@ def exp_sum(scores):
 
 
 @triton.jit
+@no_type_check
 def step_of_stamp(step, HINT_SIZE: tl.constexpr):
     """Rows down and columns right from a click to pixel 0 ... HINT_SIZE**2 - 1 of its stamp."""
     before = (HINT_SIZE - 1) // 2

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kernels.reference import ESTIMATORS
 from tests.trainer.small_training import Recorder, build, small_config
 from trainer.config import override
 from trainer.engines import Engine
@@ -262,7 +263,7 @@ def test_every_stage_is_validated_with_the_guides_trained_so_far(tmp_path: Path)
 
 
 def test_the_estimators_all_train(tmp_path: Path):
-    for estimator in ("argmax_ste", "gumbel_softmax", "gumbel_softmax_soft"):
+    for estimator in ESTIMATORS:
         training = train(tmp_path / estimator, choice__estimator=estimator, choice__hint_size=(1, 3))
         assert training.progress.skipped_steps == 0
 

@@ -1,0 +1,122 @@
+"""The trainer on the fused operation: the losses of the readable chain, for 50 steps of both EditNets."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels.choice import Click, triton_path, use
+from kernels.clicks import clicked, hint_colours, place
+from kernels.noise import gumbel
+from kernels.reference import (
+    ESTIMATORS,
+    NEEDS_NOISE,
+    choose,
+    entropy,
+    kl_divergence,
+    log_heatmap,
+    log_probability,
+)
+from tests.trainer.small_training import build, small_config
+from trainer import pingpong
+from trainer.interrupts import StopRequest
+
+STEPS = 50
+BATCH = 2
+EDIT_ONLY = {
+    "data__batch_size": BATCH,
+    "rounds__pretrain_color": BATCH / 4096,
+    "rounds__pretrain_edit": STEPS * BATCH / 4096,
+    "rounds__cycles": 0,
+    "choice__hint_size": (1, 3),
+    "choice__samples": 2,
+    "validation__photos": 1,
+    "run__checkpoint_every": 100_000,
+}
+
+
+def chain(
+    logits, clicks, truth_ab, *, estimator, temperature, tau, keys, stream, draw, samples, hint_size, target, check
+):
+    """`choose_click` by the reference's autograd: softmax, noise, mask, argmax, one-hot, scatter."""
+    batch, height, width = logits.shape
+    taken = clicked(clicks)
+
+    def noise(number: int):
+        return gumbel(keys, stream, height * width, number).view(batch, height, width)
+
+    selection = choose(
+        logits,
+        taken,
+        estimator=estimator,
+        temperature=temperature,
+        tau=tau,
+        noise=noise(draw) if estimator in NEEDS_NOISE else None,
+        conditional_noise=torch.stack([noise(draw + 1 + k) for k in range(samples)]),
+    )
+    heat = log_heatmap(logits, temperature, taken)
+    return Click(
+        clicks=place(clicks, hint_colours(truth_ab, hint_size), selection.weights, hint_size),
+        choice=selection.choice,
+        log_sum_exp=torch.logsumexp((logits / temperature).masked_fill(taken, -torch.inf).flatten(1), 1),
+        log_probability=log_probability(heat, selection.choice),
+        entropy=entropy(heat),
+        divergence=None if target is None else kl_divergence(target, heat),
+        heatmap=None,
+    )
+
+
+def losses_of(folder: Path, **settings) -> list[dict[str, float]]:
+    """Every logged loss and gradient norm of a training of `STEPS` steps."""
+    training = build(small_config(folder, **(EDIT_ONLY | settings)), folder)
+    assert training.run(StopRequest())
+    assert training.progress.skipped_steps == 0
+    logged = [values for _, values in training.metrics.logged]  # pyright: ignore[reportAttributeAccessIssue]: a Recorder
+    return [
+        {
+            name: value
+            for name, value in values.items()
+            if "loss" in name or "recoloured" in name or "heatmap" in name
+        }
+        for values in logged
+    ]
+
+
+def assert_same_losses(one: list[dict[str, float]], other: list[dict[str, float]], tolerance: float) -> None:
+    compared = 0
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name] == pytest.approx(b[name], rel=tolerance, abs=tolerance), name
+            compared += 1
+    assert compared > STEPS
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_fifty_steps_give_the_losses_of_the_readable_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
+):
+    fused = losses_of(tmp_path / "fused", choice__estimator=estimator)
+    monkeypatch.setattr(pingpong, "choose_click", chain)
+    assert_same_losses(fused, losses_of(tmp_path / "chain", choice__estimator=estimator), 1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without a GPU")
+def test_fifty_steps_of_the_interpreted_kernels_give_the_losses_of_the_torch_path(tmp_path: Path):
+    before = triton_path.LAUNCHES["gradient_single"]
+    with use(cpu="triton"):
+        kernels = losses_of(tmp_path / "triton", choice__estimator="gumbel_softmax")
+    assert triton_path.LAUNCHES["gradient_single"] == before + 2 * 2 * STEPS
+    plain = losses_of(tmp_path / "torch", choice__estimator="gumbel_softmax")
+    assert triton_path.LAUNCHES["gradient_single"] == before + 2 * 2 * STEPS
+    assert_same_losses(kernels, plain, 1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_fifty_steps_on_a_gpu_give_the_losses_of_the_torch_path(tmp_path: Path, estimator: str):
+    before = triton_path.LAUNCHES["gradient_single"]
+    kernels = losses_of(tmp_path / "triton", choice__estimator=estimator)
+    assert triton_path.LAUNCHES["gradient_single"] > before
+    with use(cuda="torch"):
+        assert_same_losses(kernels, losses_of(tmp_path / "torch", choice__estimator=estimator), 1e-3)
