@@ -12,9 +12,12 @@ TAKEN = -2e30
 ALL_TAKEN = -1.5e30
 """A photo whose largest score is below this has no free pixel."""
 
-LOG_SUM_EXP, LOG_PROBABILITY, ENTROPY, DIVERGENCE, TARGET_SUM, RELAXED_LOG_SUM_EXP = range(6)
-"""Columns of the statistics. The last two are for the backward pass and the soft estimator."""
-STATISTICS = 6
+LOG_SUM_EXP, LOG_PROBABILITY, ENTROPY, DIVERGENCE = range(4)
+"""Columns of the statistics that are results."""
+TARGET_SUM, TOP, LOG_TOTAL, RELAXED_TOP, RELAXED_LOG_TOTAL = range(4, 9)
+"""Columns for the passes that follow: the maximum m of theta, and log sum exp(theta - m); the same of the relaxed
+scores (theta + G) / tau. Probabilities come from these: theta - (m + log sum) would lose what m rounds away."""
+STATISTICS = 9
 
 
 class Settings(NamedTuple):
@@ -49,9 +52,9 @@ class Implementation(Protocol):
     """A module that computes the operation on some device."""
 
     def forward(self, tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The new click map (B,3,H,W), the choice (B,), the statistics (B,6) and what is kept for `backward`.
+        """The new click map (B,3,H,W), the choice (B,), the statistics (B,STATISTICS), and what `backward` needs.
 
-        The last one has `kept_pixels` numbers per photo. The choice is -1 and the statistics are NaN for a photo
+        That last tensor has `kept_pixels` numbers per photo. The choice is -1 and the statistics are NaN for a photo
         without a free pixel; its map stays as it is.
         """
         ...

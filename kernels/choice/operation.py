@@ -18,8 +18,10 @@ from kernels.choice.contract import (
     ENTROPY,
     LOG_PROBABILITY,
     LOG_SUM_EXP,
+    LOG_TOTAL,
     LOWEST_FREE,
     STATISTICS,
+    TOP,
     Implementation,
     Settings,
     Tensors,
@@ -110,7 +112,7 @@ def choose_click(
         log_probability=statistics[:, LOG_PROBABILITY],
         entropy=statistics[:, ENTROPY],
         divergence=None if target is None else statistics[:, DIVERGENCE],
-        heatmap=_heatmap(logits, clicks, log_sum_exp, settings.temperature) if with_heatmap else None,
+        heatmap=_heatmap(logits, clicks, statistics, settings.temperature) if with_heatmap else None,
     )
 
 
@@ -249,9 +251,13 @@ def _backward(
 _choose_click.register_autograd(_backward, setup_context=_save)
 
 
-def _heatmap(logits: Tensor, clicks: Tensor, log_sum_exp: Tensor, temperature: float) -> Tensor:
-    scores = logits.to(log_sum_exp.dtype).div(temperature).clamp(min=LOWEST_FREE)
-    return (scores - log_sum_exp[:, None, None]).exp().masked_fill(clicked(clicks), 0.0)
+def _heatmap(logits: Tensor, clicks: Tensor, statistics: Tensor, temperature: float) -> Tensor:
+    scores = logits.to(statistics.dtype).div(temperature).clamp(min=LOWEST_FREE)
+    columns = statistics[:, :, None, None]
+    top, log_total = columns[:, TOP].detach(), columns[:, LOG_TOTAL].detach()
+    # Their values are exact, and the gradient passes through log sum exp.
+    of_gradient = columns[:, LOG_SUM_EXP] - columns[:, LOG_SUM_EXP].detach()
+    return ((scores - top) - log_total - of_gradient).exp().masked_fill(clicked(clicks), 0.0)
 
 
 def _check_settings(settings: Settings, keys: Tensor | None) -> None:
@@ -261,12 +267,13 @@ def _check_settings(settings: Settings, keys: Tensor | None) -> None:
         value = getattr(settings, name)
         if not value > 0:
             raise ValueError(f"{name} is {value}; it must be above 0")
-    for name in ("stream", "draw"):
-        value = getattr(settings, name)
-        if not 0 <= value < 2**32 - settings.samples:
-            raise ValueError(f"{name} is {value}; it must be at least 0 and fit in 32 bits")
     if settings.samples < 1:
         raise ValueError(f"samples is {settings.samples}; it must be at least 1")
+    # The samples' draws follow `draw`.
+    for name, largest in (("stream", 2**32 - 1), ("draw", 2**32 - 1 - settings.samples)):
+        value = getattr(settings, name)
+        if not 0 <= value <= largest:
+            raise ValueError(f"{name} is {value}; it must be 0 ... {largest}")
     if not 1 <= settings.hint_size <= LARGEST_HINT:
         raise ValueError(f"hint_size is {settings.hint_size}; it must be 1 ... {LARGEST_HINT} pixels")
     if keys is None and settings.estimator in NEEDS_NOISE:
@@ -277,6 +284,8 @@ def _check_tensors(
     logits: Tensor, clicks: Tensor, truth_ab: Tensor, keys: Tensor | None, target: Tensor | None
 ) -> None:
     batch, height, width = logits.shape
+    if height * width == 0:
+        raise ValueError(f"logits have shape {tuple(logits.shape)}; a photo needs at least one pixel")
     expected = {
         "clicks": (clicks, (batch, 3, height, width)),
         "truth_ab": (truth_ab, (batch, 2, height, width)),

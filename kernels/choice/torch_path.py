@@ -17,11 +17,12 @@ from kernels.choice.contract import (
     ENTROPY,
     LOG_PROBABILITY,
     LOG_SUM_EXP,
+    LOG_TOTAL,
     LOWEST_FREE,
-    RELAXED_LOG_SUM_EXP,
     STATISTICS,
     TAKEN,
     TARGET_SUM,
+    TOP,
     Settings,
     Tensors,
     accumulation_type,
@@ -100,7 +101,6 @@ def _forward_part(
     _measure(theta, chosen, part, statistics)
     if settings.estimator == "gumbel_softmax_soft":
         relaxed = perturbed.div(settings.tau)
-        statistics[:, RELAXED_LOG_SUM_EXP] = relaxed.logsumexp(1)
         selection = relaxed.softmax(1).view(part.logits.shape).masked_fill(full[:, None, None], 0.0)
         placed.copy_(place(placed, hint_colours(part.truth_ab, settings.hint_size), selection, settings.hint_size))
     else:
@@ -137,6 +137,7 @@ def _measure(theta: Tensor, chosen: Tensor, part: Tensors, statistics: Tensor) -
     log_total = -pi.amax(1).log()
     top = theta.amax(1)
     below = theta.sub_(top[:, None])
+    statistics[:, TOP], statistics[:, LOG_TOTAL] = top, log_total
     statistics[:, LOG_SUM_EXP] = top + log_total
     statistics[:, LOG_PROBABILITY] = below.gather(1, chosen[:, None])[:, 0] - log_total
     statistics[:, ENTROPY] = log_total - torch.linalg.vecdot(pi, below)
@@ -175,7 +176,7 @@ def _backward_part(
     gradient: Tensor,
 ) -> None:
     theta = _scores(part, settings)
-    log_pi = theta - statistics[:, LOG_SUM_EXP, None]
+    log_pi = theta.sub(statistics[:, TOP, None]).sub_(statistics[:, LOG_TOTAL, None])
     pi = theta.softmax(1)
     if grad_clicks is None:
         gradient.zero_()
@@ -185,6 +186,8 @@ def _backward_part(
     if grad_statistics is not None:
         _add_gradient_of_statistics(part, choice, statistics, grad_statistics, log_pi, pi, gradient)
     gradient.div_(settings.temperature)
+    # No gradient reaches a logit of -inf. Beside a finite one its pi is 0 anyway.
+    gradient[statistics[:, TOP] <= LOWEST_FREE] = 0.0
 
 
 def _candidate_gradient(part: Tensors, settings: Settings, grad_clicks: Tensor) -> Tensor:

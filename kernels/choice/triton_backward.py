@@ -14,7 +14,7 @@ import triton.language as tl
 
 from kernels.choice import contract
 from kernels.choice.triton_noise import gumbel_at, gumbel_tile
-from kernels.choice.triton_tile import load_scores, scores_of, step_of_stamp
+from kernels.choice.triton_tile import LOWEST_FREE, load_scores, log_heat, scores_of, step_of_stamp
 
 ARGMAX_STE, GUMBEL_SOFTMAX, REINMAX, GUMBEL_RAO = range(4)
 """Values of KIND: which relaxation is differentiated. Soft Gumbel-Softmax is GUMBEL_SOFTMAX here."""
@@ -34,7 +34,7 @@ def _candidate_gradient(
     if HINT_SIZE == 1:
         of_mask = tl.load(grad + offsets * grad_p, mask=inside, other=0.0).to(tl.float32)
         of_a = tl.load(grad + grad_c + offsets * grad_p, mask=inside, other=0.0).to(tl.float32)
-        of_b = tl.load(grad + 2 * grad_c + offsets * grad_p, mask=inside, other=0.0).to(tl.float32)
+        of_b = tl.load(grad + grad_c + grad_c + offsets * grad_p, mask=inside, other=0.0).to(tl.float32)
         a = tl.load(truth + offsets * truth_p, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(truth + truth_c + offsets * truth_p, mask=inside, other=0.0).to(tl.float32)
     else:
@@ -48,7 +48,7 @@ def _candidate_gradient(
             covered = covered & (cols + right >= 0) & (cols + right < width)
             of_mask += tl.load(grad + there * grad_p, mask=covered, other=0.0).to(tl.float32)
             of_a += tl.load(grad + grad_c + there * grad_p, mask=covered, other=0.0).to(tl.float32)
-            of_b += tl.load(grad + 2 * grad_c + there * grad_p, mask=covered, other=0.0).to(tl.float32)
+            of_b += tl.load(grad + grad_c + grad_c + there * grad_p, mask=covered, other=0.0).to(tl.float32)
             a += tl.load(truth + there * truth_p, mask=covered, other=0.0).to(tl.float32)
             b += tl.load(truth + truth_c + there * truth_p, mask=covered, other=0.0).to(tl.float32)
             count += covered.to(tl.float32)
@@ -60,7 +60,7 @@ def _candidate_gradient(
 @triton.jit
 @no_type_check
 def _relaxed(
-    scores, log_sum_exp, offsets, choice, key, stream, draw, start, tau, sample,
+    scores, log_pi, offsets, choice, key, stream, draw, start, tau, sample,
     KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Y of one tile: the scores whose softmax the estimator differentiates."""
@@ -70,7 +70,7 @@ def _relaxed(
         # Given the choice c, whose Gumbel score is the largest: Z_c = G_c, and the others are truncated below it.
         fresh = draw + 1 + sample
         highest = gumbel_at(key, stream, fresh, choice)
-        free_run = scores - log_sum_exp + gumbel_tile(key, stream, fresh, start, BLOCK)
+        free_run = log_pi + gumbel_tile(key, stream, fresh, start, BLOCK)
         # -log(exp(-free_run) + exp(-highest))
         lower = tl.minimum(free_run, highest)
         truncated = lower - tl.log(1.0 + tl.exp(lower - tl.maximum(free_run, highest)))
@@ -90,7 +90,7 @@ def _softmax_sums(y, g):
 @triton.jit
 @no_type_check
 def _estimator_gradient(
-    scores, pi, g, mean, chosen_g, offsets, choice, log_sum_exp, key, stream, draw, start, tau,
+    scores, log_pi, pi, g, mean, chosen_g, offsets, choice, key, stream, draw, start, tau,
     partial, real, pitch, KIND: tl.constexpr, SAMPLES: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient at theta that reaches it through the click; `mean` is sum pi g over the photo."""
@@ -99,7 +99,7 @@ def _estimator_gradient(
     else:
         total = g * 0.0
         for sample in range(SAMPLES):
-            y = _relaxed(scores, log_sum_exp, offsets, choice, key, stream, draw, start, tau, sample, KIND, BLOCK)
+            y = _relaxed(scores, log_pi, offsets, choice, key, stream, draw, start, tau, sample, KIND, BLOCK)
             if SINGLE:
                 top, weight, weighted = _softmax_sums(y, g)
             else:  # combine the tiles' sums
@@ -142,17 +142,18 @@ def sums_kernel(
     )  # fmt: skip
     g = tl.where(free, g, 0.0)
     tl.store(candidate + row * pixels + offsets, tl.where(free, g, float("nan")), mask=inside)
-    log_sum_exp = tl.load(statistics + row * _STATISTICS)
+    top, log_total = tl.load(statistics + row * _STATISTICS + 5), tl.load(statistics + row * _STATISTICS + 6)
+    log_pi = log_heat(scores, top, log_total)
     choice = tl.load(choices + row).to(tl.int32)
     partial = partials + (row * tl.num_programs(0) + tile) * (2 + 3 * SAMPLES)
-    tl.store(partial + 0, tl.sum(tl.exp(scores - log_sum_exp) * g, 0))
+    tl.store(partial + 0, tl.sum(tl.exp(log_pi) * g, 0))
     tl.store(partial + 1, tl.sum(tl.where(offsets == choice, g, 0.0), 0))
     if KIND != _ARGMAX_STE:
         key = tl.load(keys + row)
         for sample in range(SAMPLES):
-            y = _relaxed(scores, log_sum_exp, offsets, choice, key, stream, draw, start, tau, sample, KIND, BLOCK)
-            top, weight, weighted = _softmax_sums(y, g)
-            tl.store(partial + 2 + 3 * sample, top)
+            y = _relaxed(scores, log_pi, offsets, choice, key, stream, draw, start, tau, sample, KIND, BLOCK)
+            relaxed_top, weight, weighted = _softmax_sums(y, g)
+            tl.store(partial + 2 + 3 * sample, relaxed_top)
             tl.store(partial + 3 + 3 * sample, weight)
             tl.store(partial + 4 + 3 * sample, weighted)
 
@@ -177,7 +178,7 @@ def gradient_kernel(
     offsets = start + tl.arange(0, BLOCK)
     inside = offsets < pixels
     logits += row * logits_b
-    log_sum_exp = tl.load(statistics + row * _STATISTICS)
+    top, log_total = tl.load(statistics + row * _STATISTICS + 5), tl.load(statistics + row * _STATISTICS + 6)
     choice = tl.load(choices + row).to(tl.int32)
     invalid = 0.0  # NaN where a NaN in g has reached the sums
     g = tl.zeros((BLOCK,), tl.float32)
@@ -197,7 +198,7 @@ def gradient_kernel(
                 grad_c, grad_p, truth_c, truth_p, HINT_SIZE,
             )  # fmt: skip
             g = tl.where(free, g, 0.0)
-    log_pi = scores - log_sum_exp
+    log_pi = log_heat(scores, top, log_total)
     pi = tl.exp(log_pi)
     total = scores * 0.0
     if HAS_GRAD:
@@ -216,7 +217,7 @@ def gradient_kernel(
         if KIND != _ARGMAX_STE:
             key = tl.load(keys + row)
         total += _estimator_gradient(
-            scores, pi, g, mean, chosen_g, offsets, choice, log_sum_exp, key, stream, draw, start, tau,
+            scores, log_pi, pi, g, mean, chosen_g, offsets, choice, key, stream, draw, start, tau,
             partial, real, pitch, KIND, SAMPLES, SINGLE, BLOCK,
         )  # fmt: skip
     if HAS_GRAD_STATISTICS:
@@ -231,5 +232,6 @@ def gradient_kernel(
             total -= of_divergence * wanted
         total += pi * (per_photo - of_entropy * log_pi)
         total += tl.where(offsets == choice, of_choice, 0.0)
-    total = tl.where(free, total / temperature, invalid)
+    # Neither taken pixels nor logits of -inf, as behind a clamp; NaN is no such logit.
+    total = tl.where(scores <= LOWEST_FREE, invalid, total / temperature)
     tl.store(out + row * pixels + offsets, total, mask=inside)

@@ -12,7 +12,16 @@ import triton.language as tl
 
 from kernels.choice import contract
 from kernels.choice.triton_noise import gumbel_tile
-from kernels.choice.triton_tile import ALL_TAKEN, TAKEN, exp_sum, load_scores, scores_of, step_of_stamp
+from kernels.choice.triton_tile import (
+    ALL_TAKEN,
+    LOWEST_FREE,
+    TAKEN,
+    exp_sum,
+    load_scores,
+    log_heat,
+    scores_of,
+    step_of_stamp,
+)
 
 PARTIALS = 8
 _PARTIALS = tl.constexpr(PARTIALS)
@@ -56,9 +65,9 @@ def reduce_kernel(
     perturbed = scores
     if SAMPLED:
         perturbed += gumbel_tile(tl.load(keys + row), stream, draw, start, BLOCK)
-    ranked = tl.where(perturbed == perturbed, perturbed, TAKEN)  # NaN must not lead outside of the photo
+    ranked = tl.where(perturbed == perturbed, perturbed, LOWEST_FREE)  # NaN must not lead outside of the photo
     best, lane = tl.max(ranked, 0, return_indices=True)
-    choice = tl.where(top < ALL_TAKEN, -1, start + lane)
+    choice = tl.where(best < ALL_TAKEN, -1, start + lane)
     relaxed_top, relaxed_total = 0.0, 1.0
     if SOFT:
         relaxed_top, relaxed_total = exp_sum(perturbed / tau)
@@ -97,7 +106,7 @@ def reduce_kernel(
         tl.store(placed, tl.where(under, 1.0, old), mask=inside)
         old = tl.load(clicks + clicks_c + offsets * clicks_p, mask=inside, other=0.0).to(tl.float32)
         tl.store(placed + pixels, tl.where(under, a, old), mask=inside)
-        old = tl.load(clicks + 2 * clicks_c + offsets * clicks_p, mask=inside, other=0.0).to(tl.float32)
+        old = tl.load(clicks + clicks_c + clicks_c + offsets * clicks_p, mask=inside, other=0.0).to(tl.float32)
         tl.store(placed + 2 * pixels, tl.where(under, b, old), mask=inside)
 
 
@@ -158,7 +167,10 @@ def _write_statistics(
     tl.store(statistics + 2, log_total - moment / total + valid)
     tl.store(statistics + 3, divergence + mass * log_total + valid)
     tl.store(statistics + 4, mass + valid)
-    tl.store(statistics + 5, relaxed_top + tl.log(relaxed_total) + valid)
+    tl.store(statistics + 5, top + valid)
+    tl.store(statistics + 6, log_total + valid)
+    tl.store(statistics + 7, relaxed_top + valid)
+    tl.store(statistics + 8, tl.log(relaxed_total) + valid)
     tl.store(choices, choice.to(tl.int64))
 
 
@@ -224,8 +236,9 @@ def weights_kernel(
         logits + row * logits_b, clicks + row * clicks_b, offsets, inside, logits_p, clicks_p, temperature
     )
     noise = gumbel_tile(tl.load(keys + row), stream, draw, tile * BLOCK, BLOCK)
-    normaliser = tl.load(statistics + row * _STATISTICS + 5)
-    soft = tl.where(free, tl.exp((scores + noise) / tau - normaliser), 0.0)
+    relaxed = statistics + row * _STATISTICS + 7
+    log_soft = log_heat((scores + noise) / tau, tl.load(relaxed), tl.load(relaxed + 1))
+    soft = tl.where(free, tl.exp(log_soft), 0.0)
     tl.store(weights + row * pixels + offsets, soft, mask=inside)
 
 
@@ -263,5 +276,5 @@ def spread_kernel(
     tl.store(placed, old * keep + mask, mask=inside)
     old = tl.load(clicks + clicks_c + offsets * clicks_p, mask=inside, other=0.0).to(tl.float32)
     tl.store(placed + pixels, old * keep + a, mask=inside)
-    old = tl.load(clicks + 2 * clicks_c + offsets * clicks_p, mask=inside, other=0.0).to(tl.float32)
+    old = tl.load(clicks + clicks_c + clicks_c + offsets * clicks_p, mask=inside, other=0.0).to(tl.float32)
     tl.store(placed + 2 * pixels, old * keep + b, mask=inside)

@@ -28,6 +28,8 @@ KINDS = {
     # No gradient passes through its click.
     "reinforce": triton_backward.ARGMAX_STE,
 }
+LARGEST_BATCH = 65535
+"""What CUDA allows along a grid's second axis."""
 _forced_block: int | None = None
 
 
@@ -38,7 +40,7 @@ def kept_pixels(pixels: int, estimator: str) -> int:
 
 def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `kernels.choice.contract.Implementation`."""
-    _refuse_float64(tensors.logits)
+    _check(tensors.logits)
     batch, height, width = tensors.logits.shape
     placed = tensors.logits.new_empty(batch, 3, height, width, dtype=torch.float32)
     choice = tensors.logits.new_empty(batch, dtype=torch.int64)
@@ -217,9 +219,10 @@ def _with_pixel_strides(tensors: Tensors) -> Tensors:
 def _pixel_strided(x: Tensor) -> Tensor:
     """The tensor, copied only if its pixels do not lie at equal distances in row-major order.
 
-    Both the contiguous and the channels-last layout do.
+    Both the contiguous and the channels-last layout do. The kernels count a photo's elements in 32 bits.
     """
-    return x if x.stride(-2) == x.stride(-1) * x.shape[-1] else x.contiguous()
+    step, rows = x.stride(-1), x.shape[-2]
+    return x if x.stride(-2) == step * x.shape[-1] and step * x.shape[-1] * rows < 2**31 else x.contiguous()
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
@@ -237,6 +240,8 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
     return other if tensor is None else tensor
 
 
-def _refuse_float64(logits: Tensor) -> None:
+def _check(logits: Tensor) -> None:
+    if len(logits) > LARGEST_BATCH:
+        raise ValueError(f"the batch is {len(logits)}; the Triton kernels take at most {LARGEST_BATCH} photos")
     if logits.dtype == torch.float64:
         raise ValueError("logits are float64; the Triton kernels compute in float32: pass logits.float()")

@@ -23,6 +23,13 @@ def scores_of(logits, free, temperature):
 
 @triton.jit
 @no_type_check
+def log_heat(scores, top, log_total):
+    """Log pi of one tile. Subtracted one after the other: their sum is only as exact as `top` is small."""
+    return (scores - top) - log_total
+
+
+@triton.jit
+@no_type_check
 def load_scores(logits, mask, offsets, inside, logits_stride, mask_stride, temperature):
     """Scores of one tile, and whether each pixel is free."""
     z = tl.load(logits + offsets * logits_stride, mask=inside, other=0.0)

@@ -1,0 +1,358 @@
+"""The Triton kernels against the float64 chain with their own noise: interpreted, or compiled with `-m gpu`."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.choice import choose_click, triton_path
+from kernels.clicks import clicked, place_clicks
+from kernels.reference import ESTIMATORS
+from tests.kernels.choice.chain import (
+    DIFFERENTIABLE,
+    Inputs,
+    assert_as_exact_as_eager,
+    counted_launches,
+    evaluate,
+    fused,
+    grid,
+    make_inputs,
+)
+from tests.kernels.choice.places import DEVICES, LARGE, SMALL, places, poisoned, triton_on
+
+__all__ = ["poisoned"]
+pytestmark = pytest.mark.usefixtures("poisoned")
+SAMPLED = sorted(set(ESTIMATORS) - {"argmax_ste"})
+
+
+def check(inputs: Inputs, block: int | None = None, only: str | None = None, **settings: Any) -> None:
+    with triton_on(inputs.logits.device.type, block):
+        assert_as_exact_as_eager(fused(**settings), inputs, triton_path.gumbel, only, **settings)
+
+
+@pytest.mark.parametrize(("device", "shape"), places(SMALL, LARGE))
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_outputs_and_gradients_are_exact(estimator: str, device: str, shape: tuple[int, int, int]):
+    check(make_inputs(*shape, device=device), estimator=estimator)
+
+
+@pytest.mark.parametrize(
+    ("device", "case"),
+    places(
+        [((2, 9, 11), 64), ((1, 3, 5), 4), ((1, 17, 23), 128)],
+        [((7, 63, 100), 64), ((16, 256, 256), 1024), ((1, 1024, 1024), 4096), ((2, 64, 64), 512)],
+    ),
+)
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_split_photos_give_the_same(estimator: str, device: str, case: tuple[tuple[int, int, int], int]):
+    shape, block = case
+    check(make_inputs(*shape, device=device), block, estimator=estimator)
+
+
+@pytest.mark.parametrize(
+    ("device", "case"),
+    places(
+        grid(shape=[(2, 5, 6)], block=[None, 16], hint_size=[2, 4]),
+        grid(shape=[(3, 64, 64), (3, 100, 130)], block=[None, 1024], hint_size=[2, 5, 9]),
+    ),
+)
+@pytest.mark.parametrize("estimator", ["argmax_ste", "gumbel_softmax_soft"])
+def test_stamps(estimator: str, device: str, case: dict[str, Any]):
+    check(
+        make_inputs(*case["shape"], device=device), case["block"], estimator=estimator, hint_size=case["hint_size"]
+    )
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 16], [None, 64, 1024]))
+@pytest.mark.parametrize("hint_size", [1, 2, 5])
+def test_a_stamp_is_cut_off_at_borders_and_corners(hint_size: int, device: str, block: int | None):
+    height, width = 6, 7
+    corners = torch.tensor([0, width - 1, (height - 1) * width, height * width - 1, 3, 2 * width, 3 * width + 3])
+    logits = torch.zeros(len(corners), height * width).scatter_(1, corners[:, None], 50.0)
+    inputs = make_inputs(len(corners), height, width, device=device)
+    mask = torch.zeros_like(inputs.clicks[:, :1])
+    mask[:, 0, 1, 1] = 1.0
+    clicks = torch.cat([mask, mask * 0.25, mask * -0.5], dim=1)
+    with triton_on(device, block):
+        click = choose_click(
+            logits.view(-1, height, width).to(device), clicks, inputs.truth_ab, hint_size=hint_size
+        )
+    assert torch.equal(click.choice.cpu(), corners)
+    torch.testing.assert_close(
+        click.clicks, place_clicks(clicks, inputs.truth_ab, click.choice, hint_size), rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize("only", DIFFERENTIABLE)
+def test_each_output_has_its_own_gradient(only: str, device: str, block: int | None):
+    check(make_inputs(2, 9, 11, device=device), block, only, estimator="gumbel_softmax")
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+def test_the_target_may_be_absent(device: str, block: int | None):
+    check(make_inputs(2, 9, 11, device=device)._replace(target=None), block, estimator="reinmax")
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64, 1024]))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("estimator", ["gumbel_softmax_soft", "reinmax"])
+def test_half_precision_logits(estimator: str, dtype: torch.dtype, device: str, block: int | None):
+    side = 11 if device == "cpu" else 70
+    check(make_inputs(2, side, side, device=device, dtype=dtype), block, estimator=estimator)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    if x.ndim == 3:
+        return x[:, None].repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)[:, 1]
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def transposed(x: Tensor) -> Tensor:
+    return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def sliced(x: Tensor) -> Tensor:
+    wide = torch.nn.functional.pad(x, (1, 2, 3, 1), value=torch.nan)
+    return wide[..., 3:-1, 1:-2]
+
+
+def stepped(x: Tensor) -> Tensor:
+    return x.repeat_interleave(2, dim=-1)[..., ::2]
+
+
+def photo_last(x: Tensor) -> Tensor:
+    return x.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def expanded(x: Tensor) -> Tensor:
+    return x[:1].expand_as(x)
+
+
+LAYOUTS = [channels_last, transposed, sliced, stepped, photo_last, expanded]
+
+
+@pytest.mark.parametrize(("device", "block"), places([64], [None, 64, 1024]))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_of_inputs_and_gradients(layout: Any, device: str, block: int | None):
+    side = 8 if device == "cpu" else 75
+    plain = make_inputs(2, side, side + 2, device=device)
+    if layout is expanded:
+        plain = Inputs(*(x if x is plain.keys or x is None else x[:1].repeat_interleave(2, 0) for x in plain))
+    odd = Inputs(*(x if x is plain.keys or x is None else layout(x) for x in plain))
+    for before, after in zip(plain, odd, strict=True):
+        assert before is after or (before is not None and after is not None and torch.equal(before, after))
+    g = layout(torch.randn(1, 3, side, side + 2).repeat(2, 1, 1, 1).to(device))
+    with triton_on(device, block):
+        for settings in ({"estimator": "argmax_ste"}, {"estimator": "gumbel_softmax_soft", "hint_size": 2}):
+            expected, found = (
+                gradient_of_clicks(inputs, grad, **settings)
+                for inputs, grad in ((plain, g.contiguous()), (odd, g))
+            )
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def gradient_of_clicks(inputs: Inputs, g: Tensor, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The new map, some statistics, and the gradient for a given gradient of the map."""
+    leaf = inputs.logits.detach().requires_grad_()
+    click = fused(**settings)(inputs._replace(logits=leaf))
+    (gradient,) = torch.autograd.grad([click.clicks, click.entropy], leaf, [g, torch.ones_like(click.entropy)])
+    return click.clicks.detach(), click.entropy.detach(), gradient
+
+
+RELAXED = ["gumbel_softmax_soft", "reinmax", "gumbel_rao"]
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize(
+    ("temperature", "scale", "offset"),
+    [(1e-3, 1.0, 0.0), (1e-3, 1e4, 0.0), (1.0, 1e4, 0.0), (1e3, 1e4, 0.0), (1.0, 3.0, 1e4), (1.0, 3.0, -1e4)],
+)
+@pytest.mark.parametrize("estimator", ["argmax_ste", *RELAXED])
+def test_extreme_temperatures_and_logits_cost_no_precision(
+    estimator: str, temperature: float, scale: float, offset: float, device: str, block: int | None
+):
+    """A softmax does not feel an offset, although in float32 log sum exp is then exact to 1e-3 only."""
+    inputs = make_inputs(2, 9, 11, device=device, scale=scale)
+    inputs = inputs._replace(logits=inputs.logits + offset)
+    check(inputs, block, estimator=estimator, temperature=temperature)
+
+
+@pytest.mark.parametrize(("device", "block"), places([64], [None, 64]))
+@pytest.mark.parametrize("tau", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("estimator", ["gumbel_softmax", *RELAXED])
+def test_extreme_tau(estimator: str, tau: float, device: str, block: int | None):
+    check(make_inputs(2, 9, 11, device=device), block, estimator=estimator, tau=tau)
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_minus_infinity(estimator: str, device: str, block: int | None):
+    """In some pixels, in whole tiles, and in all free pixels, which are then equally likely."""
+    inputs = make_inputs(3, 8, 13, device=device)
+    lost = torch.zeros(3, 8, 13, dtype=torch.bool, device=device)
+    lost[0, 1::2], lost[1, :5], lost[2] = True, True, True
+    target = inputs.target
+    assert target is not None
+    target = target.masked_fill(lost & ~lost.flatten(1).all(1)[:, None, None], 0.0)
+    target = target / target.sum((1, 2), keepdim=True)
+    inputs = inputs._replace(logits=inputs.logits.masked_fill(lost, -torch.inf), target=target)
+    check(inputs, block, estimator=estimator)
+    with triton_on(device, block):
+        found = evaluate(fused(estimator=estimator), inputs)
+    assert not found.gradient[lost].any()
+    assert found.click.heatmap is not None
+    torch.testing.assert_close(found.click.heatmap.sum((1, 2)), torch.ones(3, device=device))
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_one_free_pixel(estimator: str, device: str, block: int | None):
+    inputs = make_inputs(2, 9, 11, device=device)
+    clicks = torch.full_like(inputs.clicks, 0.5)
+    clicks[:, 0] = 1.0
+    clicks[0, :, 0, 0] = clicks[1, :, 8, 10] = 0.0
+    inputs = inputs._replace(clicks=clicks, target=None)
+    with triton_on(device, block):
+        click, gradient = evaluate(fused(estimator=estimator), inputs)
+    assert click.choice.tolist() == [0, 98]
+    assert not click.log_probability.any()
+    assert not click.entropy.any()
+    assert torch.equal(gradient[:, 4], torch.zeros_like(gradient[:, 4]))
+    torch.testing.assert_close(click.log_sum_exp, inputs.logits[[0, 1], [0, 8], [0, 10]] / 1.3)
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_a_photo_without_a_free_pixel(estimator: str, device: str, block: int | None):
+    inputs = make_inputs(3, 9, 11, device=device)
+    assert inputs.target is not None
+    inputs.clicks[1, 0] = 1.0
+    inputs.target[1] = 0.0
+    settings = {"estimator": estimator, "hint_size": 2}
+    with triton_on(device, block):
+        with pytest.raises(ValueError, match="all pixels of 1 of 3 photos are clicked"):
+            fused(**settings)(inputs)
+        click, gradient = evaluate(fused(**settings, check=False), inputs)
+        others, gradient_of_others = evaluate(fused(**settings), inputs.rows([0, 2]))
+    assert click.choice[1] == -1
+    assert torch.equal(click.clicks[1], inputs.clicks[1])
+    assert all(torch.isnan(getattr(click, name)[1]) for name in DIFFERENTIABLE[1:5])
+    for name in ("choice", *DIFFERENTIABLE):
+        # The seeded weights of the gradient differ, the outputs do not.
+        assert torch.equal(getattr(click, name)[[0, 2]], getattr(others, name)), name
+    assert torch.isfinite(gradient[[0, 2]]).all()
+    assert torch.isfinite(gradient_of_others).all()
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize("broken", ["one", "tile", "free"])
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_nan_logits_are_passed_on_and_write_nowhere_else(
+    estimator: str, broken: str, device: str, block: int | None
+):
+    inputs = make_inputs(3, 9, 11, device=device)
+    sound = evaluate(fused(estimator=estimator, hint_size=2), inputs)
+    flat = inputs.logits.flatten(1)
+    which = {"one": slice(20, 21), "tile": slice(64, None), "free": slice(None)}[broken]
+    inputs.clicks[1, :, 1, 9] = 0.0  # pixel 20 is free
+    flat[1, which] = torch.nan
+    with triton_on(device, block):
+        click, gradient = evaluate(fused(estimator=estimator, hint_size=2), inputs)
+    assert all(torch.isnan(getattr(click, name)[1]) for name in DIFFERENTIABLE[1:5])
+    free = ~clicked(inputs.clicks)
+    assert free.flatten(1).gather(1, click.choice[:, None]).all()
+    assert torch.isnan(gradient[1][free[1]]).all()
+    rest = gradient[1][~free[1]]
+    assert (torch.isnan(rest) | (rest == 0)).all()
+    assert torch.equal(click.choice[[0, 2]], sound.click.choice[[0, 2]])
+    torch.testing.assert_close(click.clicks[[0, 2]], sound.click.clicks[[0, 2]])
+    torch.testing.assert_close(gradient[[0, 2]], sound.gradient[[0, 2]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("estimator", sorted(set(ESTIMATORS) - {"reinforce"}))
+def test_a_broken_gradient_is_never_hidden(estimator: str, bad: float, device: str, block: int | None):
+    inputs = make_inputs(2, 9, 11, device=device)
+    inputs.clicks[1, :, 8, 10] = 0.0
+    g = torch.ones(2, 3, 9, 11, device=device)
+    g[1, 0, 8, 10] = bad
+    # The interpreter's NumPy would warn of inf * 0.
+    with triton_on(device, block), np.errstate(invalid="ignore"):
+        *_, gradient = gradient_of_clicks(inputs, g, estimator=estimator)
+    free = ~clicked(inputs.clicks)
+    assert torch.isfinite(gradient[0]).all()
+    assert torch.isnan(gradient[1][free[1]]).any()
+    if bad != bad:
+        assert torch.isnan(gradient[1][free[1]]).all()
+    rest = gradient[1][~free[1]]
+    assert (torch.isnan(rest) | (rest == 0)).all()
+
+
+@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+def test_reinforce_has_no_gradient_through_the_click(device: str, block: int | None):
+    inputs = make_inputs(2, 9, 11, device=device)
+    with triton_on(device, block), counted_launches() as launched:
+        gradient = evaluate(fused(estimator="reinforce"), inputs, only="clicks").gradient
+    assert not gradient.any()
+    assert not {name for name in launched if name.startswith(("sums", "gradient"))}
+
+
+SINGLE = {"reduce_single": 1, "gradient_single": 1}
+SPLIT = {"reduce_split": 1, "combine": 1, "sums": 1, "gradient_split": 1}
+SOFT = {"weights": 1, "spread": 1}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("block", "kernels"), [(128, SINGLE), (64, SPLIT)])
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_exactly_these_kernels_run(estimator: str, block: int, kernels: dict[str, int], device: str):
+    inputs = make_inputs(2, 9, 11, device=device)
+    with triton_on(device, block), counted_launches() as launched:
+        evaluate(fused(estimator=estimator), inputs)
+    expected = dict(kernels) | (SOFT if estimator == "gumbel_softmax_soft" else {})
+    if estimator == "reinforce":
+        expected.pop("sums", None)
+    assert launched == expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_statistics_alone_need_no_pass_over_the_maps_gradient(device: str):
+    inputs = make_inputs(2, 9, 11, device=device)
+    with triton_on(device, 64), counted_launches() as launched:
+        evaluate(fused(estimator="reinmax"), inputs, only="entropy")
+    assert launched == {"reduce_split": 1, "combine": 1, "gradient_split": 1}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_plan_decides_between_one_tile_and_several(device: str):
+    with triton_on(device), counted_launches() as launched:
+        for shape in ((1, 64, 64), (1, 64, 65)):
+            evaluate(fused(), make_inputs(*shape, device=device))
+    assert launched == SINGLE | SPLIT
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("estimator", SAMPLED)
+def test_streams_and_draws_of_more_than_31_bits(estimator: str, device: str):
+    settings = {"estimator": estimator, "stream": 2**32 - 1, "draw": 2**31 - 2, "samples": 4}
+    check(make_inputs(2, 5, 7, device=device), 16, **settings)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_an_empty_batch_launches_nothing(estimator: str, device: str):
+    with triton_on(device), counted_launches() as launched:
+        found = evaluate(fused(estimator=estimator), make_inputs(2, 3, 5, device=device).rows(slice(0)))
+    assert found.gradient.shape == (0, 3, 5)
+    assert not launched
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_float64_is_refused(device: str):
+    inputs = make_inputs(1, 3, 5, device=device, dtype=torch.float64)
+    with triton_on(device), pytest.raises(ValueError, match=r"logits are float64.*logits\.float\(\)"):
+        fused()(inputs)
