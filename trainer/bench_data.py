@@ -28,15 +28,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import RandomCrop, Resize
 
+from evaluator.photos.decode import centre_crop, decode_rgb
+from evaluator.photos.files import PHOTO_SUFFIXES, list_files
+from evaluator.photos.manifest import ShardError
 from kernels.benchmarking import at_least, interleave, quantiles, report, usable_cores
 from kernels.color import rgb_to_lab
-from trainer.data.decode import centre_crop, decode_rgb, random_crop
+from trainer.data.crops import random_crop
 from trainer.data.embedded import photographs
 from trainer.data.loader import ShardLoader
-from trainer.data.photo_files import PHOTO_SUFFIXES, list_files
 from trainer.data.shard_build import StoreSettings
 from trainer.data.shard_pool import build_all, plan_jobs
-from trainer.data.url_openers import ShardError
 from trainer.scene import lab_converter
 
 Conversion = Callable[[Tensor], tuple[Tensor, Tensor]]

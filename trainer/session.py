@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from evaluator.photos.manifest import ShardError
 from kernels.benchmarking import commit
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, flatten
 from trainer.console import Screen
 from trainer.data.sources import open_loader, open_validation
-from trainer.data.url_openers import ShardError
 from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
 from trainer.loop import Training, TrainingBroke, build_engines

@@ -23,10 +23,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from trainer.data.manifest import FILE_NAME, save
+from evaluator.photos.manifest import FILE_NAME, ShardError, save
 from trainer.data.shard_build import StoreSettings
 from trainer.data.shard_pool import REPORT_NAME, Summary, build_all, plan_jobs
-from trainer.data.url_openers import ShardError, is_local, local_path
+from trainer.data.url_openers import is_local, local_path
 
 _NAMES_SHOWN = 3
 

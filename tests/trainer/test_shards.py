@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from skimage.color import rgb2lab
 
+from evaluator.photos.grey import grey_share
 from trainer.data import shard_build
-from trainer.data.grey_share import grey_share
 from trainer.data.shard_set import open_shards
 from trainer.shards import main
 
@@ -167,7 +167,7 @@ def test_grey_photos_are_left_out_and_named(photos: Path, tmp_path: Path):
 def test_the_grey_share_is_scikit_image_s(jpeg: Callable):
     image = Image.open(io.BytesIO(jpeg(5)))
     chroma = np.linalg.norm(rgb2lab(np.asarray(image))[..., 1:], axis=-1)
-    assert grey_share(image, 30.0) == pytest.approx((chroma < 30.0).mean(), abs=1e-3)
+    assert grey_share(np.array(image), 30.0) == pytest.approx((chroma < 30.0).mean(), abs=1e-3)
 
 
 def test_finished_shards_are_reused_and_changed_ones_built_again(photos: Path, tmp_path: Path, capsys):

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from trainer.data.decode import BrokenPhoto, decode_rgb, random_crop
+from evaluator.photos.decode import BrokenPhoto, decode_rgb
+from evaluator.photos.manifest import ShardError
+from trainer.data.crops import random_crop
 from trainer.data.plan import Start, World, blocks_from, crop_draws
 from trainer.data.sample_reader import OpenBlock, open_blocks
 from trainer.data.shard_set import ShardSet
-from trainer.data.url_openers import ShardError
 
 
 class Loaded(NamedTuple):

@@ -23,15 +23,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from evaluator.photos.decode import BrokenPhoto, centre_crop, decode_rgb
+from evaluator.photos.files import PHOTO_SUFFIXES, list_files
+from evaluator.photos.manifest import FILE_NAME, ShardError
 from trainer.data.batch import Batch
 from trainer.data.crop_reader import CropReader, Loaded, Settings
-from trainer.data.decode import BrokenPhoto, centre_crop, decode_rgb
-from trainer.data.manifest import FILE_NAME
-from trainer.data.photo_files import PHOTO_SUFFIXES, list_files
 from trainer.data.plan import Piece, Start, resume_at
 from trainer.data.sample_reader import read_piece
 from trainer.data.shard_set import open_shards
-from trainer.data.url_openers import ShardError, is_local, local_path
+from trainer.data.url_openers import is_local, local_path
 
 log = logging.getLogger(__name__)
 

@@ -1,19 +1,16 @@
 """The undecoded photos of a block: from local shards on demand, from remote ones read ahead in order."""
 
-import os
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trainer.data.manifest import TAR_BLOCK
+from evaluator.photos.manifest import TAR_BLOCK
+from evaluator.photos.shards import LocalShards, member_name
 from trainer.data.plan import Block, Piece
 from trainer.data.shard_set import ShardSet
-from trainer.data.tar_stream import ByteStream, member_name
-from trainer.data.url_openers import ShardError, is_local, local_path
-
-_OPEN_FILES = 32
+from trainer.data.tar_stream import ByteStream
+from trainer.data.url_openers import is_local, local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,44 +28,6 @@ class OpenBlock(NamedTuple):
 
     block: Block
     fetch: Callable[[int], RawSample]
-
-
-class LocalReader:
-    """Reads single photos of shards on this machine; keeps a few files open."""
-
-    def __init__(self, shards: ShardSet) -> None:
-        self._shards = shards
-        self._files: OrderedDict[int, int] = OrderedDict()
-
-    def read(self, shard: int, index: int) -> RawSample:
-        """One photo, its tar header checked.
-
-        Raises:
-            ShardError: the shard is gone, cut short, or not the one of the manifest.
-        """
-        entry = self._shards.manifest.shards[shard]
-        start, size = entry.starts[index], entry.sizes[index]
-        both = os.pread(self._file(shard), TAR_BLOCK + size, start - TAR_BLOCK)
-        if len(both) != TAR_BLOCK + size:
-            raise ShardError(f"{self._shards.urls[shard]}: was cut short while it was read; copy it again")
-        return RawSample(shard, index, member_name(both[:TAR_BLOCK], entry, index), both[TAR_BLOCK:])
-
-    def close(self) -> None:
-        """Close the files."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def _file(self, shard: int) -> int:
-        if shard not in self._files:
-            url = self._shards.urls[shard]
-            try:
-                self._files[shard] = os.open(local_path(url), os.O_RDONLY)
-            except OSError as error:
-                raise ShardError(f"{url}: cannot be opened: {error.strerror}; check the path") from error
-            if len(self._files) > _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-        self._files.move_to_end(shard)
-        return self._files[shard]
 
 
 def read_piece(shards: ShardSet, piece: Piece) -> Iterator[RawSample]:
@@ -103,11 +62,11 @@ def open_blocks(shards: ShardSet, blocks: Iterator[Block]) -> Generator[OpenBloc
 
 
 def _open_local(shards: ShardSet, blocks: Iterator[Block]) -> Generator[OpenBlock]:
-    reader = LocalReader(shards)
+    reader = LocalShards([local_path(url) for url in shards.urls], shards.manifest.shards)
     try:
         for block in blocks:
             row = [(piece.shard, index) for piece in block.pieces for index in range(piece.start, piece.stop)]
-            yield OpenBlock(block, lambda place, row=row: reader.read(*row[place]))
+            yield OpenBlock(block, lambda place, row=row: RawSample(*row[place], *reader.read(*row[place])))
     finally:
         reader.close()
 

@@ -18,16 +18,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trainer.data.manifest import ShardEntry, write_atomically
-from trainer.data.photo_files import SourceFile
+from evaluator.atomic import write_atomically
+from evaluator.photos.files import SourceFile
+from evaluator.photos.manifest import ShardEntry
 from trainer.data.tar_scan import scan_tar
 
 PARTS = ".parts"
-NEAR_GREY_CHROMA = 5.0
-"""A pixel is near grey below this chroma, sqrt(a*^2 + b*^2), in CIE Lab units: two just noticeable differences."""
 _GREY_CHECK_SIDE = 128
 _STORED_AS_IS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _LAYOUT = 1
@@ -209,10 +209,10 @@ def _encode(image: Image.Image, settings: StoreSettings) -> bytes:
 
 def _check_colour(image: Image.Image, max_grey_share: float) -> None:
     # Only this filter needs torch, which takes a second to import in every process.
-    from trainer.data.grey_share import grey_share
+    from evaluator.photos.grey import grey_share
 
     small = image.convert("RGB")
     small.thumbnail((_GREY_CHECK_SIDE, _GREY_CHECK_SIDE))
-    share = grey_share(small, NEAR_GREY_CHROMA)
+    share = grey_share(np.array(small))
     if share > max_grey_share:
         raise _Dropped("too grey", f"{share:.0%} near grey")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from trainer.data.manifest import ImageSizes, Manifest
+from evaluator.photos.manifest import ImageSizes, Manifest
 from trainer.data.tar_scan import Scan, scan_tar
 from trainer.data.tar_stream import ByteStream, is_photo_member
 from trainer.data.url_openers import is_local, local_path

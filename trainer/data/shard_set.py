@@ -6,9 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from trainer.data.manifest import FILE_NAME, HOW_TO_INDEX, Manifest, ShardEntry, from_json
+from evaluator.photos.manifest import FILE_NAME, HOW_TO_INDEX, Manifest, ShardEntry, ShardError, from_json
+from evaluator.photos.shards import check_size
 from trainer.data.tar_stream import expand, read_url
-from trainer.data.url_openers import ShardError, is_local, local_path
+from trainer.data.url_openers import is_local, local_path
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def open_shards(shards: str | Sequence[str], manifest: str | None = None) -> Sha
             loaded[where] = _load(where, url)
         chosen += _matching(url, where, loaded[where])
     for shard_url, shard in chosen:
-        _check_local(shard_url, shard)
+        if is_local(shard_url):
+            check_size(Path(local_path(shard_url)), shard)
     sizes = next(iter(loaded.values())).image_sizes
     return ShardSet(tuple(url for url, _ in chosen), Manifest(tuple(shard for _, shard in chosen), sizes))
 
@@ -102,16 +104,3 @@ def _matching(url: str, where: str, manifest: Manifest) -> list[tuple[str, Shard
         if url in (shard.name, resolve(shard.name, where)) or file_name == shard.name:
             return [(url, shard)]
     raise ValueError(f"{url} is not in {where}; {HOW_TO_INDEX}")
-
-
-def _check_local(url: str, shard: ShardEntry) -> None:
-    if not is_local(url):
-        return
-    path = Path(local_path(url))
-    if not path.is_file():
-        raise ShardError(f"{url}: the shard is missing; copy it there, or leave it out of the manifest")
-    if path.stat().st_size != shard.bytes:
-        raise ShardError(
-            f"{url}: has {path.stat().st_size} bytes, its manifest says {shard.bytes}: cut short or replaced; "
-            "copy it again, or write a new manifest with: python -m trainer.shards index"
-        )

@@ -11,8 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from trainer.data.manifest import TAR_BLOCK, ShardEntry
-from trainer.data.url_openers import ShardError
+from evaluator.photos.manifest import TAR_BLOCK, ShardEntry, ShardError
 
 _CHUNK = 1 << 20
 

@@ -16,8 +16,8 @@ os.environ.setdefault("WDS_SECURE", "1")
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from trainer.data.manifest import ShardEntry
-from trainer.data.url_openers import OPENERS, Readable, ShardError, scheme_of
+from evaluator.photos.manifest import ShardError
+from trainer.data.url_openers import OPENERS, Readable, scheme_of
 
 ATTEMPTS = 5
 """Tries for each network read before it counts as failed."""
@@ -129,19 +129,3 @@ def read_url(url: str) -> bytes:
     finally:
         stream.close()
     return b"".join(parts)
-
-
-def member_name(header: bytes, shard: ShardEntry, index: int) -> str:
-    """The name in a photo's tar header; the check that a shard is the one that its manifest describes.
-
-    Raises:
-        ShardError: no header there, or one of another size.
-    """
-    # Read by hand: a TarInfo costs as much as a twentieth of the decoding.
-    name, size = header[:100].rstrip(b"\0").decode("utf-8", "replace"), header[124:136].strip(b" \0")
-    if not (name and size.isdigit() and int(size, 8) == shard.sizes[index]):
-        raise ShardError(
-            f"{shard.name}: photo {index} is not where its manifest says; the shard was replaced: copy it "
-            "again, or write a new manifest with: python -m trainer.shards index"
-        )
-    return name

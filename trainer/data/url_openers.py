@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
+from evaluator.photos.manifest import ShardError
+
 TIMEOUT_S = 30.0
 _TRY_LATER = (408, 425, 429)
 _CHUNK = 1 << 20
-
-
-class ShardError(RuntimeError):
-    """A shard that is missing, cut short, or other than its manifest says."""
 
 
 @runtime_checkable

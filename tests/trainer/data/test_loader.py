@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluator.photos.manifest import ShardError
 from trainer.data.loader import ShardLoader, photos_from
-from trainer.data.url_openers import ShardError
 
 PHOTOS = 23
 

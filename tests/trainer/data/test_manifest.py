@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainer.data.manifest import ImageSizes, Manifest, ShardEntry, from_json, save, to_json
+from evaluator.photos.manifest import ImageSizes, Manifest, ShardEntry, ShardError, from_json, save, to_json
 from trainer.data.shard_set import open_shards, resolve
-from trainer.data.url_openers import ShardError
 
 ENTRY = ShardEntry("a.tar", 10240, "0" * 64, (512, 1536), (100, 700))
 MANIFEST = Manifest((ENTRY,), ImageSizes((40, 50, 60), (41, 51, 61)))

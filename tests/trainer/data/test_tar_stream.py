@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluator.photos.manifest import ShardError
 from trainer.data import tar_stream, url_openers
 from trainer.data.loader import ShardLoader, photos_from
 from trainer.data.tar_stream import ByteStream, expand, is_photo_member, read_url
-from trainer.data.url_openers import ShardError
 
 
 class PlainServer(http.server.SimpleHTTPRequestHandler):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from trainer.data import decode
-from trainer.data.decode import BrokenPhoto, centre_crop, decode_rgb, random_crop
+from evaluator.photos import decode
+from evaluator.photos.decode import BrokenPhoto, centre_crop, decode_rgb
 
 
 def saved(image: Image.Image, kind: str = "JPEG", **more) -> bytes:
@@ -90,28 +90,5 @@ def test_what_is_no_photo_is_broken():
         decode_rgb(b"no photo")
 
 
-@pytest.mark.parametrize("draws", [(0.0, 0.0, 0.0), (0.999, 0.999, 0.999), (0.5, 0.2, 0.7)])
-def test_a_random_crop_is_pillow_s_resize_of_the_same_window(photo: Image.Image, draws):
-    size, jitter = 40, 20
-    side = round(60 * size / (size + int(draws[0] * (jitter + 1))))
-    top, left = int(draws[1] * (60 - side + 1)), int(draws[2] * (90 - side + 1))
-    found = random_crop(decode_rgb(saved(photo, quality=100, subsampling=0)), size, jitter, draws)
-    original = as_pillow(saved(photo, quality=100, subsampling=0))
-    window = Image.fromarray(original[top : top + side, left : left + side])
-    expected = np.asarray(window.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2
-
-
-def test_the_scale_covers_exactly_its_range(photo: Image.Image, monkeypatch: pytest.MonkeyPatch):
-    """With size 60 and a jitter of 20, windows are 60 ... 45 pixels of a photo whose short side is 60."""
-    rgb, sides = decode_rgb(saved(photo)), set()
-    monkeypatch.setattr(decode, "_resized", lambda window, size: sides.add(window.shape[1]) or window)
-    for step in range(21):
-        random_crop(rgb, 60, 20, ((step + 0.5) / 21, 0.0, 0.0))
-    assert (min(sides), max(sides)) == (45, 60)
-
-
 def test_small_photos_are_enlarged(photo: Image.Image):
-    rgb = decode_rgb(saved(photo))
-    assert random_crop(rgb, 128, 20, (0.3, 0.3, 0.3)).shape == (3, 128, 128)
-    assert centre_crop(rgb, 128).shape == (3, 128, 128)
+    assert centre_crop(decode_rgb(saved(photo)), 128).shape == (3, 128, 128)

@@ -1,9 +1,4 @@
-"""From a photo's bytes to the uint8 RGB crop that the networks see.
-
-"Random scaling of 20 pixels, random cropping" (thesis, 4.1.1): the short side becomes size + U{0 ... 20}, then a
-size x size window is cut. Here the window is cut first, at the photo's own scale, and only the window is
-resized: the same distribution of crops up to a pixel of rounding, for about half of the work.
-"""
+"""From a photo's bytes to uint8 RGB, upright, and the largest centred square of it."""
 
 import io
 from collections.abc import Callable
@@ -55,33 +50,16 @@ def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def random_crop(
-    rgb: UInt8[Tensor, "3 h w"], size: int, scale_jitter: int, draws: tuple[float, float, float]
-) -> UInt8[Tensor, "3 size size"]:
-    """A random window of a photo, `size` pixels square.
-
-    Args:
-        rgb: The photo; a short side below `size` is enlarged.
-        size: Side of the result in pixels.
-        scale_jitter: The photo's short side is scaled to `size` + 0 ... `scale_jitter` pixels.
-        draws: Uniform numbers in [0, 1) for the scale, the row and the column.
-    """
-    height, width = rgb.shape[1:]
-    short_side = min(height, width)
-    side = max(1, round(short_side * size / (size + int(draws[0] * (scale_jitter + 1)))))
-    top, left = int(draws[1] * (height - side + 1)), int(draws[2] * (width - side + 1))
-    return _resized(rgb[:, top : top + side, left : left + side], size)
-
-
 def centre_crop(rgb: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
     """The largest centred square of a photo, resized to `size` pixels."""
     height, width = rgb.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return _resized(rgb[:, top : top + side, left : left + side], size)
+    return resized(rgb[:, top : top + side, left : left + side], size)
 
 
-def _resized(window: Tensor, size: int) -> Tensor:
+def resized(window: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
+    """A window resized to a square with antialiasing, bilinear; itself where it has that size."""
     if window.shape[1:] == (size, size):
         return window
     # torch has vector code for bilinear antialias on uint8, for contiguous channels-last pixels.

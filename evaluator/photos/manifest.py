@@ -6,13 +6,13 @@ any sample without parsing the tar before it, over HTTP and S3 too. Its hash nam
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from evaluator.atomic import write_atomically
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
@@ -20,6 +20,10 @@ TAR_BLOCK = 512
 """Bytes of a tar header; the one that names a photo stands directly before its bytes."""
 
 HOW_TO_INDEX = "write one with: python -m trainer.shards index URL... --out manifest.json"
+
+
+class ShardError(RuntimeError):
+    """A shard that is missing, cut short, or other than its manifest says."""
 
 
 @dataclass(frozen=True)
@@ -127,22 +131,6 @@ def from_json(text: str | bytes, where: str) -> Manifest:
 def save(manifest: Manifest, path: Path) -> None:
     """Write the manifest in one step: a reader sees the old file or the new one, never a part."""
     write_atomically(path, to_json(manifest).encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under another name, flush it to the disk, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _shard(content: Mapping[str, Any]) -> ShardEntry:
