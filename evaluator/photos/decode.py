@@ -1,7 +1,9 @@
 """From a photo's bytes to uint8 RGB, upright, and the largest centred square of it."""
 
 import io
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,38 +18,109 @@ from torch.nn.functional import interpolate
 _torchvision_jpeg: Callable[[Tensor, int, bool], Tensor] | None = getattr(torch.ops.image, "decode_jpeg", None)
 _TORCHVISION_RGB = 3
 
+MOST_PIXELS = 180_000_000
+"""Of a photo that is decoded at all; a larger one may be a decompression bomb."""
+LARGE_PIXELS = 24_000_000
+"""A photo of more pixels is large: it is shrunk before it is cut."""
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow itself warns at 89 million
+_TOO_LARGE = f"more than {MOST_PIXELS / 1e6:.0f} million pixels, perhaps a decompression bomb"
+_one_large_photo = threading.Lock()
+
 
 class BrokenPhoto(ValueError):
     """Bytes that are no decodable photo."""
 
 
-def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]:
-    """Decode a photo in any format that Pillow reads; upright (EXIF), three channels.
-
-    With `enough`, a JPEG whose sides are at least twice as long is decoded at 1/2, 1/4 or 1/8 of its size,
-    its sides still at least `enough` pixels.
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels from a photo's header, before EXIF turns it.
 
     Raises:
-        BrokenPhoto: no photo, or one that is cut short.
+        BrokenPhoto: no photo, or one of more than `MOST_PIXELS`.
     """
+    with _explained(), Image.open(io.BytesIO(data)) as image:
+        return _checked_size(image)
+
+
+def decode_square(data: bytes, size: int) -> UInt8[Tensor, "3 size size"]:
+    """The largest centred square of a photo, resized to `size` pixels: what every number is measured on.
+
+    Any format that Pillow reads; upright (EXIF), alpha dropped, no colour management. A photo of more than
+    `LARGE_PIXELS` is decoded at 1/2, 1/4 or 1/8 (JPEG) or shrunk by a whole factor first, its sides still at least
+    four times `size`, one such photo at a time: 0.7 GiB at most. A short side below `size` is enlarged.
+
+    Raises:
+        BrokenPhoto: see `decode_rgb`.
+    """
+    width, height = size_of(data)
+    if width * height <= LARGE_PIXELS:
+        return centre_crop(decode_rgb(data), size)
+    with _one_large_photo:
+        return centre_crop(decode_rgb(data, 4 * size), size)
+
+
+def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    """Decode a photo in any format that Pillow reads; upright (EXIF), three channels, alpha dropped.
+
+    With `enough`, a JPEG whose sides are at least twice as long is decoded at 1/2, 1/4 or 1/8 of its size, and
+    another photo of more than `LARGE_PIXELS` is shrunk by a whole factor; sides are still at least `enough`.
+
+    Raises:
+        BrokenPhoto: no photo, one that is cut short, one of more than `MOST_PIXELS`, or one whose 32-bit pixels
+            have no range that one could know.
+    """
+    with _explained(), Image.open(io.BytesIO(data)) as image:
+        full_size = _checked_size(image)
+        if enough is not None:
+            image.draft("RGB", (enough, enough))
+        plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == full_size
+        if plain_jpeg and _torchvision_jpeg is not None:
+            # A bytearray, because torch wants memory that may be written.
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            return _torchvision_jpeg(encoded, _TORCHVISION_RGB, True)
+        pixels = np.array(_as_rgb(ImageOps.exif_transpose(_shrunk(image, enough))))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what Pillow and torchvision raise for a bad photo into a BrokenPhoto."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            full_size = image.size
-            if enough is not None:
-                image.draft("RGB", (enough, enough))
-            plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == full_size
-            if plain_jpeg and _torchvision_jpeg is not None:
-                # A bytearray, because torch wants memory that may be written.
-                encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                return _torchvision_jpeg(encoded, _TORCHVISION_RGB, True)
-            ImageOps.exif_transpose(image, in_place=True)
-            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        yield
+    except BrokenPhoto:
+        raise
     except UnidentifiedImageError as error:
         raise BrokenPhoto("no image in a format that Pillow reads") from error
-    except (RuntimeError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenPhoto(_TOO_LARGE) from error
+    except (RuntimeError, OSError, SyntaxError, ValueError) as error:
         # Torchvision puts its own file and line before the reason.
         raise BrokenPhoto(str(error).partition("\n")[0].rpartition(", ")[2]) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _checked_size(image: Image.Image) -> tuple[int, int]:
+    if image.width * image.height > MOST_PIXELS:
+        raise BrokenPhoto(f"{image.width} x {image.height} pixels are {_TOO_LARGE}")
+    return image.size
+
+
+def _shrunk(image: Image.Image, enough: int | None) -> Image.Image:
+    """A large image shrunk so that its sides are still at least `enough`."""
+    if enough is None or image.width * image.height <= LARGE_PIXELS:
+        return image
+    small = image if image.mode in ("RGB", "RGBA", "L", "LA", "CMYK", "YCbCr") else _as_rgb(image)
+    return small.reduce(max(1, min(image.size) // enough))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):  # Pillow would clip at 255
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BrokenPhoto(f"32-bit pixels (mode {image.mode}) have no known range; save it with 8 or 16 bits")
+    if isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # Pillow warns where this step is left out
+    return image.convert("RGB")
 
 
 def centre_crop(rgb: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:

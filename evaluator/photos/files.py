@@ -51,6 +51,11 @@ def list_files(source: Path) -> list[SourceFile]:
     return sorted(found)
 
 
+def list_photos(source: Path) -> list[SourceFile]:
+    """The files of a source whose names say that they are photos; a ValueError where there is no such source."""
+    return [file for file in list_files(source) if Path(file.name).suffix.lower() in PHOTO_SUFFIXES]
+
+
 def _on_disk(name: str, source: Path, path: Path) -> SourceFile:
     status = path.stat()
     return SourceFile(name, str(source), f"{status.st_size}-{status.st_mtime_ns}")

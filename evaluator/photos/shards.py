@@ -32,17 +32,25 @@ class LocalShards:
             ShardError: the shard is gone, cut short, or not the one of the manifest.
         """
         entry = self._entries[shard]
-        start, size = entry.starts[index], entry.sizes[index]
-        with self._lock:  # another thread might close the file
-            both = os.pread(self._file(shard), TAR_BLOCK + size, start - TAR_BLOCK)
-        if len(both) != TAR_BLOCK + size:
-            raise ShardError(f"{self._paths[shard]}: was cut short while it was read; copy it again")
+        both = self._bytes(shard, entry.starts[index] - TAR_BLOCK, TAR_BLOCK + entry.sizes[index])
         return member_name(both[:TAR_BLOCK], entry, index), both[TAR_BLOCK:]
+
+    def name(self, shard: int, index: int) -> str:
+        """One photo's name; raises as `read` does."""
+        entry = self._entries[shard]
+        return member_name(self._bytes(shard, entry.starts[index] - TAR_BLOCK, TAR_BLOCK), entry, index)
 
     def close(self) -> None:
         """Close the files."""
         while self._files:
             os.close(self._files.popitem()[1])
+
+    def _bytes(self, shard: int, start: int, count: int) -> bytes:
+        with self._lock:  # another thread might close the file
+            found = os.pread(self._file(shard), count, start)
+        if len(found) != count:
+            raise ShardError(f"{self._paths[shard]}: was cut short while it was read; copy it again")
+        return found
 
     def _file(self, shard: int) -> int:
         if shard not in self._files:

@@ -23,8 +23,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from evaluator.photos.decode import BrokenPhoto, centre_crop, decode_rgb
-from evaluator.photos.files import PHOTO_SUFFIXES, list_files
+from evaluator.photos.decode import BrokenPhoto, decode_square
+from evaluator.photos.files import list_photos
 from evaluator.photos.manifest import FILE_NAME, ShardError
 from trainer.data.batch import Batch
 from trainer.data.crop_reader import CropReader, Loaded, Settings
@@ -219,7 +219,7 @@ def photos_from(
     crops = torch.empty(len(photos), 3, image_size, image_size, dtype=torch.uint8)
     for target, (name, data) in zip(crops, photos, strict=True):
         try:
-            target.copy_(centre_crop(decode_rgb(data), image_size))
+            target.copy_(decode_square(data, image_size))
         except BrokenPhoto as error:
             raise ValueError(f"{source}: {name}: {error}; repair it or take it out") from error
     return crops, [name for name, _ in photos]
@@ -228,8 +228,7 @@ def photos_from(
 def _named_photos(source: str) -> Iterator[tuple[str, bytes]]:
     path = Path(local_path(source)) if is_local(source) else None
     if path is not None and (path.suffix == ".zip" or (path.is_dir() and not (path / FILE_NAME).exists())):
-        photos = (file for file in list_files(path) if Path(file.name).suffix.lower() in PHOTO_SUFFIXES)
-        yield from ((file.name, file.read()) for file in photos)
+        yield from ((file.name, file.read()) for file in list_photos(path))
         return
     shards = open_shards(source)
     for shard, count in enumerate(shards.counts):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from evaluator.photos.manifest import TAR_BLOCK
@@ -66,9 +67,15 @@ def _open_local(shards: ShardSet, blocks: Iterator[Block]) -> Generator[OpenBloc
     try:
         for block in blocks:
             row = [(piece.shard, index) for piece in block.pieces for index in range(piece.start, piece.stop)]
-            yield OpenBlock(block, lambda place, row=row: RawSample(*row[place], *reader.read(*row[place])))
+            yield OpenBlock(block, partial(_read, reader, row))
     finally:
         reader.close()
+
+
+def _read(reader: LocalShards, row: list[tuple[int, int]], place: int) -> RawSample:
+    shard, index = row[place]
+    name, data = reader.read(shard, index)
+    return RawSample(shard, index, name, data)
 
 
 def _open_remote(shards: ShardSet, blocks: Iterator[Block]) -> Generator[OpenBlock]:
