@@ -1,7 +1,9 @@
 """Bootstrap confidence intervals of a mean over photos, in float64."""
 
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
@@ -32,3 +34,28 @@ def mean_intervals(
     tail = 100.0 * (1.0 - CONFIDENCE) / 2.0
     low, high = np.percentile(means, [tail, 100.0 - tail], axis=0)
     return low, high
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """Means over photos with their intervals, one entry per quantity."""
+
+    mean: Float64[np.ndarray, " k"]
+    """NaN where no photo has a value."""
+    low: Float64[np.ndarray, " k"]
+    high: Float64[np.ndarray, " k"]
+    photos: Int64[np.ndarray, " k"]
+    """Photos that have a value."""
+
+
+def defined_means(values: Float64[np.ndarray, "n k"], seed: int) -> Means:
+    """Each column's mean over the photos for which it is defined (not NaN), with `mean_intervals` of those."""
+    defined = ~np.isnan(values)
+    masks, mask_of = np.unique(defined, axis=1, return_inverse=True)
+    means, ends = np.full(values.shape[1], np.nan), np.full((2, values.shape[1]), np.nan)
+    for number, mask in enumerate(masks.T):
+        columns = np.flatnonzero(mask_of == number)
+        if mask.any():
+            part = values[mask][:, columns]
+            means[columns], ends[:, columns] = part.mean(0), mean_intervals(part, seed)
+    return Means(means, ends[0], ends[1], defined.sum(0))

@@ -52,13 +52,19 @@ def means_table(results: Results, baseline: str = BASELINE) -> Table:
 
 
 def gains_table(results: Results, baseline: str = BASELINE) -> Table:
-    """Mean differences to the baseline on the same photos: one row per policy and number of clicks."""
+    """Mean differences to the baseline on the same photos: see `gains`."""
+    return gains(_others(results, baseline), results.metrics)
+
+
+def gains(summaries: Sequence[Summary], metrics: Sequence[str]) -> Table:
+    """Mean differences with half their interval: one row per policy and number of clicks, metrics abreast."""
     table = _new_table()
     table.add_column("policy")
-    for metric in results.metrics:
+    for metric in metrics:
         table.add_column(METRICS[metric].label, justify="right")
-    for (policy, clicks), summaries in groupby(_others(results, baseline), key=lambda s: (s.policy, s.clicks)):
-        table.add_row(str(clicks), policy, *(_gain(summary) for summary in summaries))
+    of_metric = [summary for summary in summaries if summary.metric in metrics]
+    for (policy, clicks), row in groupby(of_metric, key=lambda s: (s.policy, s.clicks)):
+        table.add_row(str(clicks), policy, *(_gain(summary) for summary in row))
     return table
 
 
@@ -67,7 +73,7 @@ def verdicts(results: Results, baseline: str = BASELINE) -> list[str]:
     others = _others(results, baseline)
     others.sort(key=lambda s: (results.policies.index(s.policy), results.metrics.index(s.metric)))
     return [
-        f"{policy} against {baseline}, {METRICS[metric].label}: {_in_words(list(summaries))}."
+        f"{policy} against {baseline}, {METRICS[metric].label}: {in_words(list(summaries))}."
         for (policy, metric), summaries in groupby(others, key=lambda s: (s.policy, s.metric))
     ]
 
@@ -77,8 +83,8 @@ def _others(results: Results, baseline: str) -> list[Summary]:
     return [s for s in results.table(baseline) if s.policy != baseline and s.clicks > 0]
 
 
-def _in_words(summaries: Sequence[Summary]) -> str:
-    """Budgets by verdict, and the last budget's gain with its interval."""
+def in_words(summaries: Sequence[Summary]) -> str:
+    """Budgets by verdict, and the last budget's gain with its interval, for one policy and metric."""
     parts = []
     for verdict in ("better", "worse", "no different"):
         budgets = [str(s.clicks) for s in summaries if s.verdict == verdict]
