@@ -6,6 +6,7 @@ All paths must agree with `kernels.color` in float64 before anything is timed. T
 times as fast as the better compiled path; a machine without a GPU times the others and leaves that goal open.
 """
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-import tyro
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
@@ -156,5 +156,17 @@ def main(arguments: Arguments) -> None:
     report(f"uint8 RGB, mirrored, to Lab on {device.type}", rows, [make_goal(cases)], arguments.json)
 
 
+def parse() -> Arguments:
+    """The command line. By argparse: a machine with a GPU may have little more than torch."""
+    usual = Arguments()
+    parser = argparse.ArgumentParser(description=Arguments.__doc__)
+    parser.add_argument("--photos", type=int, nargs="+", default=usual.photos, help="photos in a batch")
+    parser.add_argument("--size", type=int, nargs="+", default=usual.size, help="height and width in pixels")
+    parser.add_argument("--repeats", type=int, default=usual.repeats, help="timed rounds")
+    parser.add_argument("--json", type=Path, help="also write the report to this file")
+    given = parser.parse_args()
+    return Arguments(photos=tuple(given.photos), size=tuple(given.size), repeats=given.repeats, json=given.json)
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    main(parse())

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import tyro
 from jaxtyping import Float
 from torch import Tensor
 
@@ -245,4 +244,6 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # here, so that the tests need no more than torch
+
     main(tyro.cli(Arguments, description=__doc__))

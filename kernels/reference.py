@@ -53,6 +53,7 @@ def choose(
     tau: float = 1.0,
     noise: Float[Tensor, "b h w"] | None = None,
     conditional_noise: Float[Tensor, "k b h w"] | None = None,
+    check: bool = True,
 ) -> Selection:
     """Choose one free pixel in each photo.
 
@@ -64,6 +65,8 @@ def choose(
         tau: temperature of the relaxation, above 0; unused by `argmax_ste` and `reinforce`.
         noise: standard Gumbel noise for `NEEDS_NOISE`; the caller seeds it (`kernels.noise`).
         conditional_noise: k more draws of it for `NEEDS_CONDITIONAL_NOISE`, independent of `noise`.
+        check: refuse photos without a free pixel, which costs a wait for the device on a GPU; without it, what
+            comes out for such a photo means nothing.
 
     Raises:
         ValueError: no free pixel, a temperature that is not positive, unknown estimator, or missing noise.
@@ -72,7 +75,8 @@ def choose(
         raise ValueError(f"estimator is {estimator!r}; choose one of {', '.join(ESTIMATORS)}")
     if not tau > 0:
         raise ValueError(f"tau is {tau}; it must be above 0")
-    check_some_pixel_is_free(taken)
+    if check:
+        check_some_pixel_is_free(taken)
     with torch.autocast(logits.device.type, enabled=False):
         theta = _theta(logits, temperature, taken)
         return ESTIMATORS[estimator](Scores(theta, tau, noise, conditional_noise))

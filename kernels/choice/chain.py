@@ -1,4 +1,4 @@
-"""The operation as an ordinary autograd chain: the readable definition that tests and the benchmark compare with."""
+"""The operation as an ordinary autograd chain: the definition that tests and benchmark compare with."""
 
 from collections.abc import Callable
 

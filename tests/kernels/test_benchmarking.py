@@ -69,3 +69,25 @@ def test_the_report_is_written_with_all_its_keys(tmp_path: Path, capsys: pytest.
     assert written["machine"]["cores"] >= 1
     assert "torch" in written["versions"]
     assert "ours" in capsys.readouterr().out
+
+
+def test_the_peak_is_what_is_held_at_once():
+    kept = [torch.ones(1000)]
+
+    def run() -> torch.Tensor:
+        kept.clear()  # was there before, so its memory does not count
+        first = torch.empty(2**16)
+        second = torch.empty(2**17)
+        del first
+        return torch.cat([second, second[:10]])
+
+    second, result = 4 * 2**17, 4 * (2**17 + 10)
+    assert benchmarking.peak_memory(run, torch.device("cpu")) == second + result
+
+
+def test_at_most_is_met_by_less():
+    assert benchmarking.at_most("memory, at most", 0.25, 0.25).met
+    assert benchmarking.at_most("memory, at most", 0.25, 0.3).met is False
+    assert benchmarking.at_most("memory, at most", 0.25, None).met is None
+    with pytest.raises(ValueError, match="nan"):
+        benchmarking.at_most("memory, at most", 0.25, math.nan)

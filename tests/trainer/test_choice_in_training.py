@@ -5,18 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.choice import Click, triton_path, use
-from kernels.clicks import clicked, hint_colours, place
-from kernels.noise import gumbel
-from kernels.reference import (
-    ESTIMATORS,
-    NEEDS_NOISE,
-    choose,
-    entropy,
-    kl_divergence,
-    log_heatmap,
-    log_probability,
-)
+from kernels.choice import triton_path, use
+from kernels.choice.chain import choose_click_chain
+from kernels.reference import ESTIMATORS
 from tests.trainer.small_training import build, small_config
 from trainer import pingpong
 from trainer.interrupts import StopRequest
@@ -33,37 +24,6 @@ EDIT_ONLY = {
     "validation__photos": 1,
     "run__checkpoint_every": 100_000,
 }
-
-
-def chain(
-    logits, clicks, truth_ab, *, estimator, temperature, tau, keys, stream, draw, samples, hint_size, target, check
-):
-    """`choose_click` by the reference's autograd: softmax, noise, mask, argmax, one-hot, scatter."""
-    batch, height, width = logits.shape
-    taken = clicked(clicks)
-
-    def noise(number: int):
-        return gumbel(keys, stream, height * width, number).view(batch, height, width)
-
-    selection = choose(
-        logits,
-        taken,
-        estimator=estimator,
-        temperature=temperature,
-        tau=tau,
-        noise=noise(draw) if estimator in NEEDS_NOISE else None,
-        conditional_noise=torch.stack([noise(draw + 1 + k) for k in range(samples)]),
-    )
-    heat = log_heatmap(logits, temperature, taken)
-    return Click(
-        clicks=place(clicks, hint_colours(truth_ab, hint_size), selection.weights, hint_size),
-        choice=selection.choice,
-        log_sum_exp=torch.logsumexp((logits / temperature).masked_fill(taken, -torch.inf).flatten(1), 1),
-        log_probability=log_probability(heat, selection.choice),
-        entropy=entropy(heat),
-        divergence=None if target is None else kl_divergence(target, heat),
-        heatmap=None,
-    )
 
 
 def losses_of(folder: Path, **settings) -> list[dict[str, float]]:
@@ -97,7 +57,7 @@ def test_fifty_steps_give_the_losses_of_the_readable_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
 ):
     fused = losses_of(tmp_path / "fused", choice__estimator=estimator)
-    monkeypatch.setattr(pingpong, "choose_click", chain)
+    monkeypatch.setattr(pingpong, "choose_click", choose_click_chain)
     assert_same_losses(fused, losses_of(tmp_path / "chain", choice__estimator=estimator), 1e-4)
 
 
