@@ -18,6 +18,10 @@ _ACTS_DIFFERENTLY_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dro
 def run_network(network: Callable[..., Tensor], *inputs: Tensor | None, autocast: torch.dtype | None) -> Tensor:
     """Call a network on the device of its first input and return float32.
 
+    A batch of one photo is computed as a pair. A CPU's convolutions round one photo's numbers differently (1e-7)
+    than those of a batch, and the same numbers for every batch of 2 or more; a policy that takes the largest
+    of many almost equal scores would otherwise click elsewhere when a photo happens to be alone in its batch.
+
     Args:
         network: a colorizer or a guide.
         inputs: the first one is a tensor.
@@ -25,13 +29,14 @@ def run_network(network: Callable[..., Tensor], *inputs: Tensor | None, autocast
 
     Raises:
         ValueError: a BatchNorm or Dropout layer is in training mode, so that a photo's result would depend on
-        the
-            batch around it. (Exported graphs, which have no such mode, pass.)
+            the batch around it. (Exported graphs, which have no such mode, pass.)
     """
     refuse_training_mode(network)
-    device = next(x for x in inputs if x is not None).device.type
-    with torch.autocast(device, dtype=autocast) if autocast else nullcontext():
-        return network(*inputs).float()
+    first = next(x for x in inputs if x is not None)
+    if len(first) == 1:
+        inputs = tuple(x if x is None else torch.cat([x, x]) for x in inputs)
+    with torch.autocast(first.device.type, dtype=autocast) if autocast else nullcontext():
+        return network(*inputs).float()[: len(first)]
 
 
 def refuse_training_mode(network: object) -> None:

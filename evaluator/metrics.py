@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from kernels.color import lab_to_rgb, to_uint8
@@ -92,6 +92,12 @@ class Comparison:
     truth_ab: Float[Tensor, "b 2 h w"]
     truth_rgb: UInt8[Tensor, "b 3 h w"]
     """The original photo, not its round trip through Lab."""
+    clicks: Float[Tensor, "b 3 h w"] | None = None
+    """The click map that was given to the colorizer."""
+    positions: Int64[Tensor, "b placed"] | None = None
+    """Flat index row * width + col of each click, in the order in which they were placed."""
+    previous_ab: Float[Tensor, "b 2 h w"] | None = None
+    """The colours just before the newest click; only there for a metric that `needs_previous`."""
 
     @cached_property
     def predicted_rgb(self) -> UInt8[Tensor, "b 3 h w"]:
@@ -114,6 +120,8 @@ class Metric:
     higher_is_better: bool = True
     ceiling: float = math.inf
     """What a larger value counts as in a mean over photos."""
+    needs_previous: bool = False
+    """Whether it looks at `Comparison.previous_ab`, which may cost one more call of the colorizer per budget."""
 
     @property
     def title(self) -> str:

@@ -15,7 +15,7 @@ from evaluator.inference import Colorizer, run_network
 from evaluator.metrics import METRICS, Comparison
 from evaluator.policies import Policy
 from evaluator.results import Protocol, Results
-from evaluator.rollout import Moment, Photos, before_clicks, rollout
+from evaluator.rollout import Moment, Photos, before_clicks, coloured_steps, rollout
 
 __all__ = ["Protocol", "Results", "evaluate"]
 
@@ -33,16 +33,18 @@ def evaluate(
     autocast: torch.dtype | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Results:
-    """Let a robot user click as each policy says, in the true colours, and measure at the budgets.
+    """Let a robot user click as each policy says and measure at the budgets.
 
     Every photo's result depends on that photo and its index only, not on the batch size or on how photos are
-    split: with n processes, each evaluates its part and `Results.merge` joins them.
+    split: with n processes, each evaluates its part and `Results.merge` joins them. (On a CPU the networks'
+    numbers are bit-equal for every batch; see `evaluator.inference.run_network`. A GPU's may differ in the last
+    bits between batch sizes, which changes a click where two scores tie to within that.)
 
     Args:
         colorizer: in evaluation mode, on `device`.
         policies: by name; "random" is what the others are compared with.
         photos: original photos of one size, on any device.
-        protocol: budgets, hint size, seed, batch size.
+        protocol: budgets, hint size, robot, seed, batch size.
         device: where to compute.
         first_index: index of `photos[0]` in the whole set.
         metrics: names in `METRICS`.
@@ -50,17 +52,20 @@ def evaluate(
         on_progress: called with (clicks placed, clicks to place), summed over photos and policies.
 
     Raises:
-        ValueError: no policy, an unknown metric, more clicks than pixels, or networks in training mode.
+        ValueError: no policy, an unknown metric, more clicks than pixels, networks in training mode, or colours
+            that are not finite.
     """
     _check(policies, photos, protocol, metrics)
     results = Results.empty(protocol, photos.shape, first_index, policies, metrics)
     colorize = partial(run_network, colorizer, autocast=autocast)
     progress = _Progress(len(photos) * len(policies) * protocol.clicks[-1], on_progress)
+    with_previous = any(METRICS[metric].needs_previous for metric in metrics)
+    shares_start = any(0 in coloured_steps(p, protocol.clicks, with_previous) for p in policies.values())
     for first in range(0, len(photos), protocol.batch_size):
         rows = slice(first, min(first + protocol.batch_size, len(photos)))
         rgb = photos[rows].to(device)
         batch = Photos.from_rgb(rgb, seed=protocol.seed, first_index=first_index + first)
-        start = before_clicks(colorize, batch)
+        start = before_clicks(colorize, batch) if shares_start else None
         for name, policy in policies.items():
             moments = rollout(
                 colorize,
@@ -69,6 +74,8 @@ def evaluate(
                 start,
                 budgets=protocol.clicks,
                 hint_size=protocol.hint_size,
+                robot=protocol.robot,
+                with_previous=with_previous,
                 on_click=partial(progress.advance, len(rgb)),
             )
             for column, moment in enumerate(moments):
@@ -80,10 +87,32 @@ def _record(
     results: Results, policy: str, rows: slice, column: int, moment: Moment, batch: Photos, rgb: Tensor
 ) -> None:
     """Measure one batch at one budget and write it into the results."""
-    comparison = Comparison(batch.lightness, moment.predicted_ab, batch.truth_ab, rgb)
+    _refuse_non_finite(moment.predicted_ab, first_photo=int(results.photos[rows][0]))
+    comparison = Comparison(
+        batch.lightness,
+        moment.predicted_ab,
+        batch.truth_ab,
+        rgb,
+        clicks=moment.clicks,
+        positions=moment.positions,
+        previous_ab=moment.previous_ab,
+    )
     for metric, values in results.values[policy].items():
         values[rows, column] = METRICS[metric].measure(comparison).double().cpu().numpy()
-    results.positions[policy][rows, : moment.positions.shape[1]] = moment.positions.cpu().numpy()
+    placed = moment.positions.shape[1]
+    results.positions[policy][rows, :placed] = moment.positions.cpu().numpy()
+    if placed:
+        results.seconds_per_click[policy][rows, column] = moment.seconds / (placed * len(rgb))
+
+
+def _refuse_non_finite(predicted_ab: Tensor, first_photo: int) -> None:
+    """A mean leaves out what is undefined, so a broken colouring must not become undefined numbers."""
+    finite = predicted_ab.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        raise ValueError(
+            f"the colorizer returned NaN or infinite colours for photo {first_photo + finite.index(False)}; "
+            "check its weights, or run it without autocast"
+        )
 
 
 class _Progress:

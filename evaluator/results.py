@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from evaluator.intervals import mean_intervals
+from evaluator.intervals import defined_means
 from evaluator.metrics import METRICS
+from evaluator.robot import EXACT, Robot
 
 Row = dict[str, str | int | float | None]
 """A flat row: text, numbers that JSON can hold, or nothing."""
@@ -21,15 +22,17 @@ BASELINE = "random"
 class Protocol:
     """How photos are clicked and measured; every published number states it.
 
-    The robot user is exact: a click carries the mean true colour of its stamp (`hint_size` 1: of its pixel).
+    A click carries the mean true colour of its stamp (`hint_size` 1: of its pixel), as exactly as the robot is.
     """
 
     clicks: tuple[int, ...] = (0, 1, 5, 10, 20)
     """Budgets at which metrics are taken, rising."""
     hint_size: int = 1
     """Side of a click's stamp in pixels."""
+    robot: Robot = EXACT
+    """The simulated user: exact unless told otherwise."""
     seed: int = 0
-    """Of the policies' noise and of the bootstrap."""
+    """Of the noise of policies and robot, and of the bootstrap."""
     batch_size: int = 32
     """Photos at a time; changes speed and memory, not results."""
 
@@ -49,11 +52,14 @@ class Summary:
     clicks: int
     metric: str
     mean: float
+    """Over the photos for which the metric is defined; NaN where there are none."""
     photos: int
+    """Photos for which the metric is defined."""
     exact: int
     """Photos that counted as the metric's ceiling (PSNR without error: 100 dB)."""
     gain: float | None = None
-    """Mean over photos of this value minus the baseline's on the same photo; None for the baseline itself."""
+    """Mean over photos of this value minus the baseline's on the same photo; None for the baseline itself.
+    Over the photos for which both are defined."""
     gain_low: float | None = None
     """Lower end of the gain's paired bootstrap 95 % interval; NaN for a single photo."""
     gain_high: float | None = None
@@ -80,9 +86,14 @@ class Results:
     photos: Int64[np.ndarray, " n"]
     """Index of each photo in the whole set, rising."""
     values: dict[str, dict[str, Float64[np.ndarray, "n budgets"]]]
-    """`values[policy][metric]`; exact photos have infinite PSNR here."""
+    """`values[policy][metric]`; exact photos have infinite PSNR here, undefined values are NaN."""
     positions: dict[str, Int64[np.ndarray, "n clicks"]]
-    """`positions[policy]`: flat index row * width + col of each click, in the order in which they were placed."""
+    """`positions[policy]`: flat index row * width + col of each click, in the order in which they were placed:
+    where the robot clicked, not where it was told to."""
+    seconds_per_click: dict[str, Float64[np.ndarray, "n budgets"]]
+    """`seconds_per_click[policy]`: wall time up to a budget for choosing, clicking and colouring, divided by
+    clicks and photos of the batch; NaN at 0 clicks. A policy that looks at no colours is coloured at the budgets
+    only. The automatic colouring and the metrics do not count."""
 
     @classmethod
     def empty(
@@ -102,6 +113,7 @@ class Results:
             photos=np.arange(first_index, first_index + count, dtype=np.int64),
             values={p: {m: np.full((count, budgets), np.nan) for m in metrics} for p in policies},
             positions={p: np.full((count, protocol.clicks[-1]), -1, dtype=np.int64) for p in policies},
+            seconds_per_click={p: np.full((count, budgets), np.nan) for p in policies},
         )
 
     @classmethod
@@ -122,15 +134,20 @@ class Results:
         if len(np.unique(photos)) < len(photos):
             raise ValueError("a photo is in two parts; give each part its own range by `first_index`")
         order = np.argsort(photos)
+
+        def join(arrays: Iterable[np.ndarray]) -> np.ndarray:
+            return np.concatenate(list(arrays))[order]
+
         return cls(
             protocol=first.protocol,
             size=first.size,
             photos=photos[order],
             values={
-                policy: {m: np.concatenate([p.values[policy][m] for p in parts])[order] for m in metrics}
+                policy: {m: join(p.values[policy][m] for p in parts) for m in metrics}
                 for policy, metrics in first.values.items()
             },
-            positions={p: np.concatenate([x.positions[p] for x in parts])[order] for p in first.positions},
+            positions={p: join(x.positions[p] for x in parts) for p in first.policies},
+            seconds_per_click={p: join(x.seconds_per_click[p] for x in parts) for p in first.policies},
         )
 
     @property
@@ -159,13 +176,15 @@ class Results:
     def rows(self, baseline: str = BASELINE) -> list[Row]:
         """One flat row per policy and budget, for a table, a JSON file or a tracker.
 
-        Each metric has four columns: `ab_psnr` (mean), `ab_psnr_gain`, `ab_psnr_gain_low`,
-        `ab_psnr_gain_high` (see `Summary`). None stands for what does not exist or is not a number.
+        Each metric has five columns: `ab_psnr` (mean), `ab_psnr_photos` (how many have a value), `ab_psnr_gain`,
+        `ab_psnr_gain_low`, `ab_psnr_gain_high` (see `Summary`). None stands for what does not exist or is not a
+        number.
         """
         rows: dict[tuple[str, int], Row] = {}
         for summary in self.table(baseline):
             row = rows.setdefault((summary.policy, summary.clicks), self._row_head(summary))
             row[summary.metric] = _json_number(summary.mean)
+            row[f"{summary.metric}_photos"] = summary.photos
             for name in ("gain", "gain_low", "gain_high"):
                 row[f"{summary.metric}_{name}"] = _json_number(getattr(summary, name))
         return list(rows.values())
@@ -174,44 +193,54 @@ class Results:
         return {
             "policy": summary.policy,
             "clicks": summary.clicks,
-            "photos": summary.photos,
+            "photos": len(self.photos),
             "height": self.size[0],
             "width": self.size[1],
             "hint_size": self.protocol.hint_size,
+            "robot_position_sigma": self.protocol.robot.position_sigma,
+            "robot_colour_sigma": self.protocol.robot.colour_sigma,
             "seed": self.protocol.seed,
         }
 
     def _summaries(self, policy: str, baseline: str) -> list[Summary]:
         """All metrics of one policy at all budgets."""
-        means = self._finite(policy).mean(0)
+        means = defined_means(self._finite(policy), self.protocol.seed)
         gains = self._gains(policy, baseline)
         return [
             Summary(
                 policy=policy,
                 clicks=clicks,
                 metric=metric,
-                mean=float(means[row, column]),
-                photos=len(self.photos),
-                exact=int((self.values[policy][metric][:, column] >= METRICS[metric].ceiling).sum()),
-                **({name: float(gain[row, column]) for name, gain in gains.items()}),
+                mean=float(means.mean[column]),
+                photos=int(means.photos[column]),
+                exact=int((self.values[policy][metric][:, budget] >= METRICS[metric].ceiling).sum()),
+                **({name: float(gain[column]) for name, gain in gains.items()}),
             )
-            for column, clicks in enumerate(self.protocol.clicks)
-            for row, metric in enumerate(self.metrics)
+            for column, (budget, clicks, metric) in enumerate(self._columns())
         ]
 
     def _gains(self, policy: str, baseline: str) -> dict[str, np.ndarray]:
-        """Paired difference to the baseline and its interval, each (metrics, budgets)."""
+        """Paired difference to the baseline and its interval, one entry per column."""
         if policy == baseline or baseline not in self.values:
             return {}
-        gain = self._finite(policy) - self._finite(baseline)
-        low, high = mean_intervals(gain.reshape(len(gain), -1), self.protocol.seed)
-        shape = gain.shape[1:]
-        return {"gain": gain.mean(0), "gain_low": low.reshape(shape), "gain_high": high.reshape(shape)}
+        gains = defined_means(self._finite(policy) - self._finite(baseline), self.protocol.seed)
+        return {"gain": gains.mean, "gain_low": gains.low, "gain_high": gains.high}
+
+    def _columns(self) -> list[tuple[int, int, str]]:
+        """(index of the budget, clicks, metric) of each number that a policy has per photo."""
+        return [
+            (budget, clicks, metric)
+            for budget, clicks in enumerate(self.protocol.clicks)
+            for metric in self.metrics
+        ]
 
     def _finite(self, policy: str) -> np.ndarray:
-        """Values fit for averaging (see `Metric.ceiling`), (photos, metrics, budgets)."""
+        """Values fit for averaging (see `Metric.ceiling`), one row per photo, columns as in `_columns`."""
         values = self.values[policy]
-        return np.stack([np.minimum(values[m], METRICS[m].ceiling) for m in self.metrics], axis=1)
+        return np.stack(
+            [np.minimum(values[metric][:, at], METRICS[metric].ceiling) for at, _, metric in self._columns()],
+            axis=1,
+        )
 
     def _settings(self) -> tuple[object, ...]:
         """What two parts of one measurement must have in common."""

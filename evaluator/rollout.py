@@ -1,5 +1,6 @@
 """A robot user colours a batch of photos click by click: policy, click in the true colour, colorizer, again."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from evaluator.inference import Colorizer
 from evaluator.policies import Policy, State
-from kernels.clicks import no_clicks, place_clicks
+from evaluator.robot import EXACT, Robot
+from kernels.clicks import hint_colours, no_clicks
 from kernels.color import rgb_to_lab
 from kernels.noise import fold, sample_keys
 
@@ -34,7 +36,7 @@ class Photos:
         return cls(lightness=lightness, truth_ab=truth_ab, keys=keys)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Moment:
     """The batch after a number of clicks."""
 
@@ -42,17 +44,23 @@ class Moment:
     clicks: Float[Tensor, "b 3 h w"]
     positions: Int64[Tensor, "b placed"]
     """Flat indices of the clicks, in the order in which they were placed."""
+    previous_ab: Float[Tensor, "b 2 h w"] | None = None
+    """The colours just before the newest click; None without a click, or where they were not asked for."""
+    seconds: float = 0.0
+    """Wall time since the automatic colouring that the whole batch took to choose, click and colour."""
 
 
 @torch.no_grad()
 def before_clicks(colorizer: Colorizer, photos: Photos) -> Moment:
     """The automatic colouring, which every policy starts from."""
     clicks = no_clicks(photos.truth_ab)
-    return Moment(
-        predicted_ab=_colorize(colorizer, photos, clicks),
-        clicks=clicks,
-        positions=photos.keys.new_empty(len(photos.keys), 0),
-    )
+    return Moment(_colorize(colorizer, photos, clicks), clicks, photos.keys.new_empty(len(photos.keys), 0))
+
+
+def coloured_steps(policy: Policy, budgets: Sequence[int], with_previous: bool) -> set[int]:
+    """Numbers of clicks after which the colorizer is called; 0 is the automatic colouring."""
+    steps = set(range(budgets[-1] + 1)) if policy.needs_prediction else set(budgets)
+    return steps | {budget - 1 for budget in budgets if budget and with_previous}
 
 
 @torch.no_grad()
@@ -60,55 +68,76 @@ def rollout(
     colorizer: Colorizer,
     policy: Policy,
     photos: Photos,
-    start: Moment,
+    start: Moment | None = None,
     *,
     budgets: Sequence[int],
     hint_size: int = 1,
+    robot: Robot = EXACT,
+    with_previous: bool = False,
     on_click: Callable[[], None] = lambda: None,
 ) -> Iterator[Moment]:
     """Click as the policy says and yield the batch at each budget.
 
-    The colorizer is called once per click, or once per budget for a policy that does not look at the colours.
+    The colorizer is called once per click, or once per budget for a policy that does not look at the colours;
+    what a policy with `needs_colorizer` tries comes on top.
 
     Args:
         colorizer: in evaluation mode (see `evaluator.inference.run_network`).
-        policy: places one click per photo and step.
+        policy: chooses one click per photo and step.
         photos: the batch.
-        start: from `before_clicks`; all policies may share it.
-        budgets: numbers of clicks, rising; 0 yields `start`.
+        start: from `before_clicks`, which all policies may share; None to colour here if at all.
+        budgets: numbers of clicks, rising; 0 yields the start.
         hint_size: side of a click's stamp in pixels.
+        robot: who carries out what the policy says.
+        with_previous: whether to colour just before each budget's newest click too (`Moment.previous_ab`).
         on_click: called after each step.
 
     Raises:
         ValueError: no unclicked pixel is left, or the colorizer returns another shape.
     """
-    moment = start
-    if budgets[0] == 0:
+    coloured = coloured_steps(policy, budgets, with_previous)
+    if start is None and 0 in coloured:
+        start = before_clicks(colorizer, photos)
+    if start is not None and 0 in budgets:
         yield start
-    for placed in range(1, budgets[-1] + 1):
-        clicks, positions = _click(policy, photos, moment, hint_size)
-        predicted_ab = moment.predicted_ab
-        if policy.needs_prediction or placed in budgets:
-            predicted_ab = _colorize(colorizer, photos, clicks)
-        moment = Moment(predicted_ab=predicted_ab, clicks=clicks, positions=positions)
+    colours = hint_colours(photos.truth_ab, hint_size)
+    clicks, positions = no_clicks(photos.truth_ab), photos.keys.new_empty(len(photos.keys), 0)
+    before, now = None, start.predicted_ab if start else None
+    watch = _Stopwatch(clicks.device)
+    for step in range(budgets[-1]):
+        choice = policy.choose(_state(policy, photos, colorizer, clicks, positions, now, hint_size))
+        clicks, hit = robot.click(clicks, colours, choice, photos.keys, step=step, hint_size=hint_size)
+        positions = torch.cat([positions, hit[:, None]], dim=1)
+        if step + 1 in coloured:
+            before, now = now, _colorize(colorizer, photos, clicks)
         on_click()
-        if placed in budgets:
-            yield moment
+        if step + 1 in budgets:
+            assert now is not None
+            watch.stop()
+            yield Moment(now, clicks, positions, before if with_previous else None, watch.seconds)
+            watch.start()
 
 
-def _click(policy: Policy, photos: Photos, before: Moment, hint_size: int) -> tuple[Tensor, Tensor]:
-    """One more click per photo: the new click map and all positions."""
-    state = State(
+def _state(
+    policy: Policy,
+    photos: Photos,
+    colorizer: Colorizer,
+    clicks: Tensor,
+    positions: Tensor,
+    predicted_ab: Tensor | None,
+    hint_size: int,
+) -> State:
+    """What this policy may see."""
+    return State(
         lightness=photos.lightness,
-        clicks=before.clicks,
+        clicks=clicks,
         keys=photos.keys,
-        step=before.positions.shape[1],
-        predicted_ab=before.predicted_ab if policy.needs_prediction else None,
+        positions=positions,
+        hint_size=hint_size,
+        predicted_ab=predicted_ab if policy.needs_prediction else None,
         truth_ab=photos.truth_ab if policy.needs_truth else None,
+        colorize=colorizer if policy.needs_colorizer else None,
     )
-    choice = policy.choose(state)
-    clicks = place_clicks(before.clicks, photos.truth_ab, choice, hint_size)
-    return clicks, torch.cat([before.positions, choice[:, None]], dim=1)
 
 
 def _colorize(colorizer: Colorizer, photos: Photos, clicks: Tensor) -> Tensor:
@@ -119,3 +148,22 @@ def _colorize(colorizer: Colorizer, photos: Photos, clicks: Tensor) -> Tensor:
             f"{tuple(photos.truth_ab.shape)}; it must return the same shape"
         )
     return predicted_ab
+
+
+class _Stopwatch:
+    """Wall time between `start` and `stop`, summed up; work that a device still has to do counts."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, 0.0
+        self.start()
+
+    def start(self) -> None:
+        self.began = self._now()
+
+    def stop(self) -> None:
+        self.seconds += self._now() - self.began
+
+    def _now(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()

@@ -17,7 +17,7 @@ def state_of(batch: int = 4, size: int = 16, seed: int = 0, first: int = 0) -> S
         lightness=torch.rand(batch, 1, size, size, generator=generator),
         clicks=torch.zeros(batch, 3, size, size),
         keys=sample_keys(7, first, batch),
-        step=0,
+        positions=torch.empty(batch, 0, dtype=torch.int64),
         predicted_ab=predicted,
         truth_ab=truth,
     )
@@ -28,6 +28,11 @@ def colours(state: State) -> tuple[torch.Tensor, torch.Tensor]:
     assert state.predicted_ab is not None
     assert state.truth_ab is not None
     return state.predicted_ab, state.truth_ab
+
+
+def after(state: State, placed: int) -> State:
+    """The same state, but counted as after `placed` clicks."""
+    return replace(state, positions=torch.zeros(len(state.keys), placed, dtype=torch.int64))
 
 
 def click(state: State, choice: torch.Tensor) -> State:
@@ -65,13 +70,13 @@ def test_a_policy_clicks_every_pixel_once_and_then_says_that_none_is_left(policy
     state = state_of(batch=3, size=4)
     seen = []
     for step in range(16):
-        choice = policy.choose(replace(state, step=step))
+        choice = policy.choose(after(state, step))
         seen.append(choice)
         state = click(state, choice)
     for positions in torch.stack(seen, dim=1):
         assert sorted(positions.tolist()) == list(range(16))
     with pytest.raises(ValueError, match="fewer clicks"):
-        policy.choose(replace(state, step=16))
+        policy.choose(after(state, 16))
 
 
 def test_a_choice_does_not_depend_on_the_batch_around_it(policy):
@@ -83,7 +88,7 @@ def test_a_choice_does_not_depend_on_the_batch_around_it(policy):
             lightness=whole.lightness[i : i + 1],
             clicks=whole.clicks[i : i + 1],
             keys=whole.keys[i : i + 1],
-            step=0,
+            positions=whole.positions[i : i + 1],
             predicted_ab=predicted[i : i + 1],
             truth_ab=truth[i : i + 1],
         )
@@ -111,7 +116,7 @@ def test_random_clicks_are_uniform_over_the_unclicked_pixels():
     taken = torch.tensor([0, 5, 6, 15])
     for pixel in taken:
         state = click(state, pixel.repeat(4000))
-    counts = np.bincount(RandomPolicy().choose(replace(state, step=4)).numpy(), minlength=16)
+    counts = np.bincount(RandomPolicy().choose(after(state, 4)).numpy(), minlength=16)
     assert counts[taken.numpy()].sum() == 0
     assert stats.chisquare(np.delete(counts, taken.numpy())).pvalue > 0.01
 
@@ -120,7 +125,7 @@ def test_random_clicks_change_with_seed_and_step_but_repeat_otherwise():
     state = state_of(batch=8, size=32)
     choice = RandomPolicy().choose(state)
     assert torch.equal(choice, RandomPolicy().choose(state))
-    assert not torch.equal(choice, RandomPolicy().choose(replace(state, step=1)))
+    assert not torch.equal(choice, RandomPolicy().choose(after(state, 1)))
     assert not torch.equal(choice, RandomPolicy().choose(replace(state, keys=sample_keys(8, 0, 8))))
 
 
