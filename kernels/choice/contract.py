@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 
 LOWEST_FREE = -1e30
 """A free pixel's score theta = z / T is at least this, so that a logit of -inf still beats a taken pixel."""
@@ -54,12 +54,12 @@ class Implementation(Protocol):
     def forward(self, tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The new click map (B,3,H,W), the choice (B,), the statistics (B,STATISTICS), and what `backward` needs.
 
-        That last tensor has `kept_pixels` numbers per photo. The choice is -1 and the statistics are NaN for a photo
-        without a free pixel; its map stays as it is.
+        That last tensor has `kept_pixels` numbers per photo. For a photo without a free pixel the choice is -1,
+        the statistics are NaN, and the map stays as it is.
         """
         ...
 
-    def kept_pixels(self, pixels: int, estimator: str) -> int:
+    def kept_pixels(self, pixels: int | SymInt, estimator: str) -> int | SymInt:
         """How many numbers `forward` keeps for each photo of `pixels` pixels."""
         ...
 

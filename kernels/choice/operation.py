@@ -257,7 +257,9 @@ def _heatmap(logits: Tensor, clicks: Tensor, statistics: Tensor, temperature: fl
     top, log_total = columns[:, TOP].detach(), columns[:, LOG_TOTAL].detach()
     # Their values are exact, and the gradient passes through log sum exp.
     of_gradient = columns[:, LOG_SUM_EXP] - columns[:, LOG_SUM_EXP].detach()
-    return ((scores - top) - log_total - of_gradient).exp().masked_fill(clicked(clicks), 0.0)
+    log_heat = (scores - top) - log_total - of_gradient
+    # Before exp, which the large logit of a taken pixel could overflow.
+    return log_heat.masked_fill(clicked(clicks), -torch.inf).exp()
 
 
 def _check_settings(settings: Settings, keys: Tensor | None) -> None:

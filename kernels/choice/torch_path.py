@@ -9,7 +9,7 @@ softmax less than exp alone. kernels/README.md counts the passes.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 
 from kernels.choice.contract import (
     ALL_TAKEN,
@@ -36,7 +36,7 @@ _CACHE_PIXELS = 262144
 _KEEPS_NOISE = frozenset({"gumbel_softmax", "gumbel_softmax_soft"})
 
 
-def kept_pixels(pixels: int, estimator: str) -> int:
+def kept_pixels(pixels: int | SymInt, estimator: str) -> int | SymInt:
     """All, for the noise: on a CPU it takes longer to compute than all the rest of the backward pass."""
     return pixels if estimator in _KEEPS_NOISE else 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
-from torch import Tensor
+from torch import SymInt, Tensor
 
 from kernels.choice import triton_backward, triton_forward, triton_noise
 from kernels.choice.contract import STATISTICS, Settings, Tensors
@@ -33,7 +33,7 @@ LARGEST_BATCH = 65535
 _forced_block: int | None = None
 
 
-def kept_pixels(pixels: int, estimator: str) -> int:
+def kept_pixels(pixels: int | SymInt, estimator: str) -> int | SymInt:
     """None: the noise is computed again, which is faster than reading it."""
     return 0
 

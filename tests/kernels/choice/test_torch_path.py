@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from kernels.choice import torch_path
+from kernels.noise import gumbel
 from kernels.reference import ESTIMATORS
 from tests.kernels.choice.chain import (
     DIFFERENTIABLE,
+    assert_as_exact_as_eager,
     assert_equal_chain,
     chain,
     evaluate,
@@ -69,3 +71,41 @@ def test_an_empty_batch_gives_empty_results(estimator: str):
     assert found.click.clicks.shape == (0, 3, 3, 5)
     assert found.click.choice.shape == (0,)
     assert found.gradient.shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "scale", "offset"),
+    [(1e-3, 1.0, 0.0), (1e-3, 1e4, 0.0), (1.0, 1e4, 0.0), (1e3, 1e4, 0.0), (1.0, 3.0, 1e4), (1.0, 3.0, -1e4)],
+)
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_extreme_temperatures_and_logits_cost_no_precision(
+    estimator: str, temperature: float, scale: float, offset: float
+):
+    inputs = make_inputs(4, 9, 11, scale=scale)
+    inputs = inputs._replace(logits=inputs.logits + offset)
+    settings = {"estimator": estimator, "temperature": temperature}
+    assert_as_exact_as_eager(fused(**settings), inputs, gumbel, **settings)
+
+
+@pytest.mark.parametrize("tau", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_extreme_tau(estimator: str, tau: float):
+    settings = {"estimator": estimator, "tau": tau}
+    assert_as_exact_as_eager(fused(**settings), make_inputs(4, 9, 11), gumbel, **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_half_precision_logits(estimator: str, dtype: torch.dtype):
+    inputs = make_inputs(4, 9, 11, dtype=dtype)
+    assert_as_exact_as_eager(fused(estimator=estimator), inputs, gumbel, estimator=estimator)
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_minus_infinity_in_some_or_all_free_pixels(estimator: str):
+    inputs = make_inputs(2, 5, 6)._replace(target=None)
+    inputs.logits[0, 1::2] = -torch.inf
+    inputs.logits[1] = -torch.inf
+    assert_as_exact_as_eager(fused(estimator=estimator), inputs, gumbel, estimator=estimator)
+    gradient = evaluate(fused(estimator=estimator), inputs).gradient
+    assert not gradient[inputs.logits == -torch.inf].any()

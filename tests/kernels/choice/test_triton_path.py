@@ -19,12 +19,14 @@ from tests.kernels.choice.chain import (
     fused,
     grid,
     make_inputs,
+    roomy,
 )
 from tests.kernels.choice.places import DEVICES, LARGE, SMALL, places, poisoned, triton_on
 
 __all__ = ["poisoned"]
 pytestmark = pytest.mark.usefixtures("poisoned")
-SAMPLED = sorted(set(ESTIMATORS) - {"argmax_ste"})
+KINDS = ["argmax_ste", "gumbel_softmax_soft", "reinmax", "gumbel_rao"]
+"""The estimators whose kernels differ."""
 
 
 def check(inputs: Inputs, block: int | None = None, only: str | None = None, **settings: Any) -> None:
@@ -41,7 +43,7 @@ def test_outputs_and_gradients_are_exact(estimator: str, device: str, shape: tup
 @pytest.mark.parametrize(
     ("device", "case"),
     places(
-        [((2, 9, 11), 64), ((1, 3, 5), 4), ((1, 17, 23), 128)],
+        [((2, 5, 6), 16), ((1, 9, 11), 64)],
         [((7, 63, 100), 64), ((16, 256, 256), 1024), ((1, 1024, 1024), 4096), ((2, 64, 64), 512)],
     ),
 )
@@ -54,7 +56,8 @@ def test_split_photos_give_the_same(estimator: str, device: str, case: tuple[tup
 @pytest.mark.parametrize(
     ("device", "case"),
     places(
-        grid(shape=[(2, 5, 6)], block=[None, 16], hint_size=[2, 4]),
+        grid(shape=[(1, 5, 6)], block=[None, 16], hint_size=[2])
+        + grid(shape=[(1, 5, 6)], block=[16], hint_size=[4]),
         grid(shape=[(3, 64, 64), (3, 100, 130)], block=[None, 1024], hint_size=[2, 5, 9]),
     ),
 )
@@ -66,7 +69,7 @@ def test_stamps(estimator: str, device: str, case: dict[str, Any]):
 
 
 @pytest.mark.parametrize(("device", "block"), places([None, 16], [None, 64, 1024]))
-@pytest.mark.parametrize("hint_size", [1, 2, 5])
+@pytest.mark.parametrize("hint_size", [2, 5])
 def test_a_stamp_is_cut_off_at_borders_and_corners(hint_size: int, device: str, block: int | None):
     height, width = 6, 7
     corners = torch.tensor([0, width - 1, (height - 1) * width, height * width - 1, 3, 2 * width, 3 * width + 3])
@@ -85,23 +88,22 @@ def test_a_stamp_is_cut_off_at_borders_and_corners(hint_size: int, device: str, 
     )
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize(("device", "block"), places([16], [None, 64]))
 @pytest.mark.parametrize("only", DIFFERENTIABLE)
 def test_each_output_has_its_own_gradient(only: str, device: str, block: int | None):
-    check(make_inputs(2, 9, 11, device=device), block, only, estimator="gumbel_softmax")
+    check(make_inputs(2, 5, 6, device=device), block, only, estimator="gumbel_softmax")
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize(("device", "block"), places([16], [None, 64]))
 def test_the_target_may_be_absent(device: str, block: int | None):
-    check(make_inputs(2, 9, 11, device=device)._replace(target=None), block, estimator="reinmax")
+    check(make_inputs(2, 5, 6, device=device)._replace(target=None), block, estimator="reinmax")
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64, 1024]))
+@pytest.mark.parametrize(("device", "block"), places([None, 16], [None, 64, 1024]))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("estimator", ["gumbel_softmax_soft", "reinmax"])
-def test_half_precision_logits(estimator: str, dtype: torch.dtype, device: str, block: int | None):
-    side = 11 if device == "cpu" else 70
-    check(make_inputs(2, side, side, device=device, dtype=dtype), block, estimator=estimator)
+def test_half_precision_logits(dtype: torch.dtype, device: str, block: int | None):
+    side = 5 if device == "cpu" else 70
+    check(make_inputs(2, side, side, device=device, dtype=dtype), block, estimator="gumbel_softmax_soft")
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -134,10 +136,10 @@ def expanded(x: Tensor) -> Tensor:
 LAYOUTS = [channels_last, transposed, sliced, stepped, photo_last, expanded]
 
 
-@pytest.mark.parametrize(("device", "block"), places([64], [None, 64, 1024]))
+@pytest.mark.parametrize(("device", "block"), places([16], [None, 64, 1024]))
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout_of_inputs_and_gradients(layout: Any, device: str, block: int | None):
-    side = 8 if device == "cpu" else 75
+    side = 4 if device == "cpu" else 75
     plain = make_inputs(2, side, side + 2, device=device)
     if layout is expanded:
         plain = Inputs(*(x if x is plain.keys or x is None else x[:1].repeat_interleave(2, 0) for x in plain))
@@ -154,6 +156,7 @@ def test_any_layout_of_inputs_and_gradients(layout: Any, device: str, block: int
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@roomy
 def gradient_of_clicks(inputs: Inputs, g: Tensor, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The new map, some statistics, and the gradient for a given gradient of the map."""
     leaf = inputs.logits.detach().requires_grad_()
@@ -162,38 +165,34 @@ def gradient_of_clicks(inputs: Inputs, g: Tensor, **settings: Any) -> tuple[Tens
     return click.clicks.detach(), click.entropy.detach(), gradient
 
 
-RELAXED = ["gumbel_softmax_soft", "reinmax", "gumbel_rao"]
-
-
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize(("device", "block"), places([16], [None, 64]))
 @pytest.mark.parametrize(
-    ("temperature", "scale", "offset"),
-    [(1e-3, 1.0, 0.0), (1e-3, 1e4, 0.0), (1.0, 1e4, 0.0), (1e3, 1e4, 0.0), (1.0, 3.0, 1e4), (1.0, 3.0, -1e4)],
+    ("temperature", "scale", "offset"), [(1e-3, 1e4, 0.0), (1.0, 1e4, 0.0), (1e3, 1e4, 0.0), (1.0, 3.0, -1e4)]
 )
-@pytest.mark.parametrize("estimator", ["argmax_ste", *RELAXED])
+@pytest.mark.parametrize("estimator", KINDS)
 def test_extreme_temperatures_and_logits_cost_no_precision(
     estimator: str, temperature: float, scale: float, offset: float, device: str, block: int | None
 ):
     """A softmax does not feel an offset, although in float32 log sum exp is then exact to 1e-3 only."""
-    inputs = make_inputs(2, 9, 11, device=device, scale=scale)
+    inputs = make_inputs(1, 5, 6, device=device, scale=scale)
     inputs = inputs._replace(logits=inputs.logits + offset)
     check(inputs, block, estimator=estimator, temperature=temperature)
 
 
-@pytest.mark.parametrize(("device", "block"), places([64], [None, 64]))
+@pytest.mark.parametrize(("device", "block"), places([16], [None, 64]))
 @pytest.mark.parametrize("tau", [1e-3, 0.1, 10.0])
-@pytest.mark.parametrize("estimator", ["gumbel_softmax", *RELAXED])
+@pytest.mark.parametrize("estimator", KINDS[1:])
 def test_extreme_tau(estimator: str, tau: float, device: str, block: int | None):
-    check(make_inputs(2, 9, 11, device=device), block, estimator=estimator, tau=tau)
+    check(make_inputs(1, 5, 6, device=device), block, estimator=estimator, tau=tau)
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
-@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+@pytest.mark.parametrize(("device", "block"), places([16], [None, 64]))
+@pytest.mark.parametrize("estimator", KINDS)
 def test_minus_infinity(estimator: str, device: str, block: int | None):
     """In some pixels, in whole tiles, and in all free pixels, which are then equally likely."""
-    inputs = make_inputs(3, 8, 13, device=device)
-    lost = torch.zeros(3, 8, 13, dtype=torch.bool, device=device)
-    lost[0, 1::2], lost[1, :5], lost[2] = True, True, True
+    inputs = make_inputs(3, 5, 6, device=device)
+    lost = torch.zeros(3, 5, 6, dtype=torch.bool, device=device)
+    lost[0, 1::2], lost[1, :3], lost[2] = True, True, True
     target = inputs.target
     assert target is not None
     target = target.masked_fill(lost & ~lost.flatten(1).all(1)[:, None, None], 0.0)
@@ -207,28 +206,29 @@ def test_minus_infinity(estimator: str, device: str, block: int | None):
     torch.testing.assert_close(found.click.heatmap.sum((1, 2)), torch.ones(3, device=device))
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
-@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+@pytest.mark.parametrize(("device", "block"), places([None, 16], [None, 64]))
+@pytest.mark.parametrize("estimator", KINDS)
 def test_one_free_pixel(estimator: str, device: str, block: int | None):
-    inputs = make_inputs(2, 9, 11, device=device)
+    inputs = make_inputs(2, 5, 6, device=device)
     clicks = torch.full_like(inputs.clicks, 0.5)
     clicks[:, 0] = 1.0
-    clicks[0, :, 0, 0] = clicks[1, :, 8, 10] = 0.0
+    clicks[0, :, 0, 0] = clicks[1, :, 4, 5] = 0.0
     inputs = inputs._replace(clicks=clicks, target=None)
     with triton_on(device, block):
         click, gradient = evaluate(fused(estimator=estimator), inputs)
-    assert click.choice.tolist() == [0, 98]
+    assert click.choice.tolist() == [0, 29]
     assert not click.log_probability.any()
     assert not click.entropy.any()
-    assert torch.equal(gradient[:, 4], torch.zeros_like(gradient[:, 4]))
-    torch.testing.assert_close(click.log_sum_exp, inputs.logits[[0, 1], [0, 8], [0, 10]] / 1.3)
+    assert not gradient[:, 2].any()
+    torch.testing.assert_close(click.log_sum_exp, inputs.logits[[0, 1], [0, 4], [0, 5]] / 1.3)
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
-@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+@pytest.mark.parametrize(("device", "block"), places([None, 16], [None, 64]))
+@pytest.mark.parametrize("estimator", KINDS)
 def test_a_photo_without_a_free_pixel(estimator: str, device: str, block: int | None):
-    inputs = make_inputs(3, 9, 11, device=device)
+    inputs = make_inputs(3, 5, 6, device=device)
     assert inputs.target is not None
+    sound = inputs.rows([0, 2])
     inputs.clicks[1, 0] = 1.0
     inputs.target[1] = 0.0
     settings = {"estimator": estimator, "hint_size": 2}
@@ -236,29 +236,26 @@ def test_a_photo_without_a_free_pixel(estimator: str, device: str, block: int | 
         with pytest.raises(ValueError, match="all pixels of 1 of 3 photos are clicked"):
             fused(**settings)(inputs)
         click, gradient = evaluate(fused(**settings, check=False), inputs)
-        others, gradient_of_others = evaluate(fused(**settings), inputs.rows([0, 2]))
+        others = fused(**settings)(sound)
     assert click.choice[1] == -1
     assert torch.equal(click.clicks[1], inputs.clicks[1])
     assert all(torch.isnan(getattr(click, name)[1]) for name in DIFFERENTIABLE[1:5])
     for name in ("choice", *DIFFERENTIABLE):
-        # The seeded weights of the gradient differ, the outputs do not.
         assert torch.equal(getattr(click, name)[[0, 2]], getattr(others, name)), name
     assert torch.isfinite(gradient[[0, 2]]).all()
-    assert torch.isfinite(gradient_of_others).all()
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
-@pytest.mark.parametrize("broken", ["one", "tile", "free"])
-@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+@pytest.mark.parametrize(("device", "block"), places([16], [None, 64]))
+@pytest.mark.parametrize("broken", ["one", "tile", "all"])
+@pytest.mark.parametrize("estimator", KINDS)
 def test_nan_logits_are_passed_on_and_write_nowhere_else(
     estimator: str, broken: str, device: str, block: int | None
 ):
-    inputs = make_inputs(3, 9, 11, device=device)
+    inputs = make_inputs(3, 5, 6, device=device)
     sound = evaluate(fused(estimator=estimator, hint_size=2), inputs)
-    flat = inputs.logits.flatten(1)
-    which = {"one": slice(20, 21), "tile": slice(64, None), "free": slice(None)}[broken]
-    inputs.clicks[1, :, 1, 9] = 0.0  # pixel 20 is free
-    flat[1, which] = torch.nan
+    which = {"one": slice(20, 21), "tile": slice(16, None), "all": slice(None)}[broken]
+    inputs.clicks[1, :, 3, 2] = 0.0  # pixel 20 is free
+    inputs.logits.flatten(1)[1, which] = torch.nan
     with triton_on(device, block):
         click, gradient = evaluate(fused(estimator=estimator, hint_size=2), inputs)
     assert all(torch.isnan(getattr(click, name)[1]) for name in DIFFERENTIABLE[1:5])
@@ -272,14 +269,14 @@ def test_nan_logits_are_passed_on_and_write_nowhere_else(
     torch.testing.assert_close(gradient[[0, 2]], sound.gradient[[0, 2]], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize(("device", "block"), places([None, 16], [None, 64]))
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("estimator", sorted(set(ESTIMATORS) - {"reinforce"}))
+@pytest.mark.parametrize("estimator", KINDS)
 def test_a_broken_gradient_is_never_hidden(estimator: str, bad: float, device: str, block: int | None):
-    inputs = make_inputs(2, 9, 11, device=device)
-    inputs.clicks[1, :, 8, 10] = 0.0
-    g = torch.ones(2, 3, 9, 11, device=device)
-    g[1, 0, 8, 10] = bad
+    inputs = make_inputs(2, 5, 6, device=device)
+    inputs.clicks[1, :, 4, 5] = 0.0
+    g = torch.ones(2, 3, 5, 6, device=device)
+    g[1, 0, 4, 5] = bad
     # The interpreter's NumPy would warn of inf * 0.
     with triton_on(device, block), np.errstate(invalid="ignore"):
         *_, gradient = gradient_of_clicks(inputs, g, estimator=estimator)
@@ -292,9 +289,9 @@ def test_a_broken_gradient_is_never_hidden(estimator: str, bad: float, device: s
     assert (torch.isnan(rest) | (rest == 0)).all()
 
 
-@pytest.mark.parametrize(("device", "block"), places([None, 64], [None, 64]))
+@pytest.mark.parametrize(("device", "block"), places([None, 16], [None, 64]))
 def test_reinforce_has_no_gradient_through_the_click(device: str, block: int | None):
-    inputs = make_inputs(2, 9, 11, device=device)
+    inputs = make_inputs(1, 5, 6, device=device)
     with triton_on(device, block), counted_launches() as launched:
         gradient = evaluate(fused(estimator="reinforce"), inputs, only="clicks").gradient
     assert not gradient.any()
@@ -307,10 +304,10 @@ SOFT = {"weights": 1, "spread": 1}
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("block", "kernels"), [(128, SINGLE), (64, SPLIT)])
+@pytest.mark.parametrize(("block", "kernels"), [(32, SINGLE), (16, SPLIT)])
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
 def test_exactly_these_kernels_run(estimator: str, block: int, kernels: dict[str, int], device: str):
-    inputs = make_inputs(2, 9, 11, device=device)
+    inputs = make_inputs(1, 5, 6, device=device)
     with triton_on(device, block), counted_launches() as launched:
         evaluate(fused(estimator=estimator), inputs)
     expected = dict(kernels) | (SOFT if estimator == "gumbel_softmax_soft" else {})
@@ -321,8 +318,8 @@ def test_exactly_these_kernels_run(estimator: str, block: int, kernels: dict[str
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_statistics_alone_need_no_pass_over_the_maps_gradient(device: str):
-    inputs = make_inputs(2, 9, 11, device=device)
-    with triton_on(device, 64), counted_launches() as launched:
+    inputs = make_inputs(1, 5, 6, device=device)
+    with triton_on(device, 16), counted_launches() as launched:
         evaluate(fused(estimator="reinmax"), inputs, only="entropy")
     assert launched == {"reduce_split": 1, "combine": 1, "gradient_split": 1}
 
@@ -336,10 +333,10 @@ def test_the_plan_decides_between_one_tile_and_several(device: str):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("estimator", SAMPLED)
+@pytest.mark.parametrize("estimator", ["gumbel_softmax_soft", "gumbel_rao"])
 def test_streams_and_draws_of_more_than_31_bits(estimator: str, device: str):
     settings = {"estimator": estimator, "stream": 2**32 - 1, "draw": 2**31 - 2, "samples": 4}
-    check(make_inputs(2, 5, 7, device=device), 16, **settings)
+    check(make_inputs(1, 5, 6, device=device), 16, **settings)
 
 
 @pytest.mark.parametrize("device", DEVICES)
