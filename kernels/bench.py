@@ -140,7 +140,6 @@ def failure(path: Operation, inputs: Inputs, estimator: str) -> str | None:
     try:
         both(path, inputs, estimator)
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
         return "does not fit in memory"
     except RuntimeError as error:  # what the compiler raises; it goes into the report
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
@@ -241,7 +240,6 @@ def run(arguments: Arguments, device: torch.device) -> dict[str, object]:
         try:
             measured[case] = measure(case, arguments, device)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
             rows.append({**case._asdict(), "pass": "both", "path": "all: do not fit in memory"})
         else:
             rows.extend(make_rows(case, measured[case]))
