@@ -1,5 +1,8 @@
 """Exported networks behind the house's calls: checks, padding to the network's sizes, and cropping back."""
 
+import hashlib
+from functools import cached_property
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +19,15 @@ class LoadedNetwork:
         self.source = source
         """Where it came from, with the version that an alias stood for."""
         self.device = device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the contract and every weight, hexadecimal: the same for the same network anywhere."""
+        digest = hashlib.sha256(self.contract.to_json().encode())
+        for name, tensor in sorted(self._graph.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def _run(self, *inputs: Tensor) -> Tensor:

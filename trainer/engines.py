@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env
 from torch import Tensor, nn
 
+from evaluator.threads import use_threads
 from trainer.config import EngineConfig, OptimizerConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -49,7 +50,7 @@ class Cluster:
         self.is_main: bool = state.is_main_process
         assert state.device is not None, "PartialState() sets it"
         self.device: torch.device = state.device
-        self.threads = use_threads(config.threads, self.device)
+        self.threads = use_threads(config.threads)
         self.precision = resolve_precision(config.precision, self.device)
         # accelerate keeps one precision per process; a second cluster (a benchmark's) may have another.
         AcceleratorState._reset_state()
@@ -222,18 +223,6 @@ def borrow(engines: Sequence[Engine]) -> Iterator[tuple[nn.Module, ...]]:
     finally:
         for engine in engines:
             engine.module.requires_grad_(True)
-
-
-def use_threads(threads: int, device: torch.device) -> int:
-    """Set this process's CPU threads; 0 takes the cores divided by the processes on this machine.
-
-    `accelerate launch` sets OMP_NUM_THREADS=1 for CPU processes, which would leave the other cores idle.
-    """
-    if threads == 0:
-        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        threads = max(1, len(os.sched_getaffinity(0)) // local_processes)
-    torch.set_num_threads(threads)
-    return threads
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:

@@ -1,0 +1,206 @@
+"""Results as Parquet: one row per photo, policy and budget; in parts while a benchmark runs, then in one file.
+
+Columns: photo (name), index (in the whole set), height, width (as measured), policy, clicks, one float64 column
+per metric, click_rows and click_cols (of every click so far, in order), seconds_per_click. Each file also says
+which photos it covers, with the SHA-256 of their bytes, and which it leaves out, and why.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from evaluator.atomic import write_atomically
+from evaluator.results import Protocol, Results
+
+ROWS_FILE = "results.parquet"
+PART_FILES = "photos-*.parquet"
+_KEY = b"chromaclick"
+_ROWS_AT_ONCE = 1 << 16
+_AFTER_THE_METRICS = ("click_rows", "click_cols", "seconds_per_click")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The photos that a file deals with, by index in the whole set."""
+
+    measured: dict[int, str]
+    """SHA-256 of each measured photo's bytes, hexadecimal."""
+    left_out: dict[int, str]
+    """Why each other one is not measured."""
+    enlarged: int = 0
+    """Measured photos whose short side was below the measured size."""
+
+    @property
+    def indices(self) -> set[int]:
+        """All of them."""
+        return {*self.measured, *self.left_out}
+
+    @classmethod
+    def joined(cls, parts: Sequence["Coverage"]) -> "Coverage":
+        """Of several files, rising."""
+        measured = {index: sha for part in parts for index, sha in part.measured.items()}
+        left_out = {index: reason for part in parts for index, reason in part.left_out.items()}
+        enlarged = sum(part.enlarged for part in parts)
+        return cls(dict(sorted(measured.items())), dict(sorted(left_out.items())), enlarged)
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Coverage":
+        """What `to_json` gave."""
+        content = json.loads(text)
+        measured, left_out = (
+            {int(index): value for index, value in content[key].items()} for key in ("measured", "left_out")
+        )
+        return cls(measured, left_out, content["enlarged"])
+
+
+def schema(metrics: Sequence[str]) -> pa.Schema:
+    """The columns of every file."""
+    heads = {"photo": pa.string(), "index": pa.int64(), "height": pa.int32(), "width": pa.int32()}
+    places = pa.list_(pa.int32())
+    return pa.schema(
+        [
+            *heads.items(),
+            ("policy", pa.string()),
+            ("clicks", pa.int32()),
+            *((name, pa.float64()) for name in metrics),
+            *zip(_AFTER_THE_METRICS, (places, places, pa.float64()), strict=True),
+        ]
+    )
+
+
+def to_table(results: Results, names: Sequence[str]) -> pa.Table:
+    """The rows of some photos: by photo, then policy, then budget.
+
+    Args:
+        results: of these photos.
+        names: of all photos, by their index in the whole set.
+    """
+    budgets = results.protocol.clicks
+    photos, policies, count = len(results.photos), results.policies, len(budgets)
+    per_photo = len(policies) * count
+
+    def column(of_policy: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.stack([of_policy[policy] for policy in policies], axis=1).reshape(-1)
+
+    rows, cols = _places(results)
+    columns = {
+        "photo": np.repeat([names[index] for index in results.photos.tolist()], per_photo),
+        "index": np.repeat(results.photos, per_photo),
+        "height": np.full(photos * per_photo, results.size[0]),
+        "width": np.full(photos * per_photo, results.size[1]),
+        "policy": np.tile(np.repeat(policies, count), photos),
+        "clicks": np.tile(budgets, photos * len(policies)),
+        **{metric: column({p: results.values[p][metric] for p in policies}) for metric in results.metrics},
+        "click_rows": rows,
+        "click_cols": cols,
+        "seconds_per_click": column(results.seconds_per_click),
+    }
+    return pa.table(columns, schema=schema(results.metrics))
+
+
+def write_part(folder: Path, table: pa.Table, coverage: Coverage) -> Path:
+    """Write one part in one step: it is there whole, or not at all."""
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table.replace_schema_metadata({_KEY: coverage.to_json()}), sink)
+    path = folder / f"photos-{min(coverage.indices):08d}.parquet"
+    write_atomically(path, sink.getvalue().to_pybytes())
+    return path
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The parts of a running benchmark, by the first photo of each."""
+    return sorted(folder.glob(PART_FILES))
+
+
+def coverage_of(folder: Path) -> Coverage:
+    """The photos that are dealt with, in parts or in the whole file."""
+    whole = folder / ROWS_FILE
+    files = [*([whole] if whole.exists() else []), *parts_of(folder)]
+    return Coverage.joined([_coverage(file) for file in files])
+
+
+def merge(folder: Path, metrics: Sequence[str]) -> Coverage:
+    """Join the parts of a finished measurement into one file, a few at a time, if that was not done before.
+
+    The parts stay; the file is there whole or not at all.
+    """
+    coverage = coverage_of(folder)
+    if (folder / ROWS_FILE).exists():
+        return coverage
+    parts = parts_of(folder)
+    temporary = folder / f".{ROWS_FILE}.{os.getpid()}"
+    about = schema(metrics).with_metadata({_KEY: coverage.to_json()})
+    try:
+        with parquet.ParquetWriter(temporary, about) as writer:
+            for table in _batches(parts):
+                writer.write_table(table.cast(about))
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / ROWS_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return coverage
+
+
+def remove_parts(folder: Path) -> None:
+    """Take away what `merge` has joined, and what a killed process left half-written."""
+    for path in (*parts_of(folder), *folder.glob(f".{PART_FILES}*"), *folder.glob(f".{ROWS_FILE}.*")):
+        path.unlink(missing_ok=True)
+
+
+def read_results(folder: Path, protocol: Protocol, policies: Sequence[str], metrics: Sequence[str]) -> Results:
+    """The values of every photo, without the clicks' positions, from the joined file."""
+    columns = ["index", "height", "width", *metrics, "seconds_per_click"]
+    table = parquet.read_table(folder / ROWS_FILE, columns=columns)
+    shape = -1, len(policies), len(protocol.clicks)
+    values = {name: table[name].to_numpy().reshape(shape) for name in columns}
+    count = len(values["index"])
+    return Results(
+        protocol=protocol,
+        size=(int(values["height"][0, 0, 0]), int(values["width"][0, 0, 0])) if count else (0, 0),
+        photos=values["index"][:, 0, 0],
+        values={p: {m: values[m][:, row] for m in metrics} for row, p in enumerate(policies)},
+        positions={p: np.empty((count, 0), dtype=np.int64) for p in policies},
+        seconds_per_click={p: values["seconds_per_click"][:, row] for row, p in enumerate(policies)},
+    )
+
+
+def _places(results: Results) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Row and column of the clicks of each row of the table."""
+    width = results.size[1]
+    flat = [
+        results.positions[policy][photo, :clicks].astype(np.int32)
+        for photo in range(len(results.photos))
+        for policy in results.policies
+        for clicks in results.protocol.clicks
+    ]
+    return [places // width for places in flat], [places % width for places in flat]
+
+
+def _batches(parts: Sequence[Path]) -> Iterator[pa.Table]:
+    """The parts' tables, small ones together."""
+    waiting: list[pa.Table] = []
+    for path in parts:
+        waiting.append(parquet.read_table(path))
+        if sum(map(len, waiting)) >= _ROWS_AT_ONCE:
+            yield pa.concat_tables(waiting).replace_schema_metadata()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).replace_schema_metadata()
+
+
+def _coverage(file: Path) -> Coverage:
+    metadata = parquet.read_schema(file).metadata or {}
+    if _KEY not in metadata:
+        raise ValueError(f"{file} was not written by this benchmark; give another --out")
+    return Coverage.from_json(metadata[_KEY])
