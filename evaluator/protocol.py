@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from evaluator.inference import Colorizer, run_network
-from evaluator.metrics import METRICS, Comparison
+from evaluator.metrics import DEFAULT, METRICS, Comparison
 from evaluator.policies import Policy
 from evaluator.results import Protocol, Results
 from evaluator.rollout import Moment, Photos, before_clicks, coloured_steps, rollout
@@ -29,7 +29,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     *,
     first_index: int = 0,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] = DEFAULT,
     autocast: torch.dtype | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Results:
@@ -96,6 +96,7 @@ def _record(
         clicks=moment.clicks,
         positions=moment.positions,
         previous_ab=moment.previous_ab,
+        shared=batch.shared,
     )
     for metric, values in results.values[policy].items():
         values[rows, column] = METRICS[metric].measure(comparison).double().cpu().numpy()

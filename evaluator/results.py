@@ -67,10 +67,16 @@ class Summary:
 
     @property
     def verdict(self) -> str:
-        """'better', 'worse' or 'no different' than the baseline, judged by the interval; '' without one."""
+        """'better', 'worse' or 'no different' than the baseline, judged by the interval.
+
+        '' without an interval, or for a metric of which more is neither better nor worse.
+        """
+        higher_is_better = METRICS[self.metric].higher_is_better
+        if higher_is_better is None:
+            return ""
         if self.gain_low is None or self.gain_high is None or math.isnan(self.gain_low):
             return ""
-        up, down = ("better", "worse") if METRICS[self.metric].higher_is_better else ("worse", "better")
+        up, down = ("better", "worse") if higher_is_better else ("worse", "better")
         if self.gain_low > 0:
             return up
         return down if self.gain_high < 0 else "no different"

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -27,6 +28,8 @@ class Photos:
     truth_ab: Float[Tensor, "b 2 h w"]
     keys: Int64[Tensor, " b"]
     """One noise key per photo."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What metrics computed from these photos alone, for every policy and budget (`Comparison.shared`)."""
 
     @classmethod
     def from_rgb(cls, rgb: UInt8[Tensor, "b 3 h w"], *, seed: int, first_index: int) -> "Photos":

@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,17 @@ from PIL import Image
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def alexnet_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TORCH_HOME that holds AlexNet's convolutions, from the weights beside the repository."""
+    install = Path(__file__).parents[1].parent / "shared" / "weights" / "install.py"
+    if not install.exists():
+        pytest.skip("AlexNet's weights are not here (../shared/weights); nothing may be downloaded in tests")
+    home = tmp_path_factory.mktemp("torch_home")
+    subprocess.run([sys.executable, str(install), str(home)], check=True, capture_output=True)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,14 @@
-"""LPIPS as a loss: the `lpips` package on RGB, where its weights can be had."""
+"""LPIPS as a loss: the evaluator's network on RGB, where its weights can be had."""
 
-import warnings
 from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import Literal
-from urllib.error import URLError
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from evaluator.borrowed import WeightsUnavailable
+from evaluator.perceptual import load_lpips
 from kernels.color import lab_to_rgb
 
 
@@ -44,8 +43,8 @@ def load_perceptual(
     if mode == "off":
         return None, "off"
     try:
-        network = _lpips().to(device)
-    except (URLError, OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        network = load_lpips(download=True).to(device)
+    except WeightsUnavailable as error:
         if mode == "required":
             raise ValueError(
                 f"loss.perceptual is required, but AlexNet's weights cannot be had ({error}); "
@@ -53,13 +52,3 @@ def load_perceptual(
             ) from error
         return None, f"unavailable: {error}"
     return Perceptual(network), "lpips 0.1, alex"
-
-
-def _lpips() -> nn.Module:
-    import lpips
-
-    with warnings.catch_warnings():
-        # lpips 0.1.4 passes torchvision's old `pretrained` argument.
-        warnings.filterwarnings("ignore", message=".*(pretrained|weight enum).*", category=UserWarning)
-        network = lpips.LPIPS(net="alex", verbose=False)
-    return network.eval().requires_grad_(False)

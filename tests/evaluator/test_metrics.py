@@ -1,165 +1,175 @@
+"""What holds for every metric: per photo, whatever the batch, in any precision, NaN where undefined."""
+
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 from skimage.color import lab2rgb
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio as torchmetrics_psnr,
-)
-from torchmetrics.functional.image import (
-    structural_similarity_index_measure as torchmetrics_ssim,
-)
 
-from evaluator.metrics import EXACT_DB, METRICS, Comparison, ab_psnr, ab_ssim, rgb_psnr
+from evaluator.metrics import DEFAULT, METRICS, Comparison, Metric, unavailable
+from kernels.clicks import no_clicks, place_clicks
+from kernels.color import rgb_to_lab
+
+MEASURABLE = [name for name in METRICS if name != "lpips"]
+"""LPIPS needs weights; tests/evaluator/test_perceptual.py has its tests."""
 
 
-def smooth_ab(seed: int, batch: int = 3, height: int = 37, width: int = 50) -> torch.Tensor:
-    """Colour fields with edges, flat parts and noise, like a photo's ab, in [-0.7, 0.7]."""
+def photos(batch: int = 5, height: int = 37, width: int = 50, seed: int = 0) -> torch.Tensor:
+    """Blocks of colours with a little noise: strong edges, flat parts."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(batch, 2, 4, 5, generator=generator) * 1.2 - 0.6
-    field = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
-    field[:, :, : height // 3] = field[:, :, :1, :1]
-    return (field + 0.02 * torch.randn(field.shape, generator=generator)).clamp(-0.7, 0.7)
+    coarse = torch.rand(batch, 3, 3, 3, generator=generator)
+    field = torch.nn.functional.interpolate(coarse, (height, width), mode="nearest")
+    noisy = field + 0.02 * torch.randn(field.shape, generator=generator)
+    return (noisy.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-@pytest.fixture(scope="module")
-def pair() -> tuple[torch.Tensor, torch.Tensor]:
-    truth = smooth_ab(0)
-    # From a small error in the first photo to a large one in the last.
-    weights = torch.tensor([0.02, 0.3, 1.0])[:, None, None, None]
-    return truth + weights * (smooth_ab(1) - truth), truth
+def compare(rgb: torch.Tensor, placed: int = 4, dtype: torch.dtype = torch.float32) -> Comparison:
+    """Paler, blurred colours, and random clicks."""
+    lightness, truth_ab = rgb_to_lab(rgb)
+    height, width = rgb.shape[-2:]
+    generator = torch.Generator().manual_seed(height * width)
+    positions = torch.stack([torch.randperm(height * width, generator=generator)[:placed] for _ in range(100)])
+    positions = positions[: len(rgb)]
+    clicks = no_clicks(truth_ab)
+    for choice in positions.unbind(1):
+        clicks = place_clicks(clicks, truth_ab, choice)
+    previous = 0.6 * torch.nn.functional.avg_pool2d(truth_ab, 5, stride=1, padding=2)
+    predicted = (previous + 0.1 * lightness).to(dtype)
+    return Comparison(lightness, predicted, truth_ab, rgb, clicks, positions, previous)
 
 
-def images(batch: torch.Tensor) -> list[np.ndarray]:
-    return [photo.permute(1, 2, 0).double().numpy() for photo in batch]
+def cut(at: Comparison, rows: slice | list[int]) -> Comparison:
+    values = {one.name: getattr(at, one.name) for one in dataclasses.fields(at)}
+    tensors = {name: value[rows] for name, value in values.items() if isinstance(value, torch.Tensor)}
+    return dataclasses.replace(at, **tensors, shared={})
 
 
-def test_ab_psnr_agrees_with_scikit_image_photo_by_photo(pair):
-    expected = [peak_signal_noise_ratio(t, p, data_range=2) for p, t in zip(*map(images, pair), strict=True)]
-    np.testing.assert_allclose(ab_psnr(*pair), expected, atol=1e-4)
+@pytest.mark.parametrize("name", MEASURABLE)
+def test_every_metric_is_measured_per_photo_whatever_the_batch(name):
+    rgb = photos()
+    rgb[2] = 90  # a flat grey photo has few defined numbers, and spares the others
+    at, metric = compare(rgb), METRICS[name]
+    together = metric.measure(at)
+    assert together.shape == (5,)
+    assert together.dtype == torch.float64
+    assert together[[0, 1, 3, 4]].isfinite().all()
+    alone = torch.cat([metric.measure(cut(at, [i])) for i in range(5)])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0, equal_nan=True)
+    order = [3, 1, 4, 0, 2]
+    torch.testing.assert_close(metric.measure(cut(at, order)), together[order], atol=1e-6, rtol=0, equal_nan=True)
 
 
-def test_ab_psnr_agrees_with_torchmetrics_photo_by_photo(pair):
-    expected = torchmetrics_psnr(*pair, data_range=2.0, reduction="none", dim=(1, 2, 3))
-    torch.testing.assert_close(ab_psnr(*pair), expected, atol=1e-4, rtol=0)
+@pytest.mark.parametrize("name", MEASURABLE)
+def test_portions_and_what_is_shared_change_no_number(name, monkeypatch):
+    at, metric = compare(photos()), METRICS[name]
+    expected = metric.measure(at)
+    assert len(at.parts) == 1
+    monkeypatch.setattr("evaluator.comparison._CACHED_PIXELS", 2 * 37 * 50)
+    shared = {}
+    for _ in range(2):
+        again = dataclasses.replace(at, shared=shared)
+        assert [len(part.truth_rgb) for part in again.parts] in ([2, 2, 1], [4, 1], [5])
+        torch.testing.assert_close(metric.measure(again), expected, atol=1e-6, rtol=0, equal_nan=True)
+        assert torch.equal(again.predicted_rgb, at.predicted_rgb)
 
 
-def test_ab_psnr_of_a_known_error():
-    truth = torch.zeros(2, 2, 4, 4)
-    # An error of 0.2 everywhere is a tenth of the range: 20 dB.
-    torch.testing.assert_close(ab_psnr(truth + 0.2, truth), torch.full((2,), 20.0), atol=1e-4, rtol=0)
+def test_what_is_computed_from_the_truth_is_computed_once_for_all_that_share_it():
+    at = compare(photos(), 4)
+    calls = []
+    for comparison in (at, dataclasses.replace(at), compare(photos(), 4)):
+        comparison.of_truth("edges", lambda: calls.append(1))
+    assert len(calls) == 2  # `replace` shares, a new comparison does not
 
 
-@pytest.fixture(scope="module")
-def rgb_pair() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    truth = torch.randint(0, 256, (4, 3, 21, 34), generator=generator, dtype=torch.uint8)
-    noise = torch.randint(-40, 41, truth.shape, generator=generator)
-    return (truth.int() + noise).clamp(0, 255).to(torch.uint8), truth
+@pytest.mark.parametrize("name", MEASURABLE)
+def test_half_precision_is_measured_in_float32_and_float64_stays(name):
+    metric, rgb = METRICS[name], photos()
+    half, single = compare(rgb, dtype=torch.bfloat16), compare(rgb)
+    same = dataclasses.replace(half, predicted_ab=half.predicted_ab.float())
+    torch.testing.assert_close(metric.measure(half), metric.measure(same), rtol=0, atol=0)
+    double = dataclasses.replace(single, predicted_ab=single.predicted_ab.double())
+    torch.testing.assert_close(metric.measure(double), metric.measure(single), rtol=1e-4, atol=1e-4)
 
 
-def test_rgb_psnr_agrees_with_scikit_image_photo_by_photo(rgb_pair):
-    predicted, truth = rgb_pair
-    expected = [
-        peak_signal_noise_ratio(t.numpy(), p.numpy(), data_range=255)
-        for p, t in zip(predicted, truth, strict=True)
-    ]
-    np.testing.assert_allclose(rgb_psnr(predicted, truth), expected, atol=1e-4)
+@pytest.mark.parametrize("name", MEASURABLE)
+def test_the_smallest_photo_of_a_metric_is_measured_and_a_smaller_one_is_refused(name):
+    metric = METRICS[name]
+    smallest = compare(photos(2, metric.smallest, metric.smallest + 3), placed=min(2, metric.smallest))
+    assert metric.measure(smallest).shape == (2,)
+    if metric.smallest > 1:
+        with pytest.raises(ValueError, match=f"needs at least {metric.smallest} x {metric.smallest}"):
+            metric.measure(compare(photos(2, metric.smallest - 1, 60)))
 
 
-def test_rgb_psnr_agrees_with_torchmetrics_photo_by_photo(rgb_pair):
-    predicted, truth = (x.double() for x in rgb_pair)
-    expected = torchmetrics_psnr(predicted, truth, data_range=255.0, reduction="none", dim=(1, 2, 3))
-    torch.testing.assert_close(rgb_psnr(*rgb_pair).double(), expected, atol=1e-4, rtol=0)
+@pytest.mark.parametrize("name", MEASURABLE)
+def test_a_perfect_colouring_of_a_colourful_photo_has_the_best_value(name):
+    at = compare(photos())
+    perfect = dataclasses.replace(at, predicted_ab=at.truth_ab, previous_ab=at.truth_ab)
+    best = {"ab_psnr": math.inf, "rgb_psnr": math.inf, "ab_ssim": 1.0, "rgb_ssim": 1.0}
+    found = METRICS[name].measure(perfect)
+    if METRICS[name].higher_is_better is not None and not name.startswith("click_"):
+        np.testing.assert_allclose(found, best.get(name, 0.0), atol=1e-5)
+    if name == "colourfulness_gap":
+        np.testing.assert_allclose(found, 0.0, atol=1e-5)
 
 
-def test_the_largest_rgb_error_is_zero_db():
-    black, white = (
-        torch.zeros(1, 3, 5, 5, dtype=torch.uint8),
-        torch.full((1, 3, 5, 5), 255, dtype=torch.uint8),
-    )
-    assert rgb_psnr(black, white).item() == 0.0
-    assert rgb_psnr(white, black).item() == 0.0
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.needs_clicks])
+def test_what_needs_clicks_is_nan_without_clicks_and_refuses_to_guess_them(name):
+    metric, at = METRICS[name], compare(photos(), placed=0)
+    assert metric.group == "clicks"
+    assert metric.measure(dataclasses.replace(at, previous_ab=None)).isnan().all()
+    with pytest.raises(ValueError, match=r"needs (clicks|positions); pass it to Comparison"):
+        metric.measure(Comparison(at.lightness, at.predicted_ab, at.truth_ab, at.truth_rgb))
 
 
-def scikit_image_ssim(truth: np.ndarray, predicted: np.ndarray) -> float:
-    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    value = structural_similarity(truth, predicted, data_range=2.0, channel_axis=-1, **settings)
-    return float(np.asarray(value))
+@pytest.mark.parametrize("name", [name for name in MEASURABLE if not METRICS[name].needs_clicks])
+def test_what_needs_no_clicks_does_not_look_at_them(name):
+    at = compare(photos())
+    bare = Comparison(at.lightness, at.predicted_ab, at.truth_ab, at.truth_rgb)
+    assert torch.equal(METRICS[name].measure(bare), METRICS[name].measure(at))
 
 
-def test_ab_ssim_agrees_with_scikit_image_photo_by_photo(pair):
-    expected = [scikit_image_ssim(t, p) for p, t in zip(*map(images, pair), strict=True)]
-    assert min(expected) < 0.7 < 0.99 < max(expected)  # the check covers bad and good photos
-    np.testing.assert_allclose(ab_ssim(*pair), expected, atol=1e-4)
-    np.testing.assert_allclose(ab_ssim(*(x.double() for x in pair)), expected, atol=1e-9)
+def test_only_what_says_so_looks_at_the_previous_colouring():
+    at = dataclasses.replace(compare(photos()), previous_ab=None)
+    for name in MEASURABLE:
+        if METRICS[name].needs_previous:
+            with pytest.raises(ValueError, match="previous_ab"):
+                METRICS[name].measure(at)
+        else:
+            METRICS[name].measure(at)
 
 
-def test_ab_ssim_agrees_with_torchmetrics_inside_the_border(pair):
-    _, full = torchmetrics_ssim(
-        *pair, gaussian_kernel=True, sigma=1.5, data_range=2.0, reduction="none", return_full_image=True
-    )
-    expected = full[..., 5:-5, 5:-5].flatten(1).mean(1)
-    torch.testing.assert_close(ab_ssim(*pair), expected, atol=1e-4, rtol=0)
+def test_the_gap_is_the_colouring_minus_the_photo():
+    at = compare(photos())
+    truth = dataclasses.replace(at, predicted_ab=at.truth_ab)
+    colourful, gap = (METRICS[name].measure for name in ("colourfulness", "colourfulness_gap"))
+    torch.testing.assert_close(gap(at), colourful(at) - colourful(truth), atol=1e-9, rtol=0)
+    assert (gap(at) < 0).all()  # the colouring is paler
 
 
-@pytest.mark.parametrize("size", [(11, 11), (11, 40), (63, 12)])
-def test_ab_ssim_of_odd_sizes_agrees_with_scikit_image(size):
-    truth, predicted = smooth_ab(2, 2, *size), smooth_ab(3, 2, *size)
-    expected = [scikit_image_ssim(t, p) for p, t in zip(images(predicted), images(truth), strict=True)]
-    np.testing.assert_allclose(ab_ssim(predicted, truth), expected, atol=1e-4)
+def test_all_but_borrowed_networks_can_be_measured_anywhere():
+    assert [name for name in MEASURABLE if unavailable(name)] == []
 
 
-def test_ab_ssim_refuses_a_photo_smaller_than_its_window():
-    small = torch.zeros(1, 2, 10, 64)
-    with pytest.raises(ValueError, match=r"10 x 64 pixels; SSIM needs at least 11 x 11"):
-        ab_ssim(small, small)
+def test_validation_measures_what_costs_little_and_needs_nothing():
+    assert DEFAULT == ("ab_psnr", "ab_ssim", "rgb_psnr")
 
 
-def test_an_exact_photo_is_infinite_per_photo_and_spares_the_others(pair, rgb_pair):
-    predicted, truth = (x.clone() for x in pair)
-    predicted[1] = truth[1]
-    assert ab_psnr(predicted, truth).isinf().tolist() == [False, True, False]
-    assert ab_ssim(predicted, truth)[1].item() == pytest.approx(1.0, abs=1e-6)
-    rgb, rgb_truth = (x.clone() for x in rgb_pair)
-    rgb[2] = rgb_truth[2]
-    assert rgb_psnr(rgb, rgb_truth).isinf().tolist() == [False, False, True, False]
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_every_metric_states_its_scale_and_says_what_it_is(metric: Metric):
+    assert metric.scale in metric.title
+    assert metric.unit in metric.title
+    assert metric.about.endswith(".")
 
 
-def test_the_ceiling_for_exact_photos_is_far_above_what_rounding_to_uint8_leaves():
-    rounding_noise_db = 10 * math.log10(255**2 * 12)
-    assert rounding_noise_db + 40 < EXACT_DB
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_predictions_are_measured_in_float32(pair, dtype):
-    predicted = pair[0].to(dtype)
-    for metric in (ab_psnr, ab_ssim):
-        torch.testing.assert_close(metric(predicted, pair[1]), metric(predicted.float(), pair[1]))
-
-
-def test_every_metric_is_measured_per_photo_whatever_the_batch(pair):
-    predicted, truth = pair
-    lightness = torch.linspace(0.05, 0.95, truth[:, :1].numel()).view_as(truth[:, :1])
-    rgb = torch.randint(0, 256, (3, 3, 37, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    for metric in METRICS.values():
-        together = metric.measure(Comparison(lightness, predicted, truth, rgb))
-        alone = [
-            metric.measure(
-                Comparison(lightness[i : i + 1], predicted[i : i + 1], truth[i : i + 1], rgb[i : i + 1])
-            )
-            for i in range(3)
-        ]
-        torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
-
-
-def test_a_comparison_rounds_the_prediction_as_scikit_image_would(pair):
-    predicted, truth = pair
-    lightness = torch.linspace(0.0, 1.0, truth[:, :1].numel()).view_as(truth[:, :1])
-    at = Comparison(lightness, predicted, truth, torch.zeros(3, 3, 37, 50, dtype=torch.uint8))
-    lab = torch.cat([lightness * 100, predicted * 128], dim=1).permute(0, 2, 3, 1).double().numpy()
+def test_a_comparison_rounds_the_prediction_as_scikit_image_would():
+    generator = torch.Generator().manual_seed(0)
+    ab = torch.rand(3, 2, 37, 50, generator=generator) * 1.4 - 0.7
+    lightness = torch.linspace(0.0, 1.0, ab[:, :1].numel()).view_as(ab[:, :1])
+    at = Comparison(lightness, ab, ab, torch.zeros(3, 3, 37, 50, dtype=torch.uint8))
+    lab = torch.cat([lightness * 100, ab * 128], dim=1).permute(0, 2, 3, 1).double().numpy()
     with pytest.warns(UserWarning, match="negative Z"):
         expected = np.rint(lab2rgb(lab) * 255).transpose(0, 3, 1, 2)
     difference = np.abs(at.predicted_rgb.numpy().astype(int) - expected)

@@ -1,7 +1,5 @@
 """LPIPS: the authors' published distances, what happens without weights, and its place in the loss."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +18,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def perceptual(tmp_path_factory: pytest.TempPathFactory) -> Perceptual:
-    """The real metric, from the weights beside the repository."""
-    install = SHARED / "weights" / "install.py"
-    if not install.exists():
-        pytest.skip("AlexNet's weights are not here (../shared/weights); nothing may be downloaded in tests")
-    home = tmp_path_factory.mktemp("torch_home")
-    subprocess.run([sys.executable, str(install), str(home)], check=True, capture_output=True)
+def perceptual(alexnet_home: Path) -> Perceptual:
+    """The real metric."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(home))
+        patch.setenv("TORCH_HOME", str(alexnet_home))
         loaded, status = load_perceptual("required", CPU)
     assert loaded is not None
     assert status == "lpips 0.1, alex"

@@ -1,0 +1,114 @@
+"""What clicks do and where they fall: hint error, locality, distance and crowding, one number per photo.
+
+Lengths are shares of the photo's diagonal, sqrt(height^2 + width^2) pixels, so that photos of different sizes
+can be averaged. A number that needs more clicks than there are is NaN.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from evaluator.per_photo import at_least_float32, photo_mean
+from kernels.color import AB_SCALE
+from kernels.regions import error_map
+
+FAR = 0.25
+"""Beyond this distance from a click, as a share of the diagonal, a colour should stay as it was."""
+
+CROWDED = 0.03
+"""Within this distance of an earlier click, as a share of the diagonal, a click adds little."""
+
+
+def hint_error(
+    predicted_ab: Float[Tensor, "b 2 h w"],
+    clicks: Float[Tensor, "b 3 h w"],
+    positions: Int64[Tensor, "b placed"],
+) -> Float64[Tensor, " b"]:
+    """Distance in the ab plane, in CIE units (CIE76), between the colour at a clicked pixel and the click's.
+
+    The mean over clicks, at the clicked pixel itself (not the rest of a stamp). Where stamps overlap the colour
+    is the newest one's, as in the click map. 0 is a colouring that keeps every colour that it was given. NaN
+    without clicks. Lightness is the photo's own in both, hence CIE76 on ab.
+
+    Raises:
+        ValueError: a position where the click map has no click.
+    """
+    if not _at(clicks[:, :1], positions).gt(0.5).all():
+        raise ValueError("a position has no click in the click map; pass the positions of its clicks")
+    error = at_least_float32(_at(predicted_ab, positions)) - at_least_float32(_at(clicks[:, 1:], positions))
+    return photo_mean(torch.hypot(*error.unbind(1)) * AB_SCALE)
+
+
+def locality(
+    predicted_ab: Float[Tensor, "b 2 h w"],
+    previous_ab: Float[Tensor, "b 2 h w"] | None,
+    positions: Int64[Tensor, "b placed"],
+) -> Float64[Tensor, " b"]:
+    """Mean change of ab, in CIE units, that the newest click made far from itself; smaller is more local.
+
+    Far is beyond a quarter of the diagonal (`FAR`). NaN without clicks, and in a photo without such pixels
+    (1 x 1).
+
+    Args:
+        predicted_ab: the colouring with the newest click.
+        previous_ab: the colouring with one click less; may be None without clicks.
+        positions: flat indices of all clicks; the last is the newest.
+
+    Raises:
+        ValueError: there are clicks, but no previous colouring.
+    """
+    batch, _, height, width = predicted_ab.shape
+    if not positions.shape[1]:
+        return torch.full((batch,), math.nan, dtype=torch.float64, device=predicted_ab.device)
+    if previous_ab is None:
+        raise ValueError("locality needs the colouring before the newest click; pass previous_ab")
+    far = _far(positions[:, -1], height, width).flatten(1)
+    change = error_map(predicted_ab, previous_ab).flatten(1).double()
+    return (change * far).sum(1) / far.sum(1)
+
+
+def click_distance(positions: Int64[Tensor, "b placed"], height: int, width: int) -> Float64[Tensor, " b"]:
+    """Mean distance from each click to the nearest other one, as a share of the diagonal, in [0, 1].
+
+    n clicks thrown at random on a square come to about 0.35 / sqrt(n) (half the mean spacing; Clark and Evans
+    1954), a little more for few clicks. NaN for fewer than two clicks.
+    """
+    if positions.shape[1] < 2:
+        return positions.new_full((len(positions),), 0).double() * math.nan
+    squares = _squared_distances(positions, width)
+    itself = torch.eye(positions.shape[1], dtype=torch.bool, device=positions.device)
+    nearest = squares.masked_fill(itself, math.inf).amin(2)
+    return nearest.sqrt().mean(1) / math.hypot(height, width)
+
+
+def click_crowding(positions: Int64[Tensor, "b placed"], height: int, width: int) -> Float64[Tensor, " b"]:
+    """Share of the clicks after the first that fall within 3 % of the diagonal (`CROWDED`) of an earlier one.
+
+    The collapse of the thesis' section 3.4 as a number: 0 is clicks that keep apart, 1 is all clicks on one
+    spot. The radius is 11 px at 256 x 256. NaN for fewer than two clicks.
+    """
+    squares = _squared_distances(positions, width)
+    near = squares <= (CROWDED * math.hypot(height, width)) ** 2
+    earlier = near.tril(-1).any(2)
+    return earlier[:, 1:].double().mean(1)
+
+
+def _at(values: Float[Tensor, "b c h w"], positions: Int64[Tensor, "b placed"]) -> Float[Tensor, "b c placed"]:
+    """Values at flat indices."""
+    return values.flatten(2).gather(2, positions[:, None].expand(-1, values.shape[1], -1))
+
+
+def _far(position: Int64[Tensor, " b"], height: int, width: int) -> Bool[Tensor, "b h w"]:
+    """Pixels farther than `FAR` from one position per photo."""
+    rows = torch.arange(height, device=position.device)[:, None] - (position // width)[:, None, None]
+    cols = torch.arange(width, device=position.device) - (position % width)[:, None, None]
+    return rows.square() + cols.square() > (FAR * math.hypot(height, width)) ** 2
+
+
+def _squared_distances(positions: Int64[Tensor, "b placed"], width: int) -> Float64[Tensor, "b placed placed"]:
+    """Between all pairs of clicks, in square pixels; exact."""
+    rows, cols = positions // width, positions % width
+    apart = [place[:, :, None] - place[:, None, :] for place in (rows, cols)]
+    return (apart[0].square() + apart[1].square()).double()

@@ -1,0 +1,111 @@
+"""LPIPS (Zhang et al. 2018, version 0.1, AlexNet): the `lpips` package as a metric on whole batches."""
+
+import warnings
+from functools import cache
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor, nn
+
+from evaluator.borrowed import WeightsUnavailable, full_precision, require_weights, weights_file
+from evaluator.per_photo import require_side
+
+LPIPS_SIDE = 31
+"""Smallest side of a photo that AlexNet's layers can take, in pixels."""
+
+
+def load_lpips(*, download: bool = False) -> nn.Module:
+    """The package's network on the CPU, in evaluation mode, its parameters frozen.
+
+    It takes two batches of RGB in [-1, 1], (b,3,h,w), and returns (b,1,1,1). The weights of AlexNet come from
+    torch.hub's cache.
+
+    Args:
+        download: let torch.hub download weights (233 MiB) that are not in its cache.
+
+    Raises:
+        WeightsUnavailable: the weights cannot be had.
+    """
+    if weights_file(_url()).exists() or not download:
+        require_weights("AlexNet, which LPIPS uses,", _url())
+    import lpips
+
+    try:
+        with warnings.catch_warnings():
+            # lpips 0.1.4 passes torchvision's old `pretrained` argument.
+            warnings.filterwarnings("ignore", message=".*(pretrained|weight enum).*", category=UserWarning)
+            network = lpips.LPIPS(net="alex", verbose=False)
+    except (URLError, OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise WeightsUnavailable(str(error)) from error
+    return network.eval().requires_grad_(False)
+
+
+def unavailable() -> str | None:
+    """Why LPIPS cannot be measured here, None if it can."""
+    try:
+        _network(torch.device("cpu"), weights_file(_url()))
+    except WeightsUnavailable as error:
+        return str(error)
+    return None
+
+
+@torch.no_grad()
+def features(rgb: UInt8[Tensor, "b 3 h w"]) -> list[Tensor]:
+    """AlexNet's five layers on a picture fed as [-1, 1], each pixel's vector of channels scaled to length 1.
+
+    Raises:
+        WeightsUnavailable: AlexNet's weights are not here.
+        ValueError: a side of the picture is below 31 pixels.
+    """
+    import lpips
+
+    require_side("LPIPS", rgb, LPIPS_SIDE)
+    network = _network(rgb.device, weights_file(_url()))
+    with full_precision(rgb.device):
+        layers = network.net(network.scaling_layer(rgb.float() / 127.5 - 1))
+        return [lpips.normalize_tensor(layer) for layer in layers]
+
+
+@torch.no_grad()
+def lpips_distance(
+    predicted_rgb: UInt8[Tensor, "b 3 h w"],
+    truth_rgb: UInt8[Tensor, "b 3 h w"],
+    of_truth: list[Tensor] | None = None,
+) -> Float64[Tensor, " b"]:
+    """LPIPS between two pictures, one per photo, at least 0; about 0.7 for pictures that have little in common.
+
+    The value that `lpips.LPIPS(net="alex")` returns.
+
+    Args:
+        predicted_rgb: the colouring as it is shown.
+        truth_rgb: the photo.
+        of_truth: `features(truth_rgb)`, where they are known already; they are half of the work.
+
+    Raises:
+        WeightsUnavailable: AlexNet's weights are not here.
+        ValueError: a side of the picture is below 31 pixels.
+    """
+    predicted, truth = features(predicted_rgb), of_truth or features(truth_rgb)
+    network = _network(predicted_rgb.device, weights_file(_url()))
+    distance = torch.zeros(len(predicted_rgb), dtype=torch.float64, device=predicted_rgb.device)
+    with full_precision(predicted_rgb.device):
+        for x, y, weighted in zip(predicted, truth, network.lins, strict=True):
+            distance += weighted((x - y).square()).flatten(1).mean(1, dtype=torch.float64)
+    return distance
+
+
+def _url() -> str:
+    from torchvision.models import AlexNet_Weights
+
+    return AlexNet_Weights.IMAGENET1K_V1.url
+
+
+@cache
+def _network(device: torch.device, weights: Path) -> Any:
+    """One network per device, and per file for the sake of another TORCH_HOME. The package states no types."""
+    assert weights == weights_file(_url())
+    return load_lpips().to(device)
