@@ -5,9 +5,8 @@ import torch
 
 from kernels.choice import triton_path
 from kernels.noise import gumbel, sample_keys
-from tests.kernels.choice.places import places, poisoned, triton_on
+from tests.kernels.choice.places import places, triton_on
 
-__all__ = ["poisoned"]
 pytestmark = pytest.mark.usefixtures("poisoned")
 KEYS = [0, 1, (5 << 32) | 7, 2**63 - 1, -1]
 

@@ -1,0 +1,18 @@
+import pytest
+import torch
+
+from tests.kernels.choice.places import poison
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_device(request: pytest.FixtureRequest) -> None:
+    """Skip what is marked `gpu` where there is none."""
+    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill fresh memory with NaN or the largest integer, so that a lane that no kernel writes is noticed."""
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
