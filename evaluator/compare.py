@@ -7,6 +7,7 @@ and their estimators may differ; the protocol may not.
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,8 @@ def compare(folders: Sequence[Path]) -> Compared:
     if len(folders) < 2:
         raise ValueError(f"{len(folders)} folder to compare; give at least two")
     runs = _named([Finished.read(Path(folder)) for folder in folders])
-    for name, run in list(runs.items())[1:]:
+    for name, run in runs.items():
+        _refuse_shared_names(name, run.photos)
         _refuse_other_protocol(runs, name, run)
     warnings: list[str] = []
     photos = _common("photos", {name: run.photos for name, run in runs.items()}, warnings)
@@ -183,6 +185,14 @@ def _refuse_other_photos(runs: Mapping[str, Finished], photos: Sequence[str]) ->
                 f"the photos of {first_name} and {name} have the same names and other contents (their SHA-256 "
                 "differs); benchmark both on the same photos"
             )
+
+
+def _refuse_shared_names(name: str, photos: Sequence[str]) -> None:
+    if twice := [photo for photo, count in Counter(photos).items() if count > 1]:
+        raise ValueError(
+            f"{len(twice)} names in {name} stand for two photos each ({twice[0]!r}); photos are compared by name, "
+            "so give them different ones"
+        )
 
 
 def _common(what: str, have: Mapping[str, Sequence[str]], warnings: list[str]) -> list[str]:

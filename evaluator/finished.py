@@ -17,6 +17,7 @@ import pyarrow.parquet as parquet
 from jaxtyping import Float64, Int64
 
 from evaluator.metrics import METRICS
+from evaluator.results import BASELINE, Summary
 
 SCHEMA = 1
 """Version of the layout of `results.json`."""
@@ -25,7 +26,8 @@ SPEED_ONLY = ("batch_size",)
 """Settings of a protocol that change how long it takes, and no result."""
 _KEYS = ("photo", "index", "height", "width", "policy", "clicks")
 _NEEDED = ("schema", "protocol", "colorizer", "photos", "rows")
-_NO_METRIC = (*_KEYS, "click_rows", "click_cols", "seconds_per_click")
+_CLICKS = ("click_rows", "click_cols")
+_NO_METRIC = (*_KEYS, *_CLICKS, "seconds_per_click")
 _FINISH = "finish the benchmark with --resume, or run it again"
 
 
@@ -45,6 +47,8 @@ class Finished:
     budgets: list[int]
     values: dict[str, dict[str, Float64[np.ndarray, "n budgets"]]]
     """`values[policy][metric]`; NaN where a metric is not defined, infinite PSNR as its ceiling."""
+    seconds: dict[str, Float64[np.ndarray, "n budgets"]]
+    """`seconds[policy]`: wall time per click, NaN without clicks (see `Results.seconds_per_click`)."""
 
     @classmethod
     def read(cls, folder: Path) -> "Finished":
@@ -60,6 +64,8 @@ class Finished:
         policies = list(dict.fromkeys(row["policy"] for row in about["rows"]))
         budgets = sorted({int(row["clicks"]) for row in about["rows"]})
         places = photo_of, _codes(columns["policy"], policies, folder), _codes(columns["clicks"], budgets, folder)
+        shape = len(indices), len(budgets)
+        metrics = [name for name in METRICS if name in columns]
         finished = cls(
             folder=folder,
             about=about,
@@ -67,7 +73,16 @@ class Finished:
             indices=indices.astype(np.int64),
             sizes=np.stack([columns["height"][first], columns["width"][first]], axis=1).astype(np.int64),
             budgets=budgets,
-            values=_arrange(columns, places, policies, (len(indices), len(budgets))),
+            values={
+                policy: {
+                    name: _arrange(columns[name], places, code, shape, METRICS[name].ceiling) for name in metrics
+                }
+                for code, policy in enumerate(policies)
+            },
+            seconds={
+                policy: _arrange(columns["seconds_per_click"], places, code, shape)
+                for code, policy in enumerate(policies)
+            },
         )
         finished._check(places)
         return finished
@@ -88,6 +103,10 @@ class Finished:
         colorizer = self.about["colorizer"]
         version = colorizer.get("version")
         return f"{colorizer.get('name', colorizer.get('source', '?'))}{f'/{version}' if version else ''}"
+
+    def summaries(self) -> list[Summary]:
+        """The rows of `results.json`, metric by metric."""
+        return [self._summary(row, metric) for row in self.about["rows"] for metric in self.metrics]
 
     def settings(self) -> dict[str, Any]:
         """The protocol without what changes only speed: two runs are comparable when these are equal."""
@@ -113,8 +132,25 @@ class Finished:
             found[row["policy"]].append(np.array([row["click_rows"], row["click_cols"]], dtype=np.int64).T)
         return found
 
+    def _summary(self, row: Mapping[str, Any], metric: str) -> Summary:
+        def number(name: str) -> float:
+            return math.nan if row.get(name) is None else float(row[name])
+
+        gains = {name: number(f"{metric}_{name}") for name in ("gain", "gain_low", "gain_high")}
+        compared = row["policy"] != BASELINE and BASELINE in self.values
+        values = self.values[row["policy"]][metric][:, self.budgets.index(row["clicks"])]
+        return Summary(
+            policy=row["policy"],
+            clicks=int(row["clicks"]),
+            metric=metric,
+            mean=number(metric),
+            photos=int((~np.isnan(values)).sum()),
+            exact=int((values >= METRICS[metric].ceiling).sum()),
+            **(gains if compared else {}),
+        )
+
     def _check(self, places: tuple[np.ndarray, ...]) -> None:
-        """Refuse rows that are missing or there twice, names that two photos share, and means of other rows."""
+        """Refuse rows that are missing or there twice, and means of other rows."""
         shape = len(self.photos), len(self.policies), len(self.budgets)
         count = np.bincount(np.ravel_multi_index(places, shape), minlength=math.prod(shape)).reshape(shape)
         if (count != 1).any():
@@ -124,9 +160,6 @@ class Finished:
                 f"{self.photos[photo]!r}, policy {self.policies[policy]!r}, {self.budgets[budget]} clicks instead "
                 f"of one; {_FINISH}"
             )
-        if len(set(self.photos)) < len(self.photos):
-            twice = next(name for name in self.photos if self.photos.count(name) > 1)
-            raise ValueError(f"{self.folder / ROWS_FILE}: two photos are named {twice!r}; {_FINISH}")
         for row in self.about["rows"]:
             for metric in self.metrics:
                 self._check_mean(row, metric)
@@ -174,7 +207,7 @@ def _read_rows(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file} lacks the columns {', '.join(missing)}; run the benchmark again")
     if unknown := [name for name in names if name not in (*_NO_METRIC, *METRICS)]:
         raise ValueError(f"{file} has columns that are no metric here: {', '.join(unknown)}; update this code")
-    table = parquet.read_table(file, columns=[name for name in names if not name.startswith("click_")])
+    table = parquet.read_table(file, columns=[name for name in names if name not in _CLICKS])
     if not len(table):
         raise ValueError(f"{file} has no rows; {_FINISH}")
     return {name: table[name].to_numpy() for name in table.column_names}
@@ -189,18 +222,15 @@ def _codes(column: np.ndarray, names: Sequence[Any], folder: Path) -> np.ndarray
 
 
 def _arrange(
-    columns: Mapping[str, np.ndarray],
+    column: np.ndarray,
     places: tuple[np.ndarray, np.ndarray, np.ndarray],
-    policies: Sequence[str],
+    code: int,
     shape: tuple[int, int],
-) -> dict[str, dict[str, np.ndarray]]:
-    """`[policy][metric]` of shape (photos, budgets)."""
+    ceiling: float = math.inf,
+) -> np.ndarray:
+    """One policy's entries of a column as (photos, budgets)."""
     photo, policy, budget = places
-    values: dict[str, dict[str, np.ndarray]] = {name: {} for name in policies}
-    for metric in (name for name in METRICS if name in columns):
-        numbers = np.minimum(columns[metric].astype(np.float64), METRICS[metric].ceiling)
-        for code, name in enumerate(policies):
-            mine = policy == code
-            values[name][metric] = np.full(shape, np.nan)
-            values[name][metric][photo[mine], budget[mine]] = numbers[mine]
+    mine = policy == code
+    values = np.full(shape, np.nan)
+    values[photo[mine], budget[mine]] = np.minimum(column[mine].astype(np.float64), ceiling)
     return values

@@ -27,6 +27,8 @@ _LEGEND = (
 )
 _NEW_RADII, _OLD_RADII = (7.5, 6.4, 4.8), (5.2, 4.4, 3.4)
 """Of a marker's black rim, white ring and filling, in pixels."""
+_NUMBERED = 2.2
+"""A marker with a number in it has a radius larger by this."""
 _SMOOTH = 4
 """Markers are drawn this many times larger and shrunk, because PIL draws without anti-aliasing."""
 
@@ -161,38 +163,63 @@ def _compose(rows: Mapping[str, list[list[_Cell]]], headings: Sequence[str], tit
     return page
 
 
+def marked(
+    rgb: UInt8[Tensor, "3 h w"],
+    positions: Int64[Tensor, " clicks"],
+    colours: UInt8[Tensor, "clicks 3"],
+    *,
+    newest: int,
+    scale: float | int = 1,
+    numbered: bool = False,
+) -> Image.Image:
+    """A photo with its clicks as dots in the colours that they carry; later dots cover earlier ones.
+
+    Args:
+        rgb: the photo.
+        positions: flat indices row * width + col, in the order of the clicks.
+        colours: of each click.
+        newest: how many of the last clicks get a larger dot.
+        scale: size of the picture over that of the photo.
+        numbered: write 1, 2, 3, ... into the dots, which are larger then.
+    """
+    photo = Image.fromarray(rgb.permute(1, 2, 0).numpy())
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    overlay = Image.new("RGBA", (size[0] * _SMOOTH, size[1] * _SMOOTH), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(overlay)
+    for order, (position, colour) in enumerate(zip(positions.tolist(), colours.tolist(), strict=True)):
+        row, col = divmod(position, photo.width)
+        large = order >= len(positions) - newest
+        centre = ((col + 0.5) * scale * _SMOOTH, (row + 0.5) * scale * _SMOOTH)
+        _dot(draw, centre, tuple(colour), large=large, number=order + 1 if numbered else None)
+    page = photo.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
+    return Image.alpha_composite(page, overlay.resize(size, Image.Resampling.BOX)).convert("RGB")
+
+
 def _draw_cell(page: Image.Image, cell: _Cell, corner: tuple[int, int], scale: int) -> None:
-    photo = Image.fromarray(cell.rgb.permute(1, 2, 0).numpy())
-    photo = photo.resize((photo.width * scale, photo.height * scale), Image.Resampling.BICUBIC)
-    photo = Image.alpha_composite(photo.convert("RGBA"), _markers(cell, photo.size, scale))
-    page.paste(photo.convert("RGB"), corner)
+    photo = marked(cell.rgb, cell.positions, cell.colours, newest=cell.newest, scale=scale)
+    page.paste(photo, corner)
     below = (corner[0] + photo.width // 2, corner[1] + photo.height + 4)
     ImageDraw.Draw(page).text(below, cell.caption, _FAINT, _font(14), anchor="mt")
 
 
-def _markers(cell: _Cell, size: tuple[int, int], scale: int) -> Image.Image:
-    """Transparent overlay with the cell's clicks, older ones first and smaller."""
-    overlay = Image.new("RGBA", (size[0] * _SMOOTH, size[1] * _SMOOTH), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(overlay)
-    columns = size[0] // scale
-    for order, (position, colour) in enumerate(zip(cell.positions.tolist(), cell.colours.tolist(), strict=True)):
-        row, col = divmod(position, columns)
-        newest = order >= len(cell.positions) - cell.newest
-        centre = ((col + 0.5) * scale * _SMOOTH, (row + 0.5) * scale * _SMOOTH)
-        _disc(draw, centre, _NEW_RADII if newest else _OLD_RADII, tuple(colour))
-    return overlay.resize(size, Image.Resampling.BOX)
-
-
-def _disc(
+def _dot(
     draw: ImageDraw.ImageDraw,
     centre: tuple[float, float],
-    radii: tuple[float, float, float],
     filling: tuple[int, ...],
+    *,
+    large: bool,
+    number: int | None,
 ) -> None:
-    """A filled disc with a white ring inside a black rim, visible on any background."""
+    """A filled disc with a white ring inside a black rim, visible on any background, and its number."""
+    radii, size = (_NEW_RADII, 10) if large else (_OLD_RADII, 8)
+    wider = 0.0 if number is None else _NUMBERED
     for radius, colour in zip(radii, ((0, 0, 0), (255, 255, 255), filling), strict=True):
-        r = radius * _SMOOTH
+        r = (radius + wider) * _SMOOTH
         draw.ellipse((centre[0] - r, centre[1] - r, centre[0] + r, centre[1] + r), fill=(*colour, 255))
+    if number is not None:
+        bright = 0.299 * filling[0] + 0.587 * filling[1] + 0.114 * filling[2] > 128  # ITU-R BT.601
+        ink = (0, 0, 0, 255) if bright else (255, 255, 255, 255)
+        draw.text(centre, str(number), ink, _font(size * _SMOOTH), anchor="mm")
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -26,8 +26,8 @@ def made_up_rows(
     noise: float = 0.02,
     size: tuple[int, int] = (32, 48),
     seed: int = 0,
-) -> pd.DataFrame:
-    """One row per photo, policy and budget. Each policy is a little better than the one before it.
+) -> Any:
+    """A data frame of photos x policies x budgets. Each policy is a little better than the one before it.
 
     `gain` is added to every metric, in its direction and in units of its level's step, with noise of `noise` that
     depends on `seed`; all else is the same for every seed, as for two networks on the same photos.
@@ -52,7 +52,7 @@ def made_up_rows(
     return pd.DataFrame(rows)
 
 
-def write_run(folder: Path, rows: pd.DataFrame | None = None, **about: Any) -> Path:
+def write_run(folder: Path, rows: Any = None, **about: Any) -> Path:
     """Write `rows` (else `made_up_rows()`) as a finished benchmark; `about` replaces parts of results.json."""
     rows = made_up_rows() if rows is None else rows
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,14 +84,14 @@ def write_run(folder: Path, rows: pd.DataFrame | None = None, **about: Any) -> P
     return folder
 
 
-def _means(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _means(rows: Any) -> list[dict[str, Any]]:
     metrics = [name for name in METRICS if name in rows]
     rows = rows.sort_values(by="index")
     means = []
     for policy in rows["policy"].unique():
         for budget in sorted(rows["clicks"].unique()):
             at = rows[rows["clicks"] == budget].set_index("policy")
-            mine, base = at.loc[policy], at.loc["random"]
+            mine, base = at.loc[[policy]], at.loc[["random"]]
             row: dict[str, Any] = {"policy": policy, "clicks": int(budget), "photos": len(mine)}
             for metric in metrics:
                 values, others = (np.minimum(at[metric], METRICS[metric].ceiling) for at in (mine, base))

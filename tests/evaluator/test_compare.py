@@ -142,6 +142,12 @@ def test_other_photos_under_the_same_names_are_refused(tmp_path: Path):
         compare([one, edited])
 
 
+def test_two_photos_of_one_name_are_refused(tmp_path: Path):
+    rows = made_up_rows(photos=["a.png", "b.png", "a.png"])
+    with pytest.raises(ValueError, match=r"1 names in one stand for two photos each \('a\.png'\)"):
+        compare([write_run(tmp_path / name, rows) for name in ("one", "two")])
+
+
 def test_one_folder_or_one_twice_is_refused(two: list[Path]):
     with pytest.raises(ValueError, match="give at least two"):
         compare(two[:1])

@@ -86,11 +86,6 @@ def test_missing_and_repeated_rows_are_named(tmp_path: Path):
         Finished.read(tmp_path)
 
 
-def test_two_photos_of_one_name_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"two photos are named 'a\.png'"):
-        Finished.read(write_run(tmp_path, made_up_rows(photos=["a.png", "b.png", "a.png"])))
-
-
 def test_means_of_another_run_are_refused(tmp_path: Path):
     write_run(tmp_path)
     content = json.loads((tmp_path / "results.json").read_text())

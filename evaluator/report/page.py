@@ -1,0 +1,139 @@
+"""One HTML page with everything that a benchmark found: no script, nothing from outside, readable offline."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from evaluator.finished import Finished
+from evaluator.metrics import METRICS
+from evaluator.report import figures, tables, words
+from evaluator.report.gallery import Gallery, nearest_budget
+from evaluator.report.looks import jpeg
+from evaluator.results import Summary
+
+FILE_NAME = "report.html"
+_HERE = Path(__file__).parent
+_MOST_NAMED = 100
+"""Photos that were left out are named up to here, and counted beyond."""
+
+
+def build(folder: Path, gallery: Gallery | None = None) -> Path:
+    """Write `report.html` into the folder of a finished benchmark.
+
+    Args:
+        folder: has `results.json` and `results.parquet`.
+        gallery: photos to show, from `evaluator.report.gallery`; None leaves them out, and the page says so.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: the folder has no finished benchmark (see `Finished.read`).
+    """
+    finished = Finished.read(folder)
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["jpeg"] = jpeg
+    page = environment.get_template("page.html.jinja").render(_content(finished, gallery))
+    target = folder / FILE_NAME
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def save_figures(folder: Path, target: Path) -> list[Path]:
+    """Write the page's curves and heat maps as PNG files, for a tracker that shows pictures.
+
+    Args:
+        folder: of a finished benchmark.
+        target: folder for the files, which is made.
+    """
+    finished = Finished.read(folder)
+    summaries = finished.summaries()
+    pictures: dict[str, figures.Picture | None] = {
+        f"clicks-{policy}": picture for policy, picture in _heat_maps(finished).items()
+    }
+    for metric in finished.metrics:
+        pictures[metric] = figures.mean_curves(finished, metric)
+        pictures[f"{metric}-gain"] = figures.gain_curves(finished, metric, summaries)
+    target.mkdir(parents=True, exist_ok=True)
+    files = {target / f"{name}.png": picture for name, picture in pictures.items() if picture}
+    for file, picture in files.items():
+        picture.figure.savefig(file, dpi=130)
+    return list(files)
+
+
+def _content(finished: Finished, gallery: Gallery | None) -> dict[str, Any]:
+    """Everything that the template shows."""
+    about, summaries = finished.about, finished.summaries()
+    return {
+        "finished": finished,
+        "style": (_HERE / "style.css").read_text(encoding="utf-8"),
+        "protocol": words.protocol_sentences(finished),
+        "findings": words.findings(finished, summaries),
+        "glance": tables.glance_table(finished, summaries, nearest_budget(finished.budgets)),
+        "metrics": [_metric(finished, summaries, metric) for metric in finished.metrics],
+        "seconds": tables.seconds_table(finished),
+        "nri": _nri(finished, about.get("nri") or []),
+        "fid": tables.fid_table(about["fid"]) if about.get("fid") else None,
+        "papers": [paper | {"table": tables.paper_table(paper)} for paper in about.get("papers") or []],
+        "cycles": tables.cycles_table(about["cycles"]) if about.get("cycles") else None,
+        "gallery": gallery,
+        "heat_maps": _heat_maps(finished),
+        "skipped": about["photos"].get("skipped", []),
+        "most_named": _MOST_NAMED,
+        "not_measured": about.get("not_measured") or [],
+        "networks": {"colorizer": about["colorizer"], **(about.get("guides") or {})},
+        "facts": _facts(about),
+    }
+
+
+def _metric(finished: Finished, summaries: Sequence[Summary], metric: str) -> dict[str, Any]:
+    pictures = figures.mean_curves(finished, metric), figures.gain_curves(finished, metric, summaries)
+    return {
+        "name": metric,
+        "label": METRICS[metric].label,
+        "about": METRICS[metric].about,
+        "direction": words.direction(metric),
+        "pictures": [picture for picture in pictures if picture],
+        "table": tables.metric_table(finished, summaries, metric),
+    }
+
+
+def _nri(finished: Finished, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Bars per metric and level, and one table."""
+    if not entries:
+        return None
+    levels = groupby(sorted(entries, key=_level), key=_level)
+    bars = [
+        figures.nri_bars(list(group), finished.policies, tables.level_words(metric, level))
+        for (metric, level), group in levels
+    ]
+    return {"bars": bars, "table": tables.nri_table(entries)}
+
+
+def _level(entry: Mapping[str, Any]) -> tuple[str, float]:
+    return entry["metric"], entry["level"]
+
+
+def _heat_maps(finished: Finished) -> dict[str, figures.Picture]:
+    """Where each policy's clicks fall, up to the largest budget."""
+    positions = finished.positions(finished.budgets[-1])
+    densities = {policy: figures.click_density(clicks, finished.sizes) for policy, clicks in positions.items()}
+    return {policy: figures.heat_map(cells, policy) for policy, cells in densities.items() if cells is not None}
+
+
+def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Machine, versions and commit as names and values."""
+    machine = [
+        (key.replace("_", " "), "none" if value is None else str(value)) for key, value in about["machine"].items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return [("commit", str(about["commit"])), *machine, ("versions", versions)]
