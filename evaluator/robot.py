@@ -8,10 +8,10 @@ number: the same for every policy, batch split and device.
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from evaluator.normal import box_muller
 from evaluator.stamps import nearest_free, stamp
 from kernels.clicks import clicked, hint_colours, no_clicks
 from kernels.color import AB_SCALE
@@ -68,7 +68,7 @@ class Robot:
         if not self.position_sigma:
             return choice
         height, width = taken.shape[-2:]
-        miss = self.position_sigma * _normal(keys, step)[:, :2]
+        miss = self.position_sigma * _normal(keys, step)[:, 0]
         rows = (choice // width + miss[:, 0]).round().long().clamp(0, height - 1)
         cols = (choice % width + miss[:, 1]).round().long().clamp(0, width - 1)
         return nearest_free(rows * width + cols, taken)
@@ -91,7 +91,7 @@ class Robot:
         named = colours.flatten(2).gather(2, positions[:, None, None].expand(-1, 2, 1))[:, :, 0]
         if not self.colour_sigma:
             return named
-        miss = self.colour_sigma / AB_SCALE * _normal(keys, step)[:, 2:]
+        miss = self.colour_sigma / AB_SCALE * _normal(keys, step)[:, 1]
         return (named + miss).clamp(-1.0, 1.0).to(named.dtype)
 
     def click(
@@ -131,12 +131,6 @@ EXACT = Robot()
 """Always hits, always in the true colour."""
 
 
-def _normal(keys: Tensor, step: int) -> Float64[Tensor, "b 4"]:
-    """Four standard normal numbers per photo (Box and Muller 1958): two for the place, two for the colour.
-
-    In float64, so that devices whose logarithms differ in the last bit round to the same pixel.
-    """
-    numbers = uniform(keys, step, 4, draw=_DRAW).double()
-    radius = numbers[:, :2].log().mul(-2).sqrt()
-    angle = 2 * math.pi * numbers[:, 2:]
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+def _normal(keys: Tensor, step: int) -> Float64[Tensor, "b 2 2"]:
+    """Standard normal numbers of one click: two for the place, two for the colour."""
+    return box_muller(uniform(keys, step, 4, draw=_DRAW).view(-1, 2, 2))
