@@ -43,7 +43,12 @@ class Ranks:
         return self.rank == 0
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """What `work` returns on rank 0, on every rank; a ValueError or OSError there is raised everywhere."""
+        """What `work` returns on rank 0, on every rank.
+
+        Raises:
+            ValueError, OSError: what `work` raised, on rank 0.
+            SystemExit: then, on the others, which need not say it again.
+        """
         outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
         if self.is_main:
             try:
@@ -54,7 +59,7 @@ class Ranks:
             dist.broadcast_object_list(outcome)
         value, error = outcome[0]
         if error is not None:
-            raise error
+            raise error if self.is_main else SystemExit(2)
         return value  # pyright: ignore[reportReturnType]: None only where `work` returned it
 
     def mine(self, pieces: Sequence[T]) -> list[T]:

@@ -33,8 +33,8 @@ class PhotoSource(typing.Protocol):
 class FilePhotos:
     """The photos of a folder, with those below it, or of a zip, by name."""
 
-    def __init__(self, files: Sequence[SourceFile]) -> None:
-        self._files = list({file.name: file for file in files}.values())
+    def __init__(self, files: Sequence[SourceFile], limit: int | None = None) -> None:
+        self._files = list({file.name: file for file in files}.values())[:limit]
         self.names = [file.name for file in self._files]
 
     @property
@@ -50,13 +50,14 @@ class FilePhotos:
 class ShardPhotos:
     """The photos of local shards, in the manifest's order."""
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, limit: int | None = None) -> None:
         paths = [folder / shard.name for shard in manifest.shards]
         for path, shard in zip(paths, manifest.shards, strict=True):
             check_size(path, shard)
         self._shards = LocalShards([str(path) for path in paths], manifest.shards)
-        self._places = [(s, i) for s, shard in enumerate(manifest.shards) for i in range(shard.samples)]
-        self.fingerprint = manifest.hash
+        places = [(s, i) for s, shard in enumerate(manifest.shards) for i in range(shard.samples)]
+        self._places = places[:limit]
+        self.fingerprint = _sha256([manifest.hash, len(self._places)])
         self.names = self._names(manifest)
 
     def read(self, index: int) -> bytes:
@@ -72,18 +73,24 @@ class ShardPhotos:
         return [f"{tar}/{name}" for tar, name in zip(tars, names, strict=True)]
 
 
-def open_photos(source: Path) -> FilePhotos | ShardPhotos:
+def open_photos(source: Path, limit: int | None = None) -> FilePhotos | ShardPhotos:
     """The photos of a folder, a zip, a folder with `manifest.json`, a manifest, or of one photo.
 
+    Args:
+        source: where they are.
+        limit: take only the first so many: by name, or in the manifest's order.
+
     Raises:
-        ValueError: nothing there, no photo in it, or no good manifest.
+        ValueError: nothing there, no photo in it, no good manifest, or a limit below 1.
         ShardError: a shard is missing or not the one of its manifest.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; take at least 1 photo")
     manifest = source / FILE_NAME if source.is_dir() else source
     if manifest.suffix == ".json" and manifest.is_file():
-        photos = ShardPhotos(from_json(manifest.read_bytes(), str(manifest)), manifest.parent)
+        photos = ShardPhotos(from_json(manifest.read_bytes(), str(manifest)), manifest.parent, limit)
     else:
-        photos = FilePhotos(list_photos(source))
+        photos = FilePhotos(list_photos(source), limit)
     if not photos.names:
         raise ValueError(f"{source} holds no photo; give a folder or zip of photos, or shards with {FILE_NAME}")
     return photos

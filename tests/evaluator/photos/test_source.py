@@ -81,3 +81,12 @@ def test_a_shard_that_is_gone_is_named(tmp_path: Path, make_shards: Callable):
     (folder / "set-001.tar").unlink()
     with pytest.raises(ShardError, match=r"set-001\.tar: the shard is missing"):
         open_photos(folder)
+
+
+def test_a_limit_takes_the_first_and_is_another_set(folder: Path, numbered_shards: Path):
+    assert list(open_photos(folder, limit=2).names) == ["a.JPEG", "b.jpg"]
+    assert len(open_photos(numbered_shards, limit=9).names) == 9
+    for source in (folder, numbered_shards):
+        assert open_photos(source, limit=2).fingerprint != open_photos(source).fingerprint
+    with pytest.raises(ValueError, match="limit is 0"):
+        open_photos(folder, limit=0)
