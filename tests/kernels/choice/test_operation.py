@@ -55,6 +55,9 @@ def test_the_backward_operation_is_registered_correctly(with_optional: bool):
 
 
 @pytest.mark.usefixtures("untyped")
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+)  # torch 2.11's own
 @pytest.mark.parametrize(
     ("estimator", "backend"), [*((name, "aot_eager") for name in ESTIMATORS), ("gumbel_softmax_soft", "inductor")]
 )
