@@ -93,7 +93,7 @@ def lpips_distance(
     network = _network(predicted_rgb.device, weights_file(_url()))
     distance = torch.zeros(len(predicted_rgb), dtype=torch.float64, device=predicted_rgb.device)
     with full_precision(predicted_rgb.device):
-        for x, y, weighted in zip(predicted, truth, network.lins, strict=True):
+        for x, y, weighted in zip(predicted, truth, network.lins, strict=True):  # codespell:ignore lins
             distance += weighted((x - y).square()).flatten(1).mean(1, dtype=torch.float64)
     return distance
 

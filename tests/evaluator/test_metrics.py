@@ -75,6 +75,18 @@ def test_portions_and_what_is_shared_change_no_number(name, monkeypatch):
         assert torch.equal(again.predicted_rgb, at.predicted_rgb)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MEASURABLE)
+def test_a_gpu_measures_the_same(name):
+    at, metric = compare(photos()), METRICS[name]
+    values = {one.name: getattr(at, one.name) for one in dataclasses.fields(at)}
+    moved = {key: value.cuda() for key, value in values.items() if isinstance(value, torch.Tensor)}
+    found = metric.measure(dataclasses.replace(at, **moved, shared={}))
+    assert found.is_cuda
+    # A value at the edge between two levels of uint8 may be rounded the other way.
+    torch.testing.assert_close(found.cpu(), metric.measure(at), atol=2e-3, rtol=1e-4, equal_nan=True)
+
+
 def test_what_is_computed_from_the_truth_is_computed_once_for_all_that_share_it():
     at = compare(photos(), 4)
     calls = []
