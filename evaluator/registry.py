@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -281,6 +281,43 @@ def versions(tracking_uri: str) -> list[ModelVersion]:
             client.get_model_version(version.name, str(version.version))
             for version in sorted(found, key=lambda one: (one.name, -int(one.version)))
         ]
+
+
+def champion(tracking_uri: str, name: str) -> str | None:
+    """The version of a registered network that has the alias `champion`; None if none has.
+
+    Raises:
+        ValueError: there is no database, or no network of this name.
+        ConnectionError: the server does not answer.
+    """
+    client = connect(tracking_uri)
+    with _explained(name, tracking_uri, client):
+        version = client.get_registered_model(name).aliases.get(CHAMPION)
+        return None if version is None else str(version)
+
+
+def promote(tracking_uri: str, name: str, version: str, why: Mapping[str, str]) -> None:
+    """Give a version the alias `champion`, and write down why: tags `promotion.*`, and a line of its description.
+
+    The alias moves last, in one step: whoever loads `@champion` gets the old version or the new one.
+
+    Raises:
+        ValueError: there is no such version.
+        ConnectionError: the server does not answer.
+    """
+    client = connect(tracking_uri)
+    with _explained(f"{name}/{version}", tracking_uri, client):
+        before = client.get_model_version(name, version).description
+        for key, value in why.items():
+            client.set_model_version_tag(name, version, f"promotion.{key}", value)
+        line = f"Promoted: {in_words(why)}"
+        client.update_model_version(name, version, f"{before}\n{line}" if before else line)
+        client.set_registered_model_alias(name, CHAMPION, version)
+
+
+def in_words(why: Mapping[str, str]) -> str:
+    """Reasons in one line."""
+    return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in why.items())
 
 
 def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None) -> None:
