@@ -117,20 +117,19 @@ class Finished:
         text = json.dumps(self.settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def positions(self, clicks: int, photo: str | None = None) -> "dict[str, list[Int64[np.ndarray, 'clicks 2']]]":
-        """`positions(clicks)[policy]`: (row, col) of each photo's clicks in their order, photos as in `photos`.
-
-        Args:
-            clicks: a measured budget.
-            photo: only this one's.
-        """
-        wanted = [("clicks", "==", clicks), *([("photo", "==", photo)] if photo is not None else [])]
+    def positions(self, clicks: int) -> "dict[str, Int64[np.ndarray, 'n clicks 2']]":
+        """`positions(clicks)[policy]`: (row, col) of each photo's clicks up to a budget, in their order."""
         columns = ["index", "policy", "click_rows", "click_cols"]
-        table = parquet.read_table(self.folder / ROWS_FILE, columns=columns, filters=wanted).sort_by("index")
-        found: dict[str, list[np.ndarray]] = {policy: [] for policy in self.policies}
-        for row in table.to_pylist():
-            found[row["policy"]].append(np.array([row["click_rows"], row["click_cols"]], dtype=np.int64).T)
-        return found
+        table = parquet.read_table(self.folder / ROWS_FILE, columns=columns, filters=[("clicks", "==", clicks)])
+        table = table.sort_by("index")
+        policy = table["policy"].to_numpy()
+        flat = [table[name].combine_chunks().flatten().to_numpy() for name in _CLICKS]
+        if any(len(values) != len(table) * clicks for values in flat):
+            raise ValueError(
+                f"{self.folder / ROWS_FILE} has rows of {clicks} clicks without {clicks} positions; {_FINISH}"
+            )
+        places = np.stack(flat, axis=-1).astype(np.int64).reshape(len(table), clicks, 2)
+        return {name: places[policy == name] for name in self.policies}
 
     def _summary(self, row: Mapping[str, Any], metric: str) -> Summary:
         def number(name: str) -> float:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,6 +16,8 @@ from evaluator.metrics import METRICS
 from evaluator.report.looks import INK, click_axis, dress, looks, new_figure, png, svg
 from evaluator.results import BASELINE, Summary
 
+_LINE = 40
+"""Characters of an axis' label in one line."""
 _CLICKS = "clicks (logarithmic from 1 on)"
 _CLICKS_PER_BIN, _FEWEST_BINS, _MOST_BINS = 25, 6, 32
 _DENSEST = 3.0
@@ -49,7 +52,7 @@ def mean_curves(finished: Finished, metric: str) -> Picture | None:
     if all(np.isnan(mean) for _, mean in ends):
         return None
     click_axis(panel, finished.budgets)
-    dress(panel, _CLICKS, METRICS[metric].title)
+    dress(panel, _CLICKS, fill(METRICS[metric].title, _LINE))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     values = ", ".join(f"{policy} {_written(metric, mean)}" for policy, mean in ends)
     words = f"{METRICS[metric].title} against clicks. At {finished.budgets[-1]} clicks: {values}."
@@ -73,7 +76,7 @@ def gain_curves(finished: Finished, metric: str, summaries: Sequence[Summary]) -
             panel.plot(clicks, gain, **vars(look), markersize=4.5, linewidth=1.6, label=policy)
     click_axis(panel, finished.budgets)
     unit = f" ({METRICS[metric].unit})" if METRICS[metric].unit else ""
-    dress(panel, _CLICKS, f"{METRICS[metric].label} minus {BASELINE}{unit}")
+    dress(panel, _CLICKS, fill(f"{METRICS[metric].label} minus {BASELINE}{unit}", _LINE))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     last = {one.policy: one for one in mine}
     values = ", ".join(f"{policy} {_written(metric, one.gain, '+')}" for policy, one in last.items())
@@ -125,16 +128,15 @@ def heat_map(cells: Float64[np.ndarray, "bins bins"], policy: str) -> Picture:
 
 
 def click_density(
-    positions: "Sequence[np.ndarray]", sizes: np.ndarray
+    positions: Int64[np.ndarray, "n clicks 2"], sizes: Int64[np.ndarray, "n 2"]
 ) -> "Float64[np.ndarray, 'bins bins'] | None":
     """Clicks per cell over those of uniform clicks, in coordinates from 0 to 1; None without clicks.
 
     Args:
         positions: (row, col) of the clicks of each photo.
-        sizes: height and width of each photo, (photos, 2).
+        sizes: height and width of each photo.
     """
-    places = [(clicks + 0.5) / size for clicks, size in zip(positions, sizes, strict=True)]
-    places = np.concatenate(places) if places else np.empty((0, 2))
+    places = ((positions + 0.5) / sizes[:, None]).reshape(-1, 2)
     if not len(places):
         return None
     bins = int(np.clip(np.sqrt(len(places) / _CLICKS_PER_BIN), _FEWEST_BINS, _MOST_BINS))

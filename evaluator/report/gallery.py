@@ -123,11 +123,13 @@ def render(
     """
     policies, budgets = shown_policies(finished.policies), shown_budgets(finished.budgets)
     colorize = partial(run_network, colorizer, autocast=autocast)
+    places = finished.positions(budgets[-1])
     exhibits = []
     for done, pick in enumerate(picks, start=1):
         rgb = _measured(finished, pick, photos)
         replay = _Replay(finished, pick, rgb.to(device), colorize)
-        rows = {policy: replay.shots(policy, budgets) for policy in policies}
+        row = finished.photos.index(pick.photo)
+        rows = {policy: replay.shots(policy, places[policy][row], budgets) for policy in policies}
         exhibits.append(Exhibit(pick=pick, grey=replay.grey(), truth=replay.truth(), rows=rows))
         on_photo(done, len(picks))
     return Gallery(rule=_rule(finished, policies), budgets=budgets, exhibits=exhibits)
@@ -163,10 +165,9 @@ class _Replay:
     def truth(self) -> Shot:
         return self._plain(self.rgb, "truth", "in its true colours")
 
-    def shots(self, policy: str, budgets: Sequence[int]) -> list[Shot]:
-        """The photo after each number of clicks of a policy."""
-        stored = self.finished.positions(budgets[-1], self.pick.photo)[policy][0]
-        flat = torch.from_numpy(stored[:, 0] * self.rgb.shape[-1] + stored[:, 1]).to(self.rgb.device)
+    def shots(self, policy: str, places: Int64[np.ndarray, "clicks 2"], budgets: Sequence[int]) -> list[Shot]:
+        """The photo after each number of clicks of a policy, which went to these (row, col)."""
+        flat = torch.from_numpy(places[:, 0] * self.rgb.shape[-1] + places[:, 1]).to(self.rgb.device)
         steps = zip(budgets, (0, *budgets[:-1]), strict=True)
         return [self._coloured(policy, flat[None, :placed], placed - before) for placed, before in steps]
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluator.picture import click_grid
+from evaluator.picture import click_grid, marked
 from evaluator.policies import GuidePolicy, RandomPolicy
 from evaluator.protocol import Protocol, evaluate
 
@@ -88,3 +88,20 @@ def test_a_title_and_long_names_fit_on_the_page():
     )
     assert titled.height > plain.height
     assert titled.width > plain.width + 60
+
+
+def test_numbered_dots_are_larger_and_carry_ink_that_stands_out():
+    grey = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    place = torch.tensor([20 * 64 + 41])
+    for colour, ink in (((250, 240, 60), (0, 0, 0)), ((40, 20, 60), (255, 255, 255))):
+        colours = torch.tensor([colour], dtype=torch.uint8)
+        plain, numbered = (
+            marked(grey, place, colours, newest=1, scale=3, numbered=with_number) for with_number in (False, True)
+        )
+        assert plain.size == numbered.size == (192, 192)
+        changed = [(np.asarray(page) != 128).any(-1) for page in (plain, numbered)]
+        assert changed[1].sum() > 1.3 * changed[0].sum()
+        middle = numbered.crop((41 * 3 - 3, 20 * 3 - 3, 41 * 3 + 6, 20 * 3 + 6))
+        assert colour_close(middle, ink, 60).any()
+        rows, cols = np.nonzero(changed[1])
+        assert (rows.mean(), cols.mean()) == pytest.approx((20.5 * 3, 41.5 * 3), abs=1)
