@@ -59,8 +59,8 @@ def choose_click(
     truth_ab: Float[Tensor, "b 2 h w"],
     *,
     estimator: str = "argmax_ste",
-    temperature: float = 1.0,
-    tau: float = 1.0,
+    temperature: float | Float[Tensor, ""] = 1.0,
+    tau: float | Float[Tensor, ""] = 1.0,
     keys: Int64[Tensor, " b"] | None = None,
     stream: int = 0,
     draw: int = 0,
@@ -80,8 +80,9 @@ def choose_click(
         clicks: the click map so far; not modified, and without gradient.
         truth_ab: where the hint colour comes from: the mean under the click's stamp. Without gradient.
         estimator: a key of `kernels.reference.ESTIMATORS`.
-        temperature: T of the heat map softmax(z / T), above 0.
-        tau: temperature of the relaxations, above 0; unused by `argmax_ste` and `reinforce`.
+        temperature: T of the heat map softmax(z / T), 1e-6 ... 1e6. Under `torch.compile`, each new float is
+            compiled anew; a tensor without dimensions, on the CPU, is not.
+        tau: temperature of the relaxations, likewise; unused by `argmax_ste` and `reinforce`.
         keys: one noise key per photo (`kernels.noise.sample_keys`), for every estimator but `argmax_ste`.
         stream: names the noise of this call among those of the same keys; below 2**32.
         draw: repeated draws of one stream (REINFORCE's samples).
@@ -90,15 +91,16 @@ def choose_click(
         target: heat map for the divergence; sums to 1 and is 0 at clicked pixels. Without gradient.
         with_heatmap: also return the heat map, which is not stored otherwise.
         check: refuse photos without a free pixel. Costs a wait for the device on a GPU; without it such a photo
-            keeps its map, its choice is -1 and its statistics are NaN. Skipped under tracing.
+            keeps its map, its choice is -1, its statistics and its gradient are NaN. Skipped under tracing.
 
     Raises:
         ValueError: no free pixel, a setting out of its range, missing noise keys, shapes or devices that do not
             fit together, or a gradient asked for that this operation does not have.
     """
-    settings = Settings(estimator, float(temperature), float(tau), stream, draw, samples, hint_size)
-    _check_settings(settings, keys)
+    temperatures = [_as_tensor("temperature", temperature), _as_tensor("tau", tau)]
+    _check_settings(estimator, stream, draw, samples, hint_size, keys)
     _check_tensors(logits, clicks, truth_ab, keys, target)
+    settings = (estimator, *temperatures, stream, draw, samples, hint_size)
     placed, choice, statistics, _ = cast(
         tuple[Tensor, ...], _choose_click(logits, clicks, truth_ab, keys, target, *settings)
     )
@@ -112,7 +114,7 @@ def choose_click(
         log_probability=statistics[:, LOG_PROBABILITY],
         entropy=statistics[:, ENTROPY],
         divergence=None if target is None else statistics[:, DIVERGENCE],
-        heatmap=_heatmap(logits, clicks, statistics, settings.temperature) if with_heatmap else None,
+        heatmap=_heatmap(logits, clicks, statistics, temperatures[0]) if with_heatmap else None,
     )
 
 
@@ -131,8 +133,9 @@ def implementation(device_type: str) -> str:
 def use(*, cpu: str = "torch", cuda: str = "triton") -> Iterator[None]:
     """Run other implementations inside the `with`, to compare them: `use(cuda="torch")`, say.
 
-    Applies to the whole process, since gradients are computed in other threads. `cpu="triton"` needs Triton's
-    interpreter (the environment variable TRITON_INTERPRET=1, set before this package's kernels are imported).
+    Forward pass, backward pass and compilation belong inside the same `with`. It applies to the whole process,
+    since gradients are computed in other threads. `cpu="triton"` needs Triton's interpreter (the environment
+    variable TRITON_INTERPRET=1, set before this package's kernels are imported).
 
     Raises:
         ValueError: an unknown implementation.
@@ -161,14 +164,14 @@ def _choose_click(
     keys: Tensor | None,
     target: Tensor | None,
     estimator: str,
-    temperature: float,
-    tau: float,
+    temperature: Tensor,
+    tau: Tensor,
     stream: int,
     draw: int,
     samples: int,
     hint_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    settings = Settings(estimator, temperature, tau, stream, draw, samples, hint_size)
+    settings = Settings(estimator, temperature.item(), tau.item(), stream, draw, samples, hint_size)
     tensors = Tensors(logits, clicks, truth_ab, keys, target)
     return _module(logits.device.type).forward(tensors, settings)
 
@@ -200,14 +203,14 @@ def _choose_click_backward(
     keys: Tensor | None,
     target: Tensor | None,
     estimator: str,
-    temperature: float,
-    tau: float,
+    temperature: Tensor,
+    tau: Tensor,
     stream: int,
     draw: int,
     samples: int,
     hint_size: int,
 ) -> Tensor:
-    settings = Settings(estimator, temperature, tau, stream, draw, samples, hint_size)
+    settings = Settings(estimator, temperature.item(), tau.item(), stream, draw, samples, hint_size)
     tensors = Tensors(logits, clicks, truth_ab, keys, target)
     run = _module(logits.device.type).backward
     return run(tensors, settings, choice, statistics, kept, grad_clicks, grad_statistics)
@@ -228,22 +231,22 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.settings = Settings(*inputs[5:])
+    ctx.estimator, ctx.others = inputs[5], inputs[8:]
     _, choice, statistics, kept = output
     ctx.mark_non_differentiable(choice, kept)
-    ctx.save_for_backward(*inputs[:5], choice, statistics, kept)
+    ctx.save_for_backward(choice, statistics, kept, *inputs[:5], *inputs[6:8])
 
 
 def _backward(
     ctx: Any, grad_clicks: Tensor | None, _: None, grad_statistics: Tensor | None, __: None
 ) -> tuple[Any, ...]:
-    *tensors, choice, statistics, kept = ctx.saved_tensors
-    if ctx.settings.estimator == "reinforce":
+    *tensors, temperature, tau = ctx.saved_tensors
+    if ctx.estimator == "reinforce":
         grad_clicks = None  # its gradient comes from log_probability alone
     if grad_clicks is None and grad_statistics is None:
         return (None,) * 12
     gradient = _choose_click_backward(
-        grad_clicks, grad_statistics, choice, statistics, kept, *tensors, *ctx.settings
+        grad_clicks, grad_statistics, *tensors, ctx.estimator, temperature, tau, *ctx.others
     )
     return (gradient, *(None,) * 11)
 
@@ -251,7 +254,7 @@ def _backward(
 _choose_click.register_autograd(_backward, setup_context=_save)
 
 
-def _heatmap(logits: Tensor, clicks: Tensor, statistics: Tensor, temperature: float) -> Tensor:
+def _heatmap(logits: Tensor, clicks: Tensor, statistics: Tensor, temperature: Tensor) -> Tensor:
     scores = logits.to(statistics.dtype).div(temperature).clamp(min=LOWEST_FREE)
     columns = statistics[:, :, None, None]
     top, log_total = columns[:, TOP].detach(), columns[:, LOG_TOTAL].detach()
@@ -262,32 +265,39 @@ def _heatmap(logits: Tensor, clicks: Tensor, statistics: Tensor, temperature: fl
     return log_heat.masked_fill(clicked(clicks), -torch.inf).exp()
 
 
-def _check_settings(settings: Settings, keys: Tensor | None) -> None:
-    if settings.estimator not in ESTIMATORS:
-        raise ValueError(f"estimator is {settings.estimator!r}; choose one of {', '.join(ESTIMATORS)}")
-    for name in ("temperature", "tau"):
-        value = getattr(settings, name)
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be above 0")
-    if settings.samples < 1:
-        raise ValueError(f"samples is {settings.samples}; it must be at least 1")
+def _as_tensor(name: str, temperature: float | Tensor) -> Tensor:
+    """Float64, without dimensions, on the CPU, where kernels can read it without waiting for a device."""
+    if not torch.compiler.is_compiling() and not 1e-6 <= float(temperature) <= 1e6:
+        raise ValueError(f"{name} is {float(temperature)}; it must be 1e-6 ... 1e6")
+    return torch.as_tensor(temperature, dtype=torch.float64, device="cpu")
+
+
+def _check_settings(
+    estimator: str, stream: int, draw: int, samples: int, hint_size: int, keys: Tensor | None
+) -> None:
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator is {estimator!r}; choose one of {', '.join(ESTIMATORS)}")
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; it must be at least 1")
     # The samples' draws follow `draw`.
-    for name, largest in (("stream", 2**32 - 1), ("draw", 2**32 - 1 - settings.samples)):
-        value = getattr(settings, name)
+    for name, value, largest in (("stream", stream, 2**32 - 1), ("draw", draw, 2**32 - 1 - samples)):
         if not 0 <= value <= largest:
             raise ValueError(f"{name} is {value}; it must be 0 ... {largest}")
-    if not 1 <= settings.hint_size <= LARGEST_HINT:
-        raise ValueError(f"hint_size is {settings.hint_size}; it must be 1 ... {LARGEST_HINT} pixels")
-    if keys is None and settings.estimator in NEEDS_NOISE:
-        raise ValueError(f"{settings.estimator} needs noise; pass keys=kernels.noise.sample_keys(...)")
+    if not 1 <= hint_size <= LARGEST_HINT:
+        raise ValueError(f"hint_size is {hint_size}; it must be 1 ... {LARGEST_HINT} pixels")
+    if keys is None and estimator in NEEDS_NOISE:
+        raise ValueError(f"{estimator} needs noise; pass keys=kernels.noise.sample_keys(...)")
 
 
 def _check_tensors(
     logits: Tensor, clicks: Tensor, truth_ab: Tensor, keys: Tensor | None, target: Tensor | None
 ) -> None:
+    if logits.ndim != 3 or logits.shape[1] * logits.shape[2] == 0:
+        raise ValueError(f"logits have shape {tuple(logits.shape)}; it must be (B, H, W), H and W at least 1")
+    if not logits.is_floating_point() or (keys is not None and keys.dtype != torch.int64):
+        found = f"logits are {logits.dtype}" + ("" if keys is None else f" and keys {keys.dtype}")
+        raise ValueError(f"{found}; pass logits of a floating-point type and keys of int64")
     batch, height, width = logits.shape
-    if height * width == 0:
-        raise ValueError(f"logits have shape {tuple(logits.shape)}; a photo needs at least one pixel")
     expected = {
         "clicks": (clicks, (batch, 3, height, width)),
         "truth_ab": (truth_ab, (batch, 2, height, width)),
@@ -301,7 +311,7 @@ def _check_tensors(
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; logits {tuple(logits.shape)} need {shape}")
         if tensor.device != logits.device:
             raise ValueError(f"{name} is on {tensor.device} and logits on {logits.device}; move them together")
-        if tensor.requires_grad:
+        if tensor.requires_grad and torch.is_grad_enabled():
             raise ValueError(
                 f"{name} requires a gradient, which this operation does not give; pass {name}.detach()"
             )

@@ -27,12 +27,12 @@ from kernels.choice.contract import (
     Tensors,
     accumulation_type,
 )
-from kernels.clicks import box_sum, hint_colours, place
+from kernels.clicks import box_sum, clicked, hint_colours, place
 from kernels.noise import gumbel
 from kernels.reference import NEEDS_NOISE
 
 _CACHE_PIXELS = 262144
-"""Pixels handled at a time: 1 MiB of float32, about the second-level cache of one core (docs/LOG.md)."""
+"""Pixels handled at a time: 1 MiB of float32, about the second-level cache of one core."""
 _KEEPS_NOISE = frozenset({"gumbel_softmax", "gumbel_softmax_soft"})
 
 
@@ -80,6 +80,8 @@ def backward(
                 None if grad_statistics is None else grad_statistics[rows],
                 gradient[rows].view(len(part.logits), -1),
             )
+    if (choice < 0).any():
+        gradient[choice < 0] = torch.nan
     return gradient.to(tensors.logits.dtype)
 
 
@@ -113,8 +115,12 @@ def _scores(part: Tensors, settings: Settings) -> Tensor:
     """Theta = z / T, (B,N); `TAKEN` at taken pixels."""
     exact = accumulation_type(part.logits)
     scores = part.logits.to(exact).div(settings.temperature).clamp_(min=LOWEST_FREE)
-    # A mask above 0.5 rounds to 1, which adds TAKEN; nothing that is added to TAKEN changes it much.
-    return scores.add_(part.clicks[:, 0].to(exact).round(), alpha=TAKEN).flatten(1)
+    if scores.amax() < -LOWEST_FREE / 10:
+        # A mask above 0.5 rounds to 1, which adds TAKEN; no such score changes that much.
+        scores.add_(part.clicks[:, 0].to(exact).round().clamp_(min=0.0), alpha=TAKEN)
+    else:  # infinite or NaN somewhere
+        scores.masked_fill_(clicked(part.clicks), TAKEN)
+    return scores.flatten(1)
 
 
 def _argmax(scores: Tensor) -> Tensor:
@@ -185,9 +191,9 @@ def _backward_part(
         _estimate(part, settings, choice, kept, theta, log_pi, pi, g, gradient)
     if grad_statistics is not None:
         _add_gradient_of_statistics(part, choice, statistics, grad_statistics, log_pi, pi, gradient)
-    gradient.div_(settings.temperature)
-    # No gradient reaches a logit of -inf. Beside a finite one its pi is 0 anyway.
-    gradient[statistics[:, TOP] <= LOWEST_FREE] = 0.0
+    # 1 for usual scores, 0 at taken pixels and for logits of -inf, which get no gradient.
+    moves = theta.div_(-LOWEST_FREE).add_(1.0).clamp_(0.0, 1.0)
+    gradient.mul_(moves.div_(settings.temperature))
 
 
 def _candidate_gradient(part: Tensors, settings: Settings, grad_clicks: Tensor) -> Tensor:
@@ -229,7 +235,8 @@ def _estimate(
             soft = scores.div_(tau).softmax(1)
             gradient.add_(_softmax_backward(soft, g, soft.clone()), alpha=1.0 / (tau * settings.samples))
     else:
-        soft = theta.add(kept).div_(tau).softmax(1)
+        noise = kept if kept.shape[1] else _noise(part, settings, settings.draw)
+        soft = theta.add(noise).div_(tau).softmax(1)
         _softmax_backward(soft, g, gradient).div_(tau)
 
 

@@ -75,7 +75,7 @@ def _relaxed(
         lower = tl.minimum(free_run, highest)
         truncated = lower - tl.log(1.0 + tl.exp(lower - tl.maximum(free_run, highest)))
         scores = tl.where(offsets == choice, highest, truncated)
-    return scores / tau
+    return tl.div_rn(scores, tau)
 
 
 @triton.jit
@@ -119,7 +119,7 @@ def _estimator_gradient(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stream", "draw"])
 @no_type_check
 def sums_kernel(
     logits, clicks, truth, keys, grad, choices, statistics, partials, candidate,
@@ -158,7 +158,7 @@ def sums_kernel(
             tl.store(partial + 4 + 3 * sample, weighted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stream", "draw"])
 @no_type_check
 def gradient_kernel(
     logits, clicks, truth, target, keys, grad, grad_statistics, choices, statistics, partials, candidate, out,

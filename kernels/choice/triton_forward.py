@@ -28,7 +28,7 @@ _PARTIALS = tl.constexpr(PARTIALS)
 _STATISTICS = tl.constexpr(contract.STATISTICS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stream", "draw"])
 @no_type_check
 def reduce_kernel(
     logits, clicks, truth, target, keys, placed, choices, statistics, partials, candidates,
@@ -70,7 +70,7 @@ def reduce_kernel(
     choice = tl.where(best < ALL_TAKEN, -1, start + lane)
     relaxed_top, relaxed_total = 0.0, 1.0
     if SOFT:
-        relaxed_top, relaxed_total = exp_sum(perturbed / tau)
+        relaxed_top, relaxed_total = exp_sum(tl.div_rn(perturbed, tau))
 
     if SINGLE:
         chosen_score = tl.sum(tl.where(offsets == choice, scores, 0.0), 0)
@@ -221,7 +221,7 @@ def _write_stamp(
     tl.store(placed + 2 * height * width + pixels, ones * b, mask=under)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stream", "draw"])
 @no_type_check
 def weights_kernel(
     logits, clicks, keys, statistics, weights,
@@ -237,7 +237,7 @@ def weights_kernel(
     )
     noise = gumbel_tile(tl.load(keys + row), stream, draw, tile * BLOCK, BLOCK)
     relaxed = statistics + row * _STATISTICS + 7
-    log_soft = log_heat((scores + noise) / tau, tl.load(relaxed), tl.load(relaxed + 1))
+    log_soft = log_heat(tl.div_rn(scores + noise, tau), tl.load(relaxed), tl.load(relaxed + 1))
     soft = tl.where(free, tl.exp(log_soft), 0.0)
     tl.store(weights + row * pixels + offsets, soft, mask=inside)
 

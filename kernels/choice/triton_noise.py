@@ -49,7 +49,7 @@ def gumbel_at(key, stream, draw, index):
     return tl.sum(_gumbel_of(word), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stream", "draw"])
 @no_type_check
 def gumbel_kernel(keys, out, stream, draw, pixels, BLOCK: tl.constexpr):
     """Store the noise of tile program_id(0) of photo program_id(1): out is (photos, pixels), float32."""

@@ -82,7 +82,9 @@ def check_large_batch(batch: int, side: int, estimator: str) -> None:
     torch.testing.assert_close(click.entropy[places], expected.entropy, rtol=1e-4, atol=1e-5)
     assert leaf.grad is not None
     assert alone.logits.grad is not None
-    torch.testing.assert_close(leaf.grad[places], alone.logits.grad, rtol=1e-3, atol=1e-5)
+    # Photos alone may be cut into other tiles, so the sums' order and last digits differ.
+    floor = 1e-6 * alone.logits.grad.abs().max().item()
+    torch.testing.assert_close(leaf.grad[places], alone.logits.grad, rtol=1e-3, atol=floor)
 
 
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
@@ -116,5 +118,6 @@ def test_kernels_run_on_the_tensors_device():
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_the_operation_is_registered_correctly():
     inputs = make_inputs(2, 64, 64, device="cuda")
-    arguments = (inputs.logits.requires_grad_(), *inputs[1:], "gumbel_softmax", 1.3, 0.7, 5, 2, 3, 2)
+    temperatures = (torch.tensor(1.3).double(), torch.tensor(0.7).double())
+    arguments = (inputs.logits.requires_grad_(), *inputs[1:], "gumbel_softmax", *temperatures, 5, 2, 3, 2)
     torch.library.opcheck(torch.ops.chromaclick.choose_click.default, arguments)
