@@ -43,7 +43,8 @@ from kernels.choice import Click, choose_click, implementation
 from kernels.choice.chain import choose_click_chain
 from kernels.reference import ESTIMATORS, NEEDS_NOISE
 
-EAGER, OTHER_NOISE, COMPILED, OURS, COPY = "eager", "eager, torch's noise", "compiled", "ours", "copy"
+EAGER, OTHER_NOISE, OURS, COPY = "eager", "eager, torch's noise", "ours", "copy"
+COMPILED, COMPILED_OTHER_NOISE = "compiled", "compiled, torch's noise"
 AS_CALLED = ", as called"
 """Of a path on a GPU whose launches count."""
 GOAL_ESTIMATORS = ("argmax_ste", "gumbel_softmax")
@@ -106,7 +107,11 @@ def make_paths(case: Case, *, compiled: bool) -> dict[str, Operation]:
     if case.estimator in NEEDS_NOISE:
         paths[OTHER_NOISE] = partial(choose_click_chain, noise=torch_noise)
     if compiled:
-        paths[COMPILED] = torch.compile(choose_click_chain, fullgraph=True, dynamic=False)
+        compiled_names = {EAGER: COMPILED, OTHER_NOISE: COMPILED_OTHER_NOISE}
+        paths |= {
+            compiled_names[name]: torch.compile(path, fullgraph=True, dynamic=False)
+            for name, path in paths.items()
+        }
     return paths | {OURS: choose_click}
 
 
@@ -117,7 +122,7 @@ def measure(case: Case, arguments: Arguments, device: torch.device) -> Measured:
     torch.compiler.reset()
     inputs = make_inputs(case.photos, case.size, case.size, device)
     paths = make_paths(case, compiled=arguments.compiled)
-    failures = {name: found for name, path in paths.items() if (found := failure(path, inputs, case.estimator))}
+    failures = {name: found for name, path in paths.items() if (found := failure(name, path, inputs, case))}
     paths = {name: path for name, path in paths.items() if name not in failures}
     peaks = {
         name: peak_memory(lambda path=path: both(path, inputs, case.estimator), device)
@@ -135,13 +140,18 @@ def measure(case: Case, arguments: Arguments, device: torch.device) -> Measured:
     return Measured(taken, peaks, failures)
 
 
-def failure(path: Operation, inputs: Inputs, estimator: str) -> str | None:
-    """Run a path once, which also compiles it; why that is not possible on this machine, or None."""
+def failure(name: str, path: Operation, inputs: Inputs, case: Case) -> str | None:
+    """Run a path once, which also compiles it; why that is not possible on this machine, or None.
+
+    Only memory and the compiler may fail; everything else is an error of ours.
+    """
     try:
-        both(path, inputs, estimator)
+        both(path, inputs, case.estimator)
     except torch.OutOfMemoryError:
         return "does not fit in memory"
-    except RuntimeError as error:  # what the compiler raises; it goes into the report
+    except RuntimeError as error:
+        if name not in (COMPILED, COMPILED_OTHER_NOISE):
+            raise
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
     return None
 
@@ -200,8 +210,8 @@ def make_goals(measured: dict[Case, Measured], device: torch.device) -> list[Goa
         cpu = _found(measured, (estimator, *CPU_GOAL)) if device.type == "cpu" else None
         where = f"{estimator}, forward and backward, 64 photos of 256 px on a GPU"
         goals += [
-            at_least(f"times faster than eager: {where}", 5.0, _ratio(gpu, EAGER)),
-            at_least(f"times faster than compiled: {where}", 1.5, _ratio(gpu, COMPILED)),
+            at_least(f"times faster than eager: {where}", 5.0, _ratio(gpu, EAGER, OTHER_NOISE)),
+            at_least(f"times faster than compiled: {where}", 1.5, _ratio(gpu, COMPILED, COMPILED_OTHER_NOISE)),
             at_least(f"share of a copy's bandwidth: {where}", 0.7, _ratio(gpu, COPY)),
             at_most(f"peak memory, at most this part of eager's: {where}", 0.25, _part_of_peak(gpu)),
             at_least(
@@ -214,15 +224,16 @@ def make_goals(measured: dict[Case, Measured], device: torch.device) -> list[Goa
 
 
 def _found(measured: dict[Case, Measured], wanted: tuple[str, int, int]) -> Measured | None:
-    """The case's measurement with the fewest threads."""
+    """The case's measurement with the most threads."""
     cases = [case for case in measured if case[:3] == wanted]
-    return measured[min(cases, key=lambda case: case.threads)] if cases else None
+    return measured[max(cases, key=lambda case: case.threads)] if cases else None
 
 
-def _ratio(found: Measured | None, path: str) -> float | None:
-    """How many times as long a path takes as ours, or None."""
+def _ratio(found: Measured | None, *paths: str) -> float | None:
+    """How many times as long the fastest of these paths takes as ours, or None."""
     taken = found.seconds["both"] if found else {}
-    return taken[path]["p50"] / taken[OURS]["p50"] if path in taken and OURS in taken else None
+    times = [taken[path]["p50"] for path in paths if path in taken]
+    return min(times) / taken[OURS]["p50"] if times and OURS in taken else None
 
 
 def _part_of_peak(found: Measured | None) -> float | None:

@@ -12,7 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PATHS = {"eager": "eager", "eager, torch's noise": "torch's noise", "compiled": "compiled", "ours": "ours"}
+PATHS = {
+    "eager": "eager",
+    "eager, torch's noise": "eager, other noise",
+    "compiled": "compiled",
+    "compiled, torch's noise": "compiled, other noise",
+    "ours": "ours",
+}
 """Columns of paths, by the name that the figures have for them."""
 EMPTY = "-"
 CASE = ("estimator", "photos", "size", "threads")

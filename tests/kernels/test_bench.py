@@ -132,9 +132,19 @@ def test_a_path_that_cannot_be_compiled_says_so(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "compile", compile_nothing)
     measured = measure(CASE, dataclasses.replace(QUICK, compiled=True, repeats=1), CPU)
     rows = list(make_rows(CASE, measured))
-    assert rows[-1]["path"] == "compiled: RuntimeError: no compiler here"
-    assert {row["path"] for row in rows[:-1]} == {"eager", "eager, torch's noise", "ours", "copy"}
-    assert pivot(rows)[-1]["ours"] == "compiled: RuntimeError: no compiler here"
+    reason = "RuntimeError: no compiler here"
+    assert [row["path"] for row in rows[-2:]] == [f"compiled: {reason}", f"compiled, torch's noise: {reason}"]
+    assert {row["path"] for row in rows[:-2]} == {"eager", "eager, torch's noise", "ours", "copy"}
+    assert pivot(rows)[-1]["ours"] == f"compiled, torch's noise: {reason}"
+
+
+def test_an_error_of_our_own_path_is_not_a_row_of_the_report(monkeypatch: pytest.MonkeyPatch):
+    def broken(*arguments: Any, **settings: Any) -> None:
+        raise RuntimeError("illegal memory access")
+
+    monkeypatch.setattr(bench, "choose_click", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        measure(CASE, QUICK, CPU)
 
 
 def test_a_case_that_does_not_fit_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
