@@ -161,7 +161,10 @@ def test_any_layout_of_inputs_and_gradients(layout: Any, device: str, block: int
                 gradient_of_clicks(fused(**settings), inputs, grad)
                 for inputs, grad in ((plain, g.contiguous()), (odd, g))
             )
-            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+            for a, b in zip(found, expected, strict=True):
+                # A GPU's threads hold other pixels in another layout, and add them up in another order.
+                floor = 0.0 if device == "cpu" else 1e-6 * b.abs().max().item()
+                torch.testing.assert_close(a, b, rtol=0.0 if device == "cpu" else 1e-4, atol=floor)
 
 
 @roomy
