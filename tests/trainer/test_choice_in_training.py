@@ -36,7 +36,7 @@ def losses_of(folder: Path, **settings) -> list[dict[str, float]]:
         {
             name: value
             for name, value in values.items()
-            if "loss" in name or "recoloured" in name or "heatmap" in name
+            if any(word in name for word in ("recoloured", "heatmap", "gradient"))
         }
         for values in logged
     ]
