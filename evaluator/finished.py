@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 from jaxtyping import Float64, Int64
 
+from evaluator.intervals import Means, defined_means
 from evaluator.metrics import METRICS
 from evaluator.results import BASELINE, Summary
 
@@ -103,6 +105,18 @@ class Finished:
         colorizer = self.about["colorizer"]
         version = colorizer.get("version")
         return f"{colorizer.get('name', colorizer.get('source', '?'))}{f'/{version}' if version else ''}"
+
+    @cached_property
+    def means(self) -> dict[str, dict[str, Means]]:
+        """`means[policy][metric]`: over photos, one entry per budget, with intervals; all from one bootstrap."""
+        places = [(policy, metric) for policy in self.policies for metric in self.metrics]
+        columns = np.concatenate([self.values[policy][metric] for policy, metric in places], axis=1)
+        found = defined_means(columns, int(self.about["protocol"]["seed"]))
+        means: dict[str, dict[str, Means]] = {policy: {} for policy in self.policies}
+        for number, (policy, metric) in enumerate(places):
+            part = slice(number * len(self.budgets), (number + 1) * len(self.budgets))
+            means[policy][metric] = Means(found.mean[part], found.low[part], found.high[part], found.photos[part])
+        return means
 
     def summaries(self) -> list[Summary]:
         """The rows of `results.json`, metric by metric."""

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluator.finished import Finished
-from evaluator.intervals import defined_means
 from evaluator.metrics import METRICS
 from evaluator.report.looks import INK, click_axis, dress, looks, new_figure, png, svg
 from evaluator.results import BASELINE, Summary
@@ -45,7 +44,7 @@ def mean_curves(finished: Finished, metric: str) -> Picture | None:
     panel = figure.subplots()
     ends = []
     for policy, look in looks(finished.policies).items():
-        means = defined_means(finished.values[policy][metric], _seed(finished))
+        means = finished.means[policy][metric]
         _band(panel, finished.budgets, means.low, means.high, look.color)
         panel.plot(finished.budgets, means.mean, **vars(look), markersize=4.5, linewidth=1.6, label=policy)
         ends.append((policy, means.mean[-1]))
@@ -159,7 +158,3 @@ def _place(cells: np.ndarray) -> str:
 
 def _written(metric: str, value: float | None, sign: str = "") -> str:
     return f"{np.nan if value is None else value:{sign}.{METRICS[metric].decimals}f}"
-
-
-def _seed(finished: Finished) -> int:
-    return int(finished.about["protocol"]["seed"])

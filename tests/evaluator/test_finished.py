@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from evaluator.finished import Finished
+from evaluator.intervals import defined_means
 from tests.evaluator.made_up_run import made_up_rows, write_run
 
 
@@ -20,6 +21,18 @@ def test_values_come_back_by_policy_metric_photo_and_budget(tmp_path: Path):
         for metric in finished.metrics:
             expected = rows[rows["policy"] == policy].pivot(index="index", columns="clicks", values=metric)
             np.testing.assert_array_equal(finished.values[policy][metric], expected)
+
+
+def test_means_come_with_their_intervals_whatever_is_undefined(tmp_path: Path):
+    rows = made_up_rows()
+    rows.loc[(rows["index"] < 5) & (rows["clicks"] == 1), "ab_ssim"] = np.nan
+    finished = Finished.read(write_run(tmp_path, rows))
+    for policy in finished.policies:
+        for metric in finished.metrics:
+            alone = defined_means(finished.values[policy][metric], seed=0)
+            np.testing.assert_allclose(finished.means[policy][metric].mean, alone.mean)
+            np.testing.assert_allclose(finished.means[policy][metric].low, alone.low)
+            np.testing.assert_array_equal(finished.means[policy][metric].photos, alone.photos)
 
 
 def test_positions_come_in_the_order_of_the_photos(tmp_path: Path):
