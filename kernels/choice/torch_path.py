@@ -191,9 +191,10 @@ def _backward_part(
         _estimate(part, settings, choice, kept, theta, log_pi, pi, g, gradient)
     if grad_statistics is not None:
         _add_gradient_of_statistics(part, choice, statistics, grad_statistics, log_pi, pi, gradient)
-    # 1 for usual scores, 0 at taken pixels and for logits of -inf, which get no gradient.
-    moves = theta.div_(-LOWEST_FREE).add_(1.0).clamp_(0.0, 1.0)
-    gradient.mul_(moves.div_(settings.temperature))
+    gradient.div_(settings.temperature)
+    # Taken pixels and logits of -inf get no gradient; elsewhere than here it is 0 already, as their pi is.
+    if part.target is not None or bool((statistics[:, TOP] <= LOWEST_FREE).any()):
+        gradient.mul_(theta.div_(-LOWEST_FREE).add_(1.0).clamp_(0.0, 1.0))  # by 0 there, by 1 for usual scores
 
 
 def _candidate_gradient(part: Tensors, settings: Settings, grad_clicks: Tensor) -> Tensor:
