@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from evaluator.normal import box_muller
-from evaluator.stamps import nearest_free, stamp
+from evaluator.stamps import at_places, nearest_free, stamp
 from kernels.clicks import clicked, hint_colours, no_clicks
 from kernels.color import AB_SCALE
 from kernels.noise import uniform
@@ -88,7 +88,7 @@ class Robot:
             keys: one noise key per photo.
             step: clicks placed before this one.
         """
-        named = colours.flatten(2).gather(2, positions[:, None, None].expand(-1, 2, 1))[:, :, 0]
+        named = at_places(colours, positions[:, None])[:, 0]
         if not self.colour_sigma:
             return named
         miss = self.colour_sigma / AB_SCALE * _normal(keys, step)[:, 1]

@@ -51,3 +51,8 @@ def nearest_free(positions: Int64[Tensor, " b"], taken: Bool[Tensor, "b h w"]) -
     cols = torch.arange(width, device=taken.device) - place % width
     squared = (rows.square() + cols.square()).masked_fill(taken[occupied], torch.iinfo(torch.int64).max)
     return positions.index_put((occupied,), squared.flatten(1).argmin(1))
+
+
+def at_places(values: Float[Tensor, "b k h w"], places: Int64[Tensor, "b c"]) -> Float[Tensor, "b c k"]:
+    """The values at flat indices row * width + col."""
+    return values.flatten(2).gather(2, places[:, None].expand(-1, values.shape[1], -1)).mT
