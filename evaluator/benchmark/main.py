@@ -1,0 +1,183 @@
+"""`python -m evaluator benchmark`: from the command line to results.parquet, results.json and report.html."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+
+from evaluator import report
+from evaluator.benchmark import run_log, summary
+from evaluator.benchmark.cycles import cycles_of
+from evaluator.benchmark.folder import prepare
+from evaluator.benchmark.measure import Piece, Task, measure, pieces
+from evaluator.benchmark.networks import Networks, load_networks, make_policies
+from evaluator.benchmark.options import Options
+from evaluator.benchmark.plan import Plan, make_plan, split
+from evaluator.benchmark.progress import progress
+from evaluator.benchmark.ranks import Ranks
+from evaluator.benchmark.replay import fid_rows
+from evaluator.benchmark.screen import say, show
+from evaluator.benchmark.store import Coverage, merge, read_results, remove_parts
+from evaluator.finished import Finished
+from evaluator.photos.ahead import Ready, read_ahead
+from evaluator.photos.source import FilePhotos, ShardPhotos, open_photos
+from evaluator.registry import default_tracking_uri
+from evaluator.results import Results
+from evaluator.threads import use_threads
+
+BATCH_ON_CPU, BATCH_ON_GPU = 8, 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Everything that one command measures, loaded and checked."""
+
+    options: Options
+    plan: Plan
+    networks: Networks
+    photos: FilePhotos | ShardPhotos
+    task: Task
+    ranks: Ranks
+    console: Console
+
+    @classmethod
+    def open(cls, options: Options, ranks: Ranks) -> "Benchmark":
+        """Load photos and networks; a ValueError or ConnectionError says what is wrong with them."""
+        device = ranks.device(options.device)
+        use_threads(options.threads)
+        plan = make_plan(options, options.batch_size or (BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU))
+        photos = open_photos(options.photos, options.limit)
+        guides = split(word for words in options.guide for word in words)
+        networks = load_networks(options.colorizer, guides, options.work, device)
+        autocast = torch.bfloat16 if options.precision == "bf16" else None
+        task = Task(
+            colorizer=networks.colorizer,
+            policies=make_policies(plan.policies, networks, autocast),
+            photos=photos,
+            protocol=plan.protocol,
+            cut=plan.cut,
+            metrics=plan.metrics,
+            device=device,
+            out=options.out,
+            workers=options.workers,
+            autocast=autocast,
+        )
+        console = Console(quiet=not ranks.is_main)
+        return cls(
+            options=options,
+            plan=plan,
+            networks=networks,
+            photos=photos,
+            task=task,
+            ranks=ranks,
+            console=console,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a continuation must have in common with the beginning."""
+        stated = self.plan.stated()
+        del stated["batch_size"]
+        guides = {policy: guide.fingerprint for policy, guide in self.networks.guides.items()}
+        return {
+            **stated,
+            "policies": list(self.task.policies),
+            "metrics": list(self.plan.metrics),
+            "colorizer": self.networks.colorizer.fingerprint,
+            "guides": guides,
+            "photos": self.photos.fingerprint,
+        }
+
+    def run(self) -> None:
+        """Measure what is left, then merge and report on rank 0."""
+        done = self.ranks.from_main(lambda: prepare(self.options.out, self.identity, resume=self.options.resume))
+        left = pieces(len(self.photos.names), done, self.plan.protocol.batch_size)
+        if done:
+            say(self.console, f"{len(done)} photos were measured before")
+        self._measure(self.ranks.mine(left))
+        self.ranks.wait()
+        self.ranks.from_main(self._conclude)
+
+    def _measure(self, mine: Sequence[Piece]) -> None:
+        photos = sum(map(len, mine))
+        if not photos:
+            return
+        with progress(self.console, photos, photos * self.task.clicks_per_photo, self.ranks.world_size) as counter:
+            measure(self.task, mine, counter.click, lambda piece: counter.photo(len(piece)))
+
+    def _conclude(self) -> None:
+        """Merge, summarise, report and log; in this order, so that nothing measured can be lost."""
+        out = self.options.out
+        coverage = merge(out, self.plan.metrics)
+        if not coverage.measured:
+            reasons = "; ".join(f"{self.photos.names[i]}: {why}" for i, why in list(coverage.left_out.items())[:3])
+            raise ValueError(f"none of {len(coverage.left_out)} photos can be measured: {reasons}")
+        results = read_results(out, self.plan.protocol, list(self.task.policies), self.plan.metrics)
+        content = self._summary(results, coverage)
+        summary.save(out, content)
+        remove_parts(out)
+        left_out = {self.photos.names[index]: why for index, why in coverage.left_out.items()}
+        show(self.console, results, left_out, self.plan.not_measured)
+        page = report.build(out, self._gallery(coverage) if self.options.gallery else None)
+        say(self.console, f"report: {page}")
+        self._log(content)
+
+    def _summary(self, results: Results, coverage: Coverage) -> dict[str, Any]:
+        plan, run = self.plan, self.options.run
+        return summary.summarise(
+            plan,
+            self.networks,
+            results,
+            coverage,
+            self.photos,
+            self.options.photos,
+            fid=fid_rows(self.task, plan.fid) if plan.fid else (),
+            cycles=cycles_of(run, plan.protocol.clicks[-1]) if run else (),
+        )
+
+    def _gallery(self, coverage: Coverage) -> report.Gallery:
+        """The worst and best photos, coloured again."""
+        finished = Finished.read(self.options.out)
+        picks = report.choose(finished)
+        found = read_ahead(
+            self.photos,
+            [pick.index for pick in picks],
+            self.plan.cut,
+            workers=self.options.workers,
+            depth=len(picks),
+        )
+        photos = {self.photos.names[one.index]: one.rgb for one in found if isinstance(one, Ready)}
+        return report.render(
+            finished, picks, photos, self.networks.colorizer, self.task.device, autocast=self.task.autocast
+        )
+
+    def _log(self, content: Mapping[str, Any]) -> None:
+        options = self.options
+        if not run_log.wanted(options.mlflow, options.colorizer):
+            return
+        files = [path for path in sorted(options.out.iterdir()) if path.is_file() and path.name[0] != "."]
+        uri = default_tracking_uri(options.work)
+        run_id = run_log.log_run(uri, options.out.resolve().name, content, files)
+        say(self.console, f"logged as run {run_id} in {uri}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ValueError: bad input.
+        OSError: MLflow does not answer, or the disk is full; what was measured is kept, and --resume goes on.
+    """
+    options = tyro.cli(Options, prog="python -m evaluator benchmark", args=list(arguments))
+    ranks = Ranks.start()
+    try:
+        Benchmark.open(options, ranks).run()
+    finally:
+        ranks.close()
+    return 0

@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluator.__main__ import main
+from evaluator.benchmark import run_log
+from evaluator.registry import new_client
+from tests.evaluator.benchmark.conftest import Bench
+
+
+@pytest.mark.parametrize(
+    ("switch", "colorizer", "server", "expected"),
+    [
+        ("auto", "model.pt2", "", False),
+        ("auto", "models:/colornet@champion", "", True),
+        ("auto", "model.pt2", "http://server", True),
+        ("off", "models:/colornet@champion", "http://server", False),
+        ("on", "model.pt2", "", True),
+    ],
+)
+def test_runs_are_logged_where_a_registry_is_used(switch, colorizer, server, expected, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    assert run_log.wanted(switch, colorizer) is expected
+
+
+def test_figures_files_and_settings_reach_mlflow(bench: Bench, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out, work = tmp_path / "first", tmp_path / "runs"
+    work.mkdir()
+    assert main(bench.words(out, "--mlflow", "on", "--work", str(work), "--limit", "3")) == 0
+    client = new_client(f"sqlite:///{work}/mlflow.db")
+    experiment = client.get_experiment_by_name(run_log.EXPERIMENT)
+    assert experiment is not None
+    run = client.search_runs([experiment.experiment_id])[0]
+    assert run.info.status == "FINISHED"
+    assert (run.info.run_name, run.data.params["clicks"]) == ("first", "[0, 1, 4]")
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    history = client.get_metric_history(run.info.run_id, "guide-blind/ab_psnr")
+    assert {point.step: point.value for point in history} == {
+        row["clicks"]: row["ab_psnr"] for row in rows if row["policy"] == "guide-blind"
+    }
+    stored = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"results.parquet", "results.json", "report.html"} <= stored
+    assert f"logged as run {run.info.run_id}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_server_that_is_away_costs_no_measurement(bench: Bench, tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    out = tmp_path / "out"
+    assert main(bench.words(out, "--limit", "2")) == 1
+    assert "MLflow at" in capsys.readouterr().err
+    assert (out / "report.html").exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert main(bench.words(out, "--limit", "2", "--resume")) == 0
