@@ -1,6 +1,7 @@
 """Bootstrap confidence intervals of a mean over photos, in float64."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -28,12 +29,20 @@ def mean_intervals(
     if photos < 2:
         nothing = np.full(quantities, np.nan)
         return nothing, nothing
-    # How often each photo is drawn is multinomial, which makes all resampled means one matrix product.
-    counts = np.random.default_rng(seed).multinomial(photos, np.full(photos, 1.0 / photos), size=RESAMPLES)
-    means = counts.astype(np.float64) @ values / photos
+    means = _counts(photos, seed).astype(np.float64) @ values / photos
     tail = 100.0 * (1.0 - CONFIDENCE) / 2.0
     low, high = np.percentile(means, [tail, 100.0 - tail], axis=0)
     return low, high
+
+
+@lru_cache(maxsize=1)
+def _counts(photos: int, seed: int) -> np.ndarray:
+    """How often each photo is drawn in each resample: multinomial, so that all means are one matrix product.
+
+    Drawing takes longer than all that is done with it, and every policy needs the same: the last one is kept.
+    """
+    draws = np.random.default_rng(seed).multinomial(photos, np.full(photos, 1.0 / photos), size=RESAMPLES)
+    return draws.astype(np.uint16)  # a photo that is drawn more often than 65,535 times is out of the question
 
 
 @dataclass(frozen=True, eq=False)
