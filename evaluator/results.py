@@ -210,15 +210,17 @@ class Results:
 
     def _summaries(self, policy: str, baseline: str) -> list[Summary]:
         """All metrics of one policy at all budgets."""
-        means = defined_means(self._finite(policy), self.protocol.seed)
+        values = self._finite(policy)
+        photos = (~np.isnan(values)).sum(0)
+        means = np.divide(np.nansum(values, axis=0), photos, out=np.full(len(photos), np.nan), where=photos > 0)
         gains = self._gains(policy, baseline)
         return [
             Summary(
                 policy=policy,
                 clicks=clicks,
                 metric=metric,
-                mean=float(means.mean[column]),
-                photos=int(means.photos[column]),
+                mean=float(means[column]),
+                photos=int(photos[column]),
                 exact=int((self.values[policy][metric][:, budget] >= METRICS[metric].ceiling).sum()),
                 **({name: float(gain[column]) for name, gain in gains.items()}),
             )

@@ -105,7 +105,8 @@ def _protocol_in_words(results: Results) -> str:
     height, width = results.size
     count, hint_size = len(results.photos), results.protocol.hint_size
     photos = f"{count} photo{'s' if count != 1 else ''} of {width} x {height} px"
-    return f"After clicks: {photos}, hint size {hint_size}, true colours, seed {results.protocol.seed}"
+    robot, seed = results.protocol.robot.words, results.protocol.seed
+    return f"After clicks: {photos}, hint size {hint_size}, {robot}, seed {seed}"
 
 
 def _fine_print(results: Results, baseline: str) -> str:

@@ -1,10 +1,25 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from skimage.color import rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from evaluator.policies import GuidePolicy, MaxErrorPolicy, RandomPolicy, RegionCentrePolicy
+from evaluator.comparison import Comparison
+from evaluator.metrics import METRICS
+from evaluator.policies import (
+    NAMES,
+    ExpectedReductionPolicy,
+    GreedyPolicy,
+    GuidePolicy,
+    Imagination,
+    MaxErrorPolicy,
+    Policy,
+    RandomPolicy,
+    RegionCentrePolicy,
+    make,
+)
 from evaluator.protocol import Protocol, Results, evaluate
 
 POLICIES = {"random": RandomPolicy(), "max error": MaxErrorPolicy(), "region": RegionCentrePolicy()}
@@ -16,7 +31,7 @@ def results(colorizer, photos) -> Results:
     return evaluate(colorizer, POLICIES, photos, PROTOCOL)
 
 
-def assert_same(left: Results, right: Results, tolerance: float = 1e-5):
+def assert_same(left: Results, right: Results, tolerance: float = 1e-6):
     assert left.photos.tolist() == right.photos.tolist()
     for policy in left.policies:
         np.testing.assert_array_equal(left.positions[policy], right.positions[policy])
@@ -41,6 +56,49 @@ def test_results_hold_every_photo_policy_metric_and_budget(results, photos):
 def test_results_do_not_depend_on_the_batch_size(colorizer, photos, results, batch_size):
     protocol = Protocol(clicks=(0, 1, 3, 6), seed=3, batch_size=batch_size)
     assert_same(evaluate(colorizer, POLICIES, photos, protocol), results)
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    """Untrained, of several convolutions, whose results a library may round differently for other batches."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(channels, 24, 3, padding=1) for channels in (4, 24, 24)]
+    chain = torch.nn.Sequential(*layers, torch.nn.Conv2d(24, 2, 1), torch.nn.Tanh()).eval()
+
+    class Network(torch.nn.Module):
+        def forward(self, lightness, clicks):
+            return chain(torch.cat([lightness, 9 * clicks], dim=1))
+
+    return Network()
+
+
+def every_policy() -> dict[str, Policy]:
+    def guide(lightness, predicted_ab, clicks, truth_ab):
+        return predicted_ab.square().sum(1)
+
+    trying = {
+        "greedy": GreedyPolicy(side=3, pixels_at_once=24 * 24 * 5),
+        "expected-reduction": ExpectedReductionPolicy(side=2, imagination=Imagination(members=2)),
+    }
+    return {**{name: make(name) for name in NAMES}, **trying, "guide-blind": make("guide-blind", guide=guide)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_no_policy_depends_on_the_batch_size_or_on_the_split(network, photos, batch_size):
+    def protocol(size: int) -> Protocol:
+        return Protocol(clicks=(1, 4), hint_size=2, batch_size=size)
+
+    whole = evaluate(network, every_policy(), photos, protocol(9))
+    first, second = (
+        evaluate(network, every_policy(), part, protocol(batch_size), first_index=index)
+        for part, index in ((photos[:4], 0), (photos[4:], 4))
+    )
+    for part in (first, second):
+        rows = slice(part.photos[0], part.photos[-1] + 1)
+        for policy in whole.policies:
+            np.testing.assert_array_equal(part.positions[policy], whole.positions[policy][rows], policy)
+            for metric, values in whole.values[policy].items():
+                np.testing.assert_allclose(part.values[policy][metric], values[rows], atol=1e-6)
 
 
 def test_parts_evaluated_by_different_processes_merge_into_the_whole(colorizer, photos, results):
@@ -128,6 +186,64 @@ def test_the_network_runs_once_per_click_and_only_at_budgets_for_a_policy_that_d
     protocol = Protocol(clicks=(0, 2, 5), batch_size=9)
     evaluate(colorizer, {"random": RandomPolicy(), "max error": MaxErrorPolicy()}, photos, protocol)
     assert calls == [[0], [2], [5], [1], [2], [3], [4], [5]]
+
+
+def test_metrics_get_the_clicks_their_places_and_the_colours_before_the_newest(photos, monkeypatch):
+    seen = []
+
+    def spy(at: Comparison) -> torch.Tensor:
+        seen.append(at)
+        return torch.zeros(len(at.lightness), dtype=torch.float64)
+
+    metric = replace(METRICS["ab_psnr"], per_photo=spy, needs_previous=True)
+    monkeypatch.setitem(METRICS, "spy", metric)
+    calls = []
+
+    def counting(lightness, clicks):
+        calls.append(int(clicks[0, 0].sum()))
+        return clicks[:, 1:] * 0.5
+
+    policies = {"random": RandomPolicy()}
+    evaluate(counting, policies, photos[:2], Protocol(clicks=(0, 3)), metrics=["spy"])
+    assert calls == [0, 2, 3]
+    before, after = seen
+    assert before.previous_ab is None
+    assert before.positions.shape == (2, 0)
+    assert after.positions.shape == (2, 3)
+    newest = after.positions[:, -1:, None].expand(-1, -1, 2).mT
+    assert torch.equal(after.clicks[:, 0].sum((1, 2)), torch.full((2,), 3.0))
+    without = (after.clicks[:, 1:] * 0.5).flatten(2).scatter(2, newest, 0.0)
+    assert torch.equal(after.previous_ab.flatten(2), without)
+
+
+def test_a_metric_that_is_undefined_without_clicks_is_averaged_where_it_is_defined(colorizer, photos):
+    results = evaluate(colorizer, POLICIES, photos, PROTOCOL, metrics=["ab_psnr", "click_distance", "locality"])
+    assert np.isnan(results.values["random"]["locality"][:, 0]).all()
+    counts = {(s.metric, s.clicks): s.photos for s in results.table() if s.policy == "random"}
+    assert counts["ab_psnr", 0] == counts["locality", 1] == counts["click_distance", 3] == 9
+    assert counts["locality", 0] == counts["click_distance", 0] == counts["click_distance", 1] == 0
+    row = results.rows()[0]
+    assert (row["locality"], row["locality_photos"], row["photos"]) == (None, 0, 9)
+
+
+def test_seconds_per_click_are_shared_by_the_batch_and_divided_by_the_clicks(results):
+    for policy in POLICIES:
+        seconds = results.seconds_per_click[policy]
+        assert seconds.shape == (9, 4)
+        assert np.isnan(seconds[:, 0]).all()
+        assert (seconds[:, 1:] > 0).all()
+        assert (np.diff(seconds * [0, 1, 3, 6])[:, 1:] > 0).all()
+        assert len(np.unique(seconds[:, 3])) == 3  # batches of 4, 4 and 1
+
+
+def test_colours_that_are_not_finite_are_refused_with_the_photo(photos):
+    def broken(lightness, clicks):
+        ab = clicks[:, 1:] * 1.0
+        ab[2] = torch.nan
+        return ab
+
+    with pytest.raises(ValueError, match="NaN or infinite colours for photo 12; check its weights"):
+        evaluate(broken, POLICIES, photos, PROTOCOL, first_index=10)
 
 
 def test_better_placed_clicks_are_measured_as_better(results):

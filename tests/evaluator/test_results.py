@@ -84,6 +84,20 @@ def test_exact_photos_count_as_the_ceiling_and_are_counted():
     assert [s.gain for s in summaries] == [5.0, 50.0]
 
 
+def test_means_and_gains_are_over_the_photos_for_which_both_values_are_defined():
+    values = np.array([[20.0, np.nan], [30.0, np.nan], [np.nan, np.nan], [28.0, 21.0]])
+    baseline = np.array([[10.0, np.nan], [np.nan, 1.0], [11.0, np.nan], [13.0, np.nan]])
+    results = results_of({"random": baseline, "guide": values})
+    random, never, guide, once = results.table()
+    assert (random.mean, random.photos) == (pytest.approx(34 / 3), 3)
+    assert (never.mean, never.photos) == (1.0, 1)
+    assert (guide.mean, guide.photos, guide.gain) == (26.0, 3, 12.5)
+    assert (guide.gain_low, guide.gain_high) == (10.0, 15.0)
+    assert (once.mean, once.photos) == (21.0, 1)
+    assert (str(once.gain), str(once.gain_low), once.verdict) == ("nan", "nan", "")
+    assert json.loads(json.dumps(results.rows(), allow_nan=False))[3]["ab_psnr_gain"] is None
+
+
 def test_the_baseline_and_results_without_it_have_no_gain(paired):
     assert {s.gain for s in paired.table() if s.policy == "random"} == {None}
     alone = results_of({"guide": np.full((3, 2), 20.0)})

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from evaluator.protocol import Protocol, Results
+from evaluator.robot import Robot
 from evaluator.table import plain_text, verdicts
 
 
@@ -33,6 +34,13 @@ def test_the_table_shows_policies_side_by_side_and_states_how_it_was_measured():
         ["20", "28.00", "28.50", "24.00", "24.50"],
     ]
     assert any("ab PSNR (dB, range 2), RGB PSNR (dB, uint8); means of per-photo values" in line for line in lines)
+
+
+def test_the_robot_is_stated_where_it_is_not_exact():
+    protocol = Protocol(clicks=(1,), robot=Robot(colour_sigma=5.0))
+    results = Results.empty(protocol, (1, 3, 8, 8), 0, ["random"], ["ab_psnr"])
+    results.values["random"]["ab_psnr"][:] = 20.0
+    assert "a* and b* off by 5 CIE units (standard deviation), seed 0" in plain_text(results, width=150)
 
 
 def test_gains_stand_with_their_interval_and_a_mark():
