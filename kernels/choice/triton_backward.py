@@ -75,7 +75,8 @@ def _relaxed(
         lower = tl.minimum(free_run, highest)
         truncated = lower - tl.log(1.0 + tl.exp(lower - tl.maximum(free_run, highest)))
         scores = tl.where(offsets == choice, highest, truncated)
-    return tl.div_rn(scores, tau)
+    # Not div_rn: no choice depends on this, and its slow path would cost registers that spill.
+    return scores / tau
 
 
 @triton.jit
