@@ -267,6 +267,9 @@ def _heatmap(logits: Tensor, clicks: Tensor, statistics: Tensor, temperature: Te
 
 def _as_tensor(name: str, temperature: float | Tensor) -> Tensor:
     """Float64, without dimensions, on the CPU, where kernels can read it without waiting for a device."""
+    if isinstance(temperature, Tensor) and (temperature.ndim or temperature.requires_grad):
+        shape = tuple(temperature.shape)
+        raise ValueError(f"{name} is a tensor of shape {shape}; it must have no dimensions and no gradient")
     if not torch.compiler.is_compiling() and not 1e-6 <= float(temperature) <= 1e6:
         raise ValueError(f"{name} is {float(temperature)}; it must be 1e-6 ... 1e6")
     return torch.as_tensor(temperature, dtype=torch.float64, device="cpu")

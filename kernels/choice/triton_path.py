@@ -3,6 +3,7 @@
 On a CPU it runs under Triton's interpreter only (TRITON_INTERPRET=1 before the first import), for the tests.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -243,5 +244,10 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
 def _check(logits: Tensor) -> None:
     if len(logits) > LARGEST_BATCH:
         raise ValueError(f"the batch is {len(logits)}; the Triton kernels take at most {LARGEST_BATCH} photos")
+    if not logits.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"logits are on {logits.device}, where Triton has only its interpreter: set TRITON_INTERPRET=1 before "
+            "the first import, or use the torch implementation"
+        )
     if logits.dtype == torch.float64:
         raise ValueError("logits are float64; the Triton kernels compute in float32: pass logits.float()")

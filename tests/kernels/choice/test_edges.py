@@ -145,6 +145,8 @@ def test_a_schedule_of_temperatures_is_compiled_once(monkeypatch: pytest.MonkeyP
         ({"logits": torch.zeros(2, 3, 4, dtype=torch.int64)}, "logits are torch.int64"),
         ({"keys": torch.zeros(2, dtype=torch.int32)}, "keys torch.int32"),
         ({"temperature": torch.inf}, "temperature is inf; it must be 1e-6"),
+        ({"temperature": torch.ones(1)}, r"temperature is a tensor of shape \(1,\); it must have no dimensions"),
+        ({"tau": torch.ones((), requires_grad=True)}, "tau is a tensor of shape .*no gradient"),
         ({"tau": 1e-9}, "tau is 1e-09; it must be 1e-6"),
     ],
 )
@@ -160,3 +162,10 @@ def test_without_gradients_no_input_is_refused_for_wanting_one():
     inputs = make_inputs(1, 3, 4)
     with torch.no_grad():
         choose_click(inputs.logits, inputs.clicks, inputs.truth_ab.requires_grad_())
+
+
+def test_without_the_interpreter_the_kernels_say_what_is_missing_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    inputs = make_inputs(1, 3, 4)
+    with use(cpu="triton"), pytest.raises(ValueError, match="set TRITON_INTERPRET=1 before the first import"):
+        choose_click(*inputs[:3])
