@@ -1,5 +1,7 @@
 """Where implementations of one definition tend to part: odd numbers at taken pixels, near ties, full photos."""
 
+from typing import Any
+
 import jaxtyping
 import pytest
 import torch
@@ -111,7 +113,7 @@ def test_a_photo_without_a_free_pixel_has_no_gradient_but_nan(estimator: str, pa
 def test_the_backward_pass_may_run_elsewhere_than_the_forward_pass():
     inputs = make_inputs(2, 3, 4)
     leaf = inputs.logits.requires_grad_()
-    settings = DEFAULTS | {"estimator": "gumbel_softmax"}
+    settings: dict[str, Any] = DEFAULTS | {"estimator": "gumbel_softmax"}
     with triton_on("cpu"):
         there = choose_click(leaf, *inputs[1:3], keys=inputs.keys, **settings)
     here = choose_click(leaf, *inputs[1:3], keys=inputs.keys, **settings)
@@ -153,7 +155,12 @@ def test_a_schedule_of_temperatures_is_compiled_once(monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_computed_is_refused(change: dict, message: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its own errors would come first
     inputs = make_inputs(2, 3, 4)
-    given = {"logits": inputs.logits, "clicks": inputs.clicks, "truth_ab": inputs.truth_ab, "keys": inputs.keys}
+    given: dict[str, Any] = {
+        "logits": inputs.logits,
+        "clicks": inputs.clicks,
+        "truth_ab": inputs.truth_ab,
+        "keys": inputs.keys,
+    }
     with pytest.raises(ValueError, match=message):
         choose_click(**(given | change))
 
