@@ -41,6 +41,8 @@ class Benchmark:
     photos: FilePhotos | ShardPhotos
     task: Task
     ranks: Ranks
+    cycles: list[dict[str, Any]]
+    """Of the training that `--run` names: its validation after each cycle."""
     console: Console
 
     @classmethod
@@ -73,6 +75,7 @@ class Benchmark:
             photos=photos,
             task=task,
             ranks=ranks,
+            cycles=cycles_of(options.run, plan.protocol.clicks[-1]) if options.run else [],
             console=console,
         )
 
@@ -126,7 +129,7 @@ class Benchmark:
         self._log(content)
 
     def _summary(self, results: Results, coverage: Coverage) -> dict[str, Any]:
-        plan, run = self.plan, self.options.run
+        plan = self.plan
         return summary.summarise(
             plan,
             self.networks,
@@ -135,7 +138,7 @@ class Benchmark:
             self.photos,
             self.options.photos,
             fid=fid_rows(self.task, plan.fid) if plan.fid else (),
-            cycles=cycles_of(run, plan.protocol.clicks[-1]) if run else (),
+            cycles=self.cycles,
         )
 
     def _gallery(self, coverage: Coverage) -> report.Gallery:
@@ -178,6 +181,9 @@ def main(arguments: Sequence[str]) -> int:
     ranks = Ranks.start()
     try:
         Benchmark.open(options, ranks).run()
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{reason}; lower --batch-size and add --resume: what was measured is kept") from error
     finally:
         ranks.close()
     return 0

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evaluator import fid
 from evaluator.benchmark.options import Options
 from evaluator.metrics import METRICS, unavailable
 from evaluator.papers import PaperTable
 from evaluator.photos.ahead import Cut
 from evaluator.presets import PRESETS, Preset
-from evaluator.results import BASELINE, Protocol
+from evaluator.results import Protocol
 
 CLICKS = (0, 1, 2, 5, 10, 20, 30, 50, 100)
 LEVELS = ("ab_psnr=30", "rgb_psnr=25")
@@ -75,6 +76,8 @@ def make_plan(options: Options, batch_size: int) -> Plan:
     cut = Cut(size=chosen["size"], least_side=options.least_side, grey=options.grey)
     _check_room(protocol, cut)
     metrics, missing = _measurable(chosen["metrics"], cut, named="metrics" in asked)
+    at = _budgets("fid", options.fid, protocol.clicks)
+    _check_early(options, preset)
     levels = tuple(level for level in map(_level, chosen["nri"]) if level.metric in metrics or "nri" in asked)
     if strangers := [level.metric for level in levels if level.metric not in metrics]:
         raise ValueError(f"nri names {', '.join(strangers)}, which is not measured; add it to --metrics")
@@ -85,12 +88,20 @@ def make_plan(options: Options, batch_size: int) -> Plan:
         metrics=metrics,
         not_measured=missing,
         levels=levels,
-        fid=_budgets("fid", options.fid, protocol.clicks),
+        fid=at,
         precision=options.precision,
         preset=options.preset,
         changed=_changed(preset, asked),
         papers=preset.papers if preset else (),
     )
+
+
+def _check_early(options: Options, preset: Preset | None) -> None:
+    """What would only be missed after hours of measuring."""
+    if preset and preset.needs_run and options.run is None:
+        raise ValueError(f"{options.preset} needs --run, the folder of the training whose cycles it lists")
+    if options.fid and (reason := fid.unavailable()):
+        raise ValueError(f"fid cannot be measured: {reason}")
 
 
 def split(words: Iterable[str]) -> list[str]:
@@ -175,8 +186,3 @@ def _whole(name: str, word: str) -> int:
     if not word.isdecimal():
         raise ValueError(f"{name} has {word!r}; give whole numbers, such as 0,1,5,10")
     return int(word)
-
-
-def with_baseline(policies: Sequence[str]) -> tuple[str, ...]:
-    """The same with the baseline first, which every other policy is held against."""
-    return (BASELINE, *(name for name in policies if name != BASELINE))

@@ -82,3 +82,13 @@ def test_what_a_preset_cannot_measure_here_is_said_and_what_was_asked_for_by_nam
     assert plan_of("--preset", "thesis-table-4.1").not_measured == {"lpips": "no weights"}
     with pytest.raises(ValueError, match="lpips cannot be measured: no weights"):
         plan_of("--metrics", "lpips")
+
+
+def test_what_would_be_missed_after_hours_is_asked_for_first(monkeypatch):
+    with pytest.raises(ValueError, match=r"thesis-table-4\.2 needs --run"):
+        plan_of("--preset", "thesis-table-4.2")
+    monkeypatch.setattr("evaluator.fid.unavailable", lambda: "no Inception")
+    with pytest.raises(ValueError, match="fid cannot be measured: no Inception"):
+        plan_of("--fid", "10")
+    monkeypatch.setattr("evaluator.fid.unavailable", lambda: None)
+    assert plan_of("--fid", "0,10").fid == (0, 10)
