@@ -18,7 +18,7 @@ OWNERS = {
     "deepspeed": {"trainer/engines.py"},
     "webdataset": {"trainer/data/tar_stream.py"},
     "boto3": {"trainer/data/url_openers.py"},
-    "ray": set(),  # comes with the tuner
+    "ray": {"evaluator/service/deployment.py"},  # and the tuner, when it comes
     "mlflow": {"trainer/tracking.py", "evaluator/registry.py"},
 }
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
