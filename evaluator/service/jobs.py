@@ -1,0 +1,234 @@
+"""Batches: many photos in one job. All of it is files, so that any replica on the same disk can answer.
+
+A job is a folder with its request, its state and its results. Whoever runs it holds a lock on it; the system frees
+the lock when that process dies, and the next one that is asked about the job goes on where it stopped.
+"""
+
+import asyncio
+import fcntl
+import json
+import logging
+import re
+import secrets
+import shutil
+import zipfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from evaluator.atomic import write_atomically
+from evaluator.service.problems import Problem, overloaded
+from evaluator.service.schemas import Batch, Clicked, Job, JobState, ProjectItem
+
+Render = Callable[[Clicked, Batch], Awaitable[bytes]]
+"""One photo of a batch as a file."""
+KEPT = 16
+"""Finished jobs that are kept; older ones are removed."""
+MOST_BYTES = 2**30
+"""Largest result."""
+_PATIENCE = 60
+"""Tries to get a photo's turn while people use the service."""
+_FINISHED = ("done", "failed", "cancelled")
+_log = logging.getLogger("chromaclick")
+
+
+class Jobs:
+    """The batches of a folder. One photo is worked on at a time in each process: people come first."""
+
+    def __init__(self, folder: Path, render: Render, most_unfinished: int) -> None:
+        self._folder, self._render, self._most = folder, render, most_unfinished
+        self._turn = asyncio.Lock()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self) -> None:
+        """Go on with the jobs that a process left when it ended."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for job in self._unfinished():
+            self._continue(job)
+
+    async def close(self) -> None:
+        """Stop; another process, or the next start, goes on."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def create(self, batch: Batch) -> Job:
+        """Take a batch.
+
+        Raises:
+            Problem: 429, too many are unfinished.
+        """
+        if len(self._unfinished()) >= self._most:
+            raise overloaded(30, "the batch queue")
+        self._forget_old()
+        job = secrets.token_hex(16)
+        folder = self._folder / job
+        write_atomically(folder / "request.json", batch.model_dump_json().encode())
+        _write(folder, JobState(job=job, state="queued", done=0, total=len(batch.items), errors=[]))
+        self._continue(job)
+        return Job(job=job)
+
+    def state(self, job: str) -> JobState:
+        """How far a job is; goes on with it where its process has died.
+
+        Raises:
+            Problem: 404, there is no such job.
+        """
+        state = _read(self._existing(job))
+        if state.state in _FINISHED:
+            return state
+        if _cancelled(self._folder / job):
+            return state.model_copy(update={"state": "cancelled"})
+        self._continue(job)
+        return state
+
+    def result(self, job: str) -> Path:
+        """The zip file of a finished job.
+
+        Raises:
+            Problem: 404, there is no such job, or 409, it has no result (yet).
+        """
+        state = self.state(job)
+        if state.state != "done":
+            raise Problem(409, "no-result", f"the job is {state.state}; its result is there once it is done")
+        return self._folder / job / "result.zip"
+
+    def remove(self, job: str) -> None:
+        """Cancel a job, or remove a finished one.
+
+        Raises:
+            Problem: 404, there is no such job.
+        """
+        folder = self._existing(job)
+        if _read(folder).state in _FINISHED:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            (folder / "cancel").touch()
+
+    def _existing(self, job: str) -> Path:
+        folder = self._folder / job
+        if not re.fullmatch(r"[0-9a-f]{32}", job) or not (folder / "state.json").exists():
+            raise Problem(404, "job-missing", f"there is no job {ascii(job)[:40]}; send the batch again")
+        return folder
+
+    def _unfinished(self) -> list[str]:
+        return [folder.name for folder in self._all() if _read(folder).state not in _FINISHED]
+
+    def _all(self) -> list[Path]:
+        """Folders of jobs, the oldest first."""
+        files = sorted(self._folder.glob("*/state.json"), key=lambda file: file.stat().st_mtime)
+        return [file.parent for file in files]
+
+    def _forget_old(self) -> None:
+        finished = [folder for folder in self._all() if _read(folder).state in _FINISHED]
+        for folder in finished[:-KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _continue(self, job: str) -> None:
+        if job in self._tasks:
+            return
+        task = asyncio.create_task(self._run(self._folder / job))
+        self._tasks[job] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job))
+
+    async def _run(self, folder: Path) -> None:
+        with _owned(folder) as mine:
+            if not mine:
+                return
+            async with self._turn:
+                try:
+                    await self._work(folder)
+                except Exception as error:
+                    _log.exception("job %s failed", folder.name)
+                    state = _read(folder)
+                    why = f"the service failed at this job ({type(error).__name__}); its log has the reason"
+                    _write(folder, state.model_copy(update={"state": "failed", "errors": [*state.errors, why]}))
+
+    async def _work(self, folder: Path) -> None:
+        state = _read(folder)
+        if state.state in _FINISHED:  # by another process, just now
+            return None
+        batch = Batch.model_validate_json((folder / "request.json").read_text())
+        state.state = "running"
+        for number in range(state.done, state.total):
+            if _cancelled(folder):
+                return _finish(folder, state, "cancelled")
+            if error := await self._one(folder, batch, number):
+                state.errors.append(f"item {number}: {error}")
+            state.done = number + 1
+            _write(folder, state)
+        results = sorted((folder / "results").glob("*.*"))
+        if not results:
+            return _finish(folder, state, "failed")
+        await asyncio.to_thread(_zip, results, folder / "result.zip")
+        return _finish(folder, state, "done")
+
+    async def _one(self, folder: Path, batch: Batch, number: int) -> str | None:
+        """Write one photo's file; or say why there is none."""
+        item = _item(batch, number)
+        results = folder / "results"
+        if sum(file.stat().st_size for file in results.glob("*.*")) > MOST_BYTES:
+            return f"the result has more than {MOST_BYTES >> 20} MiB already; send fewer photos"
+        try:
+            content = await self._patiently(item, batch)
+        except Problem as problem:
+            return str(problem.detail)
+        file = results / f"{number:03d}-{item.photo[:12]}.{batch.format}"
+        await asyncio.to_thread(write_atomically, file, content)
+        return None
+
+    async def _patiently(self, item: Clicked, batch: Batch) -> bytes:
+        for _ in range(_PATIENCE):
+            try:
+                return await self._render(item, batch)
+            except Problem as problem:
+                if problem.status_code not in (429, 503):
+                    raise
+                await asyncio.sleep(float((problem.headers or {}).get("Retry-After", 1)))
+        raise overloaded(60)
+
+
+def _item(batch: Batch, number: int) -> Clicked:
+    item = batch.items[number]
+    if not isinstance(item, ProjectItem):
+        return item
+    return Clicked.model_construct(photo=item.project.photo.id, clicks=list(item.project.clicks))
+
+
+def _finish(folder: Path, state: JobState, how: str) -> None:
+    shutil.rmtree(folder / "results", ignore_errors=True)
+    _write(folder, state.model_copy(update={"state": how}))
+
+
+def _cancelled(folder: Path) -> bool:
+    return (folder / "cancel").exists()
+
+
+def _read(folder: Path) -> JobState:
+    return JobState(**json.loads((folder / "state.json").read_text()))
+
+
+def _write(folder: Path, state: JobState) -> None:
+    write_atomically(folder / "state.json", state.model_dump_json().encode())
+
+
+def _zip(files: list[Path], target: Path) -> None:
+    """Stored as they are: photos are compressed already."""
+    temporary = target.with_suffix(".part")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for file in files:
+            archive.write(file, file.name)
+    temporary.replace(target)
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[bool]:
+    """Whether this process is the one that runs the job, and then for as long as this lasts."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -1,0 +1,44 @@
+"""Threads for work that would hold up the event loop, with a bounded number of requests that wait for them."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from evaluator.service.problems import overloaded
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """A few threads; a request that finds too many before it, or waits too long, is told to come back."""
+
+    def __init__(self, name: str, threads: int, most_waiting: int, deadline: float) -> None:
+        self._name, self._deadline = name, deadline
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._slots = threading.BoundedSemaphore(threads + most_waiting)
+
+    async def run(self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
+        """Do `work` in a thread. If its request is cancelled before it began, it is never done.
+
+        Raises:
+            Problem: 429, as many wait as may, or the deadline went by before it began.
+        """
+        if not self._slots.acquire(blocking=False):
+            raise overloaded(1, self._name)
+        future = self._pool.submit(work, *args, **kwargs)
+        future.add_done_callback(lambda _: self._slots.release())
+        result = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait([result], timeout=self._deadline)
+            if not result.done() and future.cancel():
+                raise overloaded(self._deadline, self._name)
+            return await result
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Drop what did not begin; wait for what did."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
