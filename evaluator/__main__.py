@@ -1,4 +1,4 @@
-"""`python -m evaluator COMMAND`: benchmark a colorizer, compare benchmarks, promote a network."""
+"""`python -m evaluator COMMAND`: benchmark a colorizer, compare benchmarks, promote a network, serve."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ COMMANDS = {
     "benchmark": "measure a colorizer under click policies, photo by photo",
     "compare": "differences of finished benchmarks, with intervals",
     "promote": "move @champion to a better network, or refuse",
+    "serve": "the page and the API that colour photos from clicks",
 }
 _STOPPED = 130
 
@@ -36,10 +37,19 @@ def _command(name: str) -> Callable[[list[str]], int]:
     """Imported only now: each of them brings libraries that take seconds."""
     if name == "benchmark":
         return import_module("evaluator.benchmark.main").main
+    if name == "serve":
+        return _serve()
     import tyro
 
     function = import_module(f"evaluator.{name}").main
     return lambda words: tyro.cli(function, prog=f"python -m evaluator {name}", args=words)
+
+
+def _serve() -> Callable[[list[str]], int]:
+    try:
+        return import_module("evaluator.service.serve").main
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; pip install 'chromaclick[serve]'") from error
 
 
 def _usage() -> str:

@@ -60,7 +60,7 @@ class Jobs:
             Problem: 429, too many are unfinished.
         """
         if len(self._unfinished()) >= self._most:
-            raise overloaded(30, "the batch queue")
+            raise overloaded(30.0, "the batch queue")
         self._forget_old()
         job = secrets.token_hex(16)
         folder = self._folder / job
@@ -186,7 +186,7 @@ class Jobs:
                 if problem.status_code not in (429, 503):
                     raise
                 await asyncio.sleep(float((problem.headers or {}).get("Retry-After", 1)))
-        raise overloaded(60)
+        raise overloaded(60.0)
 
 
 def _item(batch: Batch, number: int) -> Clicked:

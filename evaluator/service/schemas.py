@@ -1,4 +1,4 @@
-"""What goes in and out of API version 1, with examples. Unknown fields are refused, so that a typo is not silent."""
+"""What goes in and out of API version 1, with examples. Unknown fields are refused: a typo is not silent."""
 
 from typing import Annotated, Any, Literal
 

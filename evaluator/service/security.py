@@ -86,7 +86,7 @@ class Gatekeeper:
         if problem is None and settings.token and path.startswith(("/v1", "/metrics")):
             problem = _wrong_token(headers.get("authorization", ""), settings.token)
         if problem is None and self._under_way >= settings.most_requests:
-            problem = overloaded(1)
+            problem = overloaded(1.0)
         if problem is None and path.startswith("/v1"):
             problem = self._too_fast(scope)
         return problem

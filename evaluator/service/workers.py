@@ -27,7 +27,7 @@ class Workers:
             Problem: 429, as many wait as may, or the deadline went by before it began.
         """
         if not self._slots.acquire(blocking=False):
-            raise overloaded(1, self._name)
+            raise overloaded(1.0, self._name)
         future = self._pool.submit(work, *args, **kwargs)
         future.add_done_callback(lambda _: self._slots.release())
         result = asyncio.wrap_future(future)

@@ -1,0 +1,100 @@
+"""The service as an ASGI app: `create_app(settings)`; `serve.py` runs it, `deployment.py` replicates it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import Scope
+
+from evaluator.service import routes_batch, routes_colour, routes_photos, routes_service
+from evaluator.service.batching import Overloaded
+from evaluator.service.core import Service
+from evaluator.service.documented import document
+from evaluator.service.engine import Engine
+from evaluator.service.monitoring import Monitoring
+from evaluator.service.photo import Broken, NotAPhoto, TooLarge
+from evaluator.service.problems import Problem, install, overloaded
+from evaluator.service.security import BodyLimit, Gatekeeper, SecurityHeaders
+from evaluator.service.settings import Settings
+from evaluator.service.store import PhotoMissing
+
+_log = logging.getLogger("chromaclick")
+_KNOWN = {
+    TooLarge: lambda error: Problem(413, "too-large", str(error)),
+    NotAPhoto: lambda error: Problem(415, "not-a-photo", str(error)),
+    Broken: lambda error: Problem(422, "broken", str(error)),
+    PhotoMissing: lambda error: Problem(404, "photo-missing", str(error)),
+    Overloaded: lambda error: overloaded(error.retry_after, "the network"),
+}
+
+
+class _Static(StaticFiles):
+    """Files of the page, which a browser asks about each time, so that an update is seen at once."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+    """The app. Its networks are loaded in the background once it runs; `/readyz` tells when.
+
+    Args:
+        settings: see there.
+        engine: networks to use, such as made-up ones in tests; default: those that the settings name.
+    """
+    service = Service(settings, engine or _engine(settings))
+    app = FastAPI(
+        title="chromaclick",
+        version="1",
+        description="Colour photos from clicks. Errors are RFC 9457 problem JSON.",
+        lifespan=_lifespan,
+        docs_url=None,  # it would load scripts of another site
+        redoc_url=None,
+    )
+    app.state.service = service
+    for part in (routes_photos, routes_colour, routes_batch, routes_service):
+        app.include_router(part.routes)
+    app.mount("/static", _Static(directory=routes_service.STATIC))
+    document(app)
+    install(app, _KNOWN)
+    # The last one added is the first that sees a request.
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(Gatekeeper, settings=settings)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["X-Colorizer", "Server-Timing", "Retry-After"],
+        )
+    app.add_middleware(Monitoring, metrics=service.metrics)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    loading = asyncio.create_task(_start(service))
+    try:
+        yield
+    finally:
+        loading.cancel()
+        with suppress(asyncio.CancelledError):
+            await loading
+        await service.close()
+
+
+async def _start(service: Service) -> None:
+    try:
+        await service.start()
+    except Exception as error:
+        _log.error("the networks could not be loaded: %s", error)

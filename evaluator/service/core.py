@@ -1,0 +1,179 @@
+"""What the routes share: from a photo's id and clicks to colours, off the event loop, with bounded waiting."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Request
+from torch import Tensor
+
+from evaluator.service import export
+from evaluator.service.click_map import PlacedClick, click_map
+from evaluator.service.engine import Engine
+from evaluator.service.jobs import Jobs
+from evaluator.service.monitoring import Metrics
+from evaluator.service.palette import ab_of
+from evaluator.service.photo import Limits
+from evaluator.service.problems import Problem
+from evaluator.service.schemas import Batch, Click, Clicked
+from evaluator.service.settings import Settings
+from evaluator.service.store import PhotoStore, StoredPhoto
+from evaluator.service.upload import UploadWorkers
+from evaluator.service.workers import Workers
+
+Answer = TypeVar("Answer")
+_REMEMBERED = 64
+"""Colourings that are kept in memory, each of at most 0.5 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coloured:
+    """A photo with its clicks and the colours that the network gave it, at the working size."""
+
+    photo: StoredPhoto
+    clicks: Tensor
+    """(1,3,h,w)."""
+    ab: Tensor
+    """(1,2,h,w), CIE / 128."""
+    colorizer: str
+    seconds: dict[str, float]
+    """Of each part of the work."""
+
+
+class Service:
+    """The photos, the networks and the threads of one process."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings, self.engine, self.metrics = settings, engine, Metrics()
+        limits = Limits(most_bytes=settings.most_upload_bytes, most_pixels=settings.most_pixels)
+        self.store = PhotoStore(settings.store_folder / "photos", settings.store_mib << 20, settings.working_size)
+        self.uploads = UploadWorkers(limits, settings.upload_workers)
+        self.quick = Workers("the preview queue", 2, settings.most_waiting, settings.deadline_seconds)
+        self.heavy = Workers("the export queue", 1, 4, 6 * settings.deadline_seconds)
+        self.jobs = Jobs(settings.store_folder / "jobs", self._render, settings.most_jobs)
+        self.failure: Exception | None = None
+        """Why the networks could not be loaded."""
+        self.settled = asyncio.Event()
+        """Set once the networks are loaded, or `failure` is."""
+        self._remembered: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+
+    async def start(self) -> None:
+        """Load and warm the networks; `failure` is set where that is impossible."""
+        try:
+            await self.engine.start()
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            self.settled.set()
+        self.jobs.start()
+
+    async def close(self) -> None:
+        """Stop everything that runs."""
+        await self.jobs.close()
+        await self.engine.close()
+        await self.uploads.close()
+        for workers in (self.quick, self.heavy):
+            await asyncio.to_thread(workers.close)
+
+    def check_ready(self) -> None:
+        """Raise a Problem, 503, while the networks are not loaded and warmed."""
+        if self.failure is not None:
+            raise Problem(503, "no-networks", f"the networks could not be loaded: {self.failure}")
+        if not self.engine.ready:
+            detail = "the networks are being loaded and warmed; try again in 2 s"
+            raise Problem(503, "not-ready", detail, retry_after=2)
+
+    async def colour(self, asked: Clicked) -> Coloured:
+        """Colours of a photo for the clicks that a client sent."""
+        self.check_ready()
+        started = time.perf_counter()
+        photo, clicks = await self.quick.run(self._prepare, asked.photo, asked.clicks)
+        prepared = time.perf_counter()
+        colorizer = self.engine.describe()["colorizer"]["source"]
+        key = (colorizer, photo.id, asked.model_dump_json(include={"clicks"}))
+        ab = self._remembered.pop(key, None)
+        if ab is None:
+            ab = await self.engine.colorize(photo.working, clicks)
+        self._remembered[key] = ab
+        if len(self._remembered) > _REMEMBERED:
+            self._remembered.popitem(last=False)
+        seconds = {"prepare": prepared - started, "network": time.perf_counter() - prepared}
+        return Coloured(photo=photo, clicks=clicks, ab=ab, colorizer=colorizer, seconds=seconds)
+
+    def _prepare(self, photo_id: str, clicks: Sequence[Click]) -> tuple[StoredPhoto, Tensor]:
+        photo = self.store.get(photo_id)
+        height, width = photo.working.shape[-2:]
+        hint_size = self.engine.hint_size
+        placed = [
+            PlacedClick(
+                *working_pixel(photo, click.row, click.col, number), ab_of(click.colour), click.size or hint_size
+            )
+            for number, click in enumerate(clicks)
+        ]
+        return photo, click_map(placed, height, width)
+
+    async def _render(self, asked: Clicked, batch: Batch) -> bytes:
+        coloured = await self.colour(asked)
+        return await self.heavy.run(export.render, coloured.photo, coloured.ab, batch.format, batch.quality)
+
+
+def working_pixel(photo: StoredPhoto, row: int, col: int, number: int | None = None) -> tuple[int, int]:
+    """Where a pixel of the photo lies at the working size.
+
+    Raises:
+        Problem: 422, outside the photo.
+    """
+    if not (row < photo.height and col < photo.width):
+        what = "the place" if number is None else f"click {number}"
+        detail = (
+            f"{what} is at row {row}, column {col}; the photo has {photo.height} rows and {photo.width} columns"
+        )
+        raise Problem(422, "outside", detail)
+    height, width = photo.working.shape[-2:]
+    return row * height // photo.height, col * width // photo.width
+
+
+def full_pixel(photo: StoredPhoto, row: int, col: int) -> tuple[int, int]:
+    """The middle one of a photo's pixels that lie at a pixel of the working size."""
+    height, width = photo.working.shape[-2:]
+    return _middle(row, height, photo.height), _middle(col, width, photo.width)
+
+
+def _middle(small: int, small_side: int, side: int) -> int:
+    first, beyond = -(-small * side // small_side), -(-(small + 1) * side // small_side)
+    return (first + beyond - 1) // 2
+
+
+async def _service(request: Request) -> Service:
+    return request.app.state.service
+
+
+Served = Annotated[Service, Depends(_service)]
+"""Argument of a route: the app's service."""
+
+
+async def while_connected(request: Request, work: Awaitable[Answer]) -> Answer:
+    """Await work, and cancel it when the client goes away, so that nobody's work is not done.
+
+    Raises:
+        Problem: 499, which nobody reads, the client went away.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Problem(499, "client-gone", "the client closed the connection")
+        return await task
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

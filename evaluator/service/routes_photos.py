@@ -1,0 +1,100 @@
+"""Photos in, and their grey and reference pictures out."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, File, Form, Path, Query, Response, UploadFile
+from fastapi.responses import JSONResponse
+
+from evaluator.service import samples
+from evaluator.service.core import Served, picture
+from evaluator.service.documented import binary, problems
+from evaluator.service.preview import encode_grey, encode_reference
+from evaluator.service.problems import Problem
+from evaluator.service.schemas import Photo, PhotoId, Sample, Size
+from evaluator.service.store import StoredPhoto
+
+routes = APIRouter(prefix="/v1", tags=["photos"])
+AnyId = Annotated[PhotoId, Path()]
+LongSide = Annotated[int, Query(ge=16, le=1024, description="longest long side, in pixels")]
+_IMMUTABLE = {"Cache-Control": "private, max-age=3600"}
+"""An id is a hash of the content, so what it stands for never changes."""
+
+
+@routes.post(
+    "/photos", status_code=201, response_model=Photo, responses={200: {"model": Photo}, **problems(408, 415)}
+)
+async def send_photo(
+    service: Served,
+    file: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF or HEIC")],
+    keep_colours: Annotated[
+        Literal["true", "false"], Form(description="keep its colours as a reference")
+    ] = "false",
+) -> Response:
+    """Send a photo. Colours are dropped unless asked for; the same file again is answered with 200."""
+    kept = keep_colours == "true"
+    data = await file.read()
+    known = await service.quick.run(service.known, photo_id(data, kept))
+    if known:
+        return JSONResponse(_described(known).model_dump(), 200)
+    stored = await service.uploads.parse_into(service.store, data, kept)
+    return JSONResponse(_described(stored).model_dump(), 201)
+
+
+@routes.get("/photos/{photo}", responses=problems(404))
+async def get_photo(service: Served, photo: AnyId) -> Photo:
+    """Whether the service still has a photo."""
+    return _described(await service.quick.run(service.store.get, photo))
+
+
+@routes.get(
+    "/photos/{photo}/grey",
+    response_class=Response,
+    responses={**binary("image/jpeg", "image/png"), **problems(404)},
+)
+async def get_grey(service: Served, photo: AnyId, size: LongSide = 1024) -> Response:
+    """The photo without colours."""
+    stored = await service.quick.run(service.store.get, photo)
+    content = await service.quick.run(encode_grey, stored, size)
+    return picture(content, _IMMUTABLE)
+
+
+@routes.get(
+    "/photos/{photo}/reference",
+    response_class=Response,
+    responses={**binary("image/jpeg", "image/png"), **problems(404)},
+)
+async def get_reference(service: Served, photo: AnyId, size: LongSide = 1024) -> Response:
+    """The photo's own colours, where they were kept."""
+    stored = await service.quick.run(service.store.get, photo)
+    if not stored.colours_kept:
+        raise Problem(
+            404, "no-colours", f"photo {photo[:12]} was sent without keep_colours; send it again with it"
+        )
+    content = await service.quick.run(encode_reference, stored, size)
+    return picture(content, _IMMUTABLE)
+
+
+@routes.get("/samples")
+async def get_samples(service: Served) -> list[Sample]:
+    """Photos to try, from scikit-image."""
+    return [Sample(**about) for about in await service.quick.run(samples.listed)]
+
+
+@routes.get(
+    "/samples/{name}", response_class=Response, responses={**binary("image/jpeg", "image/png"), **problems(404)}
+)
+async def get_sample(service: Served, name: Annotated[str, Path(pattern="^[a-z0-9_-]{1,40}$")]) -> Response:
+    """One of them."""
+    return picture(await service.quick.run(samples.read, name), _IMMUTABLE)
+
+
+def _described(photo: StoredPhoto) -> Photo:
+    height, width = photo.working.shape[-2:]
+    return Photo(
+        id=photo.id,
+        width=photo.width,
+        height=photo.height,
+        grey=photo.grey,
+        working=Size(width=width, height=height),
+        colours_kept=photo.colours_kept,
+    )

@@ -1,0 +1,245 @@
+"""Batches: results in a zip, errors by item, cancelling, and going on after the process has died."""
+
+import asyncio
+import fcntl
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from evaluator.service import jobs as jobs_module
+from evaluator.service.jobs import Jobs
+from evaluator.service.problems import Problem, overloaded
+from evaluator.service.schemas import Batch, Clicked, JobState, Project, ProjectItem
+
+IDS = [f"{number:064x}" for number in range(1, 5)]
+BATCH = Batch(items=[Clicked(photo=photo) for photo in IDS[:3]], format="jpeg")
+
+
+class Painter:
+    """Renders a photo as its id; waits for `leave` at the photo `stops_at`."""
+
+    def __init__(self, stops_at: str = "") -> None:
+        self.stops_at, self.entered, self.leave = stops_at, asyncio.Event(), asyncio.Event()
+        self.seen: list[Clicked] = []
+
+    async def render(self, asked: Clicked, batch: Batch) -> bytes:
+        if asked.photo == self.stops_at:
+            self.entered.set()
+            await self.leave.wait()
+        self.seen.append(asked)
+        return asked.photo.encode()
+
+
+async def finished(jobs: Jobs, job: str) -> JobState:
+    await asyncio.gather(*jobs._tasks.values())
+    return jobs.state(job)
+
+
+def contents(path: Path) -> list[bytes]:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return [archive.read(name) for name in sorted(archive.namelist())]
+
+
+def test_a_batch_becomes_a_zip_with_a_file_for_each_photo(tmp_path: Path):
+    async def story() -> None:
+        jobs = Jobs(tmp_path, Painter().render, 2)
+        jobs.start()
+        job = jobs.create(BATCH).job
+        state = jobs.state(job)
+        assert (state.state, state.done, state.total) == ("queued", 0, 3)
+        with pytest.raises(Problem, match="the job is queued"):
+            jobs.result(job)
+        state = await finished(jobs, job)
+        assert (state.state, state.done, state.errors) == ("done", 3, [])
+        assert contents(jobs.result(job)) == [photo.encode() for photo in IDS[:3]]
+        jobs.remove(job)
+        with pytest.raises(Problem, match="there is no job"):
+            jobs.state(job)
+        assert not any(tmp_path.iterdir())
+
+    asyncio.run(story())
+
+
+def test_a_project_is_coloured_by_its_own_clicks(tmp_path: Path):
+    click = {"row": 1, "col": 2, "colour": {"hex": "#102030"}, "size": 3, "locked": True}
+    photo = {"id": IDS[0], "name": "cat.jpg", "width": 4, "height": 4}
+    project = {"format": "chromaclick-project", "version": 1, "photo": photo, "clicks": [click]}
+
+    async def story() -> None:
+        painter = Painter()
+        jobs = Jobs(tmp_path, painter.render, 2)
+        job = jobs.create(Batch(items=[ProjectItem(project=Project.model_validate(project))])).job
+        assert (await finished(jobs, job)).state == "done"
+        (seen,) = painter.seen
+        assert seen.photo == IDS[0]
+        assert (seen.clicks[0].row, seen.clicks[0].col, seen.clicks[0].size) == (1, 2, 3)
+
+    asyncio.run(story())
+
+
+def test_a_photo_that_fails_is_named_and_the_others_are_made(tmp_path: Path):
+    async def render(asked: Clicked, batch: Batch) -> bytes:
+        if asked.photo == IDS[1]:
+            raise Problem(404, "photo-missing", "it is gone; send it again")
+        return b"file"
+
+    async def story() -> None:
+        jobs = Jobs(tmp_path, render, 2)
+        job = jobs.create(BATCH).job
+        state = await finished(jobs, job)
+        assert (state.state, state.done) == ("done", 3)
+        assert state.errors == ["item 1: it is gone; send it again"]
+        assert contents(jobs.result(job)) == [b"file"] * 2
+
+    asyncio.run(story())
+
+
+def test_a_batch_without_any_result_has_failed(tmp_path: Path):
+    async def render(asked: Clicked, batch: Batch) -> bytes:
+        raise Problem(404, "photo-missing", "gone")
+
+    async def story() -> None:
+        jobs = Jobs(tmp_path, render, 2)
+        job = jobs.create(BATCH).job
+        state = await finished(jobs, job)
+        assert (state.state, len(state.errors)) == ("failed", 3)
+        with pytest.raises(Problem, match="the job is failed"):
+            jobs.result(job)
+
+    asyncio.run(story())
+
+
+def test_an_error_of_ours_fails_the_job_and_says_where_the_reason_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async def render(asked: Clicked, batch: Batch) -> bytes:
+        raise ZeroDivisionError("secret")
+
+    async def story() -> None:
+        jobs = Jobs(tmp_path, render, 2)
+        state = await finished(jobs, jobs.create(BATCH).job)
+        assert state.state == "failed"
+        assert "ZeroDivisionError" in state.errors[0]
+        assert "secret" not in state.errors[0]
+
+    asyncio.run(story())
+    assert "secret" in caplog.text
+
+
+def test_while_the_service_is_busy_a_batch_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    refusals, waits = [1.0, 2.0], []
+
+    async def render(asked: Clicked, batch: Batch) -> bytes:
+        if refusals:
+            raise overloaded(refusals.pop(0))
+        return b"file"
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def story() -> None:
+        monkeypatch.setattr(jobs_module.asyncio, "sleep", sleep)
+        jobs = Jobs(tmp_path, render, 2)
+        state = await finished(jobs, jobs.create(BATCH).job)
+        assert (state.state, state.errors) == ("done", [])
+        assert waits == [1.0, 2.0]
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_batch_ends_at_the_next_photo(tmp_path: Path):
+    async def story() -> None:
+        painter = Painter(stops_at=IDS[1])
+        jobs = Jobs(tmp_path, painter.render, 2)
+        job = jobs.create(BATCH).job
+        await painter.entered.wait()
+        jobs.remove(job)
+        assert jobs.state(job).state == "cancelled"
+        painter.leave.set()
+        state = await finished(jobs, job)
+        assert (state.state, state.done) == ("cancelled", 2)
+        assert not (tmp_path / job / "results").exists()
+
+    asyncio.run(story())
+
+
+def test_one_batch_too_many_is_told_to_come_back(tmp_path: Path):
+    async def story() -> None:
+        painter = Painter(stops_at=IDS[0])
+        jobs = Jobs(tmp_path, painter.render, 2)
+        jobs.create(BATCH)
+        jobs.create(BATCH)
+        with pytest.raises(Problem) as refused:
+            jobs.create(BATCH)
+        assert refused.value.status_code == 429
+        await painter.entered.wait()
+        painter.leave.set()
+        await asyncio.gather(*jobs._tasks.values())
+        jobs.create(BATCH)
+        await jobs.close()
+
+    asyncio.run(story())
+
+
+def test_only_the_latest_finished_batches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs_module, "KEPT", 2)
+
+    async def story() -> None:
+        jobs = Jobs(tmp_path, Painter().render, 2)
+        made = []
+        for _ in range(4):
+            made.append(jobs.create(BATCH).job)
+            await finished(jobs, made[-1])
+        assert {folder.name for folder in tmp_path.iterdir()} == set(made[1:])
+
+    asyncio.run(story())
+
+
+def test_the_next_process_goes_on_where_the_first_was_stopped(tmp_path: Path):
+    async def first() -> str:
+        painter = Painter(stops_at=IDS[1])
+        jobs = Jobs(tmp_path, painter.render, 2)
+        job = jobs.create(BATCH).job
+        await painter.entered.wait()
+        await jobs.close()
+        assert [asked.photo for asked in painter.seen] == IDS[:1]
+        return job
+
+    async def second(job: str) -> None:
+        painter = Painter()
+        jobs = Jobs(tmp_path, painter.render, 2)
+        jobs.start()
+        state = await finished(jobs, job)
+        assert (state.state, state.done) == ("done", 3)
+        assert [asked.photo for asked in painter.seen] == IDS[1:3]
+        assert contents(jobs.result(job)) == [photo.encode() for photo in IDS[:3]]
+
+    asyncio.run(second(asyncio.run(first())))
+
+
+def test_a_batch_that_another_process_runs_is_left_to_it(tmp_path: Path):
+    async def story() -> None:
+        painter = Painter(stops_at=IDS[0])
+        jobs = Jobs(tmp_path, painter.render, 2)
+        job = jobs.create(BATCH).job
+        await jobs.close()
+        with (tmp_path / job / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            other = Painter()
+            there = Jobs(tmp_path, other.render, 2)
+            assert (await finished(there, job)).state == "queued"
+            await asyncio.gather(*there._tasks.values())
+            assert not other.seen
+        there.state(job)  # the lock is free now: as after the death of its process
+        assert (await finished(there, job)).state == "done"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("job", ["..", "../photos", "0" * 31, "0" * 32, "A" * 32])
+def test_ids_cannot_name_paths(tmp_path: Path, job: str):
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(Problem, match="there is no job"):
+        Jobs(tmp_path / "jobs", Painter().render, 1).state(job)

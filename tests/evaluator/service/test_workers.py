@@ -1,0 +1,99 @@
+"""Work in threads: bounded waiting, and nothing is done for a request that went away."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from evaluator.service.problems import Problem
+from evaluator.service.workers import Workers
+
+
+class Gate:
+    """Work that lasts until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered, self.opened, self.done = threading.Event(), threading.Event(), []
+
+    def work(self, name: str) -> str:
+        self.entered.set()
+        assert self.opened.wait(10)
+        self.done.append(name)
+        return name
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.opened.set()
+
+
+async def blocked(workers: Workers, gate: Gate) -> asyncio.Task[str]:
+    """A request whose work has begun."""
+    task = asyncio.create_task(workers.run(gate.work, "first"))
+    assert await asyncio.to_thread(gate.entered.wait, 10)
+    return task
+
+
+def test_results_and_errors_come_back():
+    async def story() -> None:
+        workers = Workers("the queue", 1, 1, 10.0)
+        assert await workers.run(max, 3, 5) == 5
+        with pytest.raises(ZeroDivisionError):
+            await workers.run(divmod, 1, 0)
+        assert await workers.run(max, 3, 5) == 5
+        workers.close()
+
+    asyncio.run(story())
+
+
+def test_one_too_many_is_told_to_come_back(gate: Gate):
+    async def story() -> None:
+        workers = Workers("the queue", 1, 1, 10.0)
+        first = await blocked(workers, gate)
+        second = asyncio.create_task(workers.run(gate.work, "second"))
+        await asyncio.sleep(0)
+        with pytest.raises(Problem, match="the queue has as many requests as it can hold") as refused:
+            await workers.run(gate.work, "third")
+        assert refused.value.status_code == 429
+        assert refused.value.headers == {"Retry-After": "1"}
+        gate.opened.set()
+        assert [await first, await second] == gate.done == ["first", "second"]
+        workers.close()
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_request_is_not_worked_on_and_frees_its_place(gate: Gate):
+    async def story() -> None:
+        workers = Workers("the queue", 1, 1, 10.0)
+        first = await blocked(workers, gate)
+        second = asyncio.create_task(workers.run(gate.work, "second"))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        third = asyncio.create_task(workers.run(gate.work, "third"))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        assert [await first, await third] == gate.done == ["first", "third"]
+        workers.close()
+
+    asyncio.run(story())
+
+
+def test_who_waits_longer_than_the_deadline_is_told_to_come_back(gate: Gate):
+    async def story() -> None:
+        workers = Workers("the queue", 1, 1, 0.01)
+        first = await blocked(workers, gate)
+        with pytest.raises(Problem) as refused:
+            await workers.run(gate.work, "second")
+        assert refused.value.status_code == 429
+        gate.opened.set()
+        assert await first == "first"  # what has begun is not cut off
+        workers.close()
+        assert gate.done == ["first"]
+
+    asyncio.run(story())
