@@ -1,0 +1,97 @@
+/**
+ * The work in progress, kept in the browser's IndexedDB: the photo's file once, and the clicks at every change.
+ * One piece of work is kept; a second tab on the same address replaces it.
+ */
+
+/**
+ * @typedef {object} Saved
+ * @property {import("./types.js").Photo} photo With its file.
+ * @property {import("./history.js").History<readonly import("./types.js").Click[]>} history
+ * @property {import("./types.js").Place[]} skipped
+ */
+
+const DATABASE = "chromaclick";
+const STORE = "work";
+
+/**
+ * @template T
+ * @param {IDBRequest<T>} request
+ * @returns {Promise<T>}
+ */
+function settle(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+export class Autosave {
+  /** @type {IDBDatabase | null} */
+  #database = null;
+  /** @type {string | null} */
+  #photoSaved = null;
+  /** @type {Saved | null} */
+  #waiting = null;
+  /** @type {Promise<void> | null} */
+  #writing = null;
+
+  /** @param {(error: Error | null) => void} onSaved Called after each write, with what went wrong. */
+  constructor(onSaved) {
+    this.onSaved = onSaved;
+  }
+
+  async #open() {
+    if (this.#database) return this.#database;
+    const request = indexedDB.open(DATABASE, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore(STORE);
+    this.#database = await settle(request);
+    this.#database.onversionchange = () => this.#database?.close();
+    return this.#database;
+  }
+
+  /** @returns {Promise<Saved | null>} */
+  async load() {
+    const store = (await this.#open()).transaction(STORE).objectStore(STORE);
+    const [photo, work] = await Promise.all([settle(store.get("photo")), settle(store.get("work"))]);
+    if (!photo || !work || work.photo !== photo.id) return null;
+    this.#photoSaved = photo.id;
+    return { photo, history: work.history, skipped: work.skipped };
+  }
+
+  /**
+   * Changes during a write are joined into the next one.
+   *
+   * @param {Saved} saved
+   */
+  save(saved) {
+    this.#waiting = saved;
+    this.#writing ??= this.#writeAll().finally(() => (this.#writing = null));
+  }
+
+  async #writeAll() {
+    while (this.#waiting) {
+      const saved = this.#waiting;
+      this.#waiting = null;
+      try {
+        await this.#write(saved);
+        this.onSaved(null);
+      } catch (error) {
+        this.onSaved(error instanceof Error ? error : new Error(String(error)));
+      }
+    }
+  }
+
+  /** @param {Saved} saved */
+  async #write({ photo, history, skipped }) {
+    const transaction = (await this.#open()).transaction(STORE, "readwrite");
+    const done = new Promise((resolve, reject) => {
+      transaction.oncomplete = resolve;
+      transaction.onabort = () => reject(transaction.error);
+    });
+    const store = transaction.objectStore(STORE);
+    if (this.#photoSaved !== photo.id) store.put(photo, "photo");
+    store.put({ photo: photo.id, history, skipped }, "work");
+    await done;
+    this.#photoSaved = photo.id;
+  }
+}

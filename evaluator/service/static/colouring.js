@@ -1,0 +1,107 @@
+/** Keeps the colouring and the heat map on the stage in step with the clicks. */
+
+import { forServer } from "./clicks.js";
+import { Newest } from "./newest.js";
+
+/** @typedef {import("./types.js").Click} Click */
+
+/** Long side of the picture that follows a click at once. */
+const QUICK = 512;
+/** Long side of the picture for a large stage, fetched when the clicks rest. */
+const SHARP = 1024;
+const REST_MILLISECONDS = 400;
+
+export class Colouring {
+  #picture;
+  #heat = new Newest();
+  heatShown = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #resting;
+
+  /**
+   * @param {import("./api.js").Api} api
+   * @param {import("./session.js").Session} session
+   * @param {import("./view.js").View} view
+   * @param {object} hooks
+   * @param {(busy: boolean) => void} hooks.onBusy
+   * @param {(clicks: readonly Click[]) => void} hooks.onShown
+   * @param {(error: unknown) => void} hooks.onError
+   */
+  constructor(api, session, view, hooks) {
+    this.api = api;
+    this.session = session;
+    this.view = view;
+    this.hooks = hooks;
+    this.#picture = new Newest(hooks.onBusy);
+    session.addEventListener("photo", () => void this.#showGrey());
+    session.addEventListener("clicks", () => this.#refresh());
+  }
+
+  async #showGrey() {
+    const { photo } = this.session;
+    if (!photo) return;
+    this.view.open(photo);
+    try {
+      const grey = await this.api.picture({ path: `/v1/photos/${photo.id}/grey?size=${SHARP}` });
+      if (photo === this.session.photo) this.view.setGrey(grey);
+    } catch (error) {
+      this.hooks.onError(error);
+    }
+  }
+
+  #refresh() {
+    this.#picture.ask(...this.#question(this.session.clicks, QUICK));
+    if (this.heatShown) this.#refreshHeat();
+  }
+
+  /** @param {readonly Click[]} clicks While a click is dragged. */
+  preview(clicks) {
+    this.#picture.askWhenIdle(...this.#question(clicks, QUICK));
+  }
+
+  /**
+   * @param {readonly Click[]} clicks
+   * @param {number} side
+   * @returns {[(signal: AbortSignal) => Promise<ImageBitmap>, (picture: ImageBitmap) => void, (error: unknown) => void]}
+   */
+  #question(clicks, side) {
+    clearTimeout(this.#resting);
+    const { photo } = this.session;
+    const json = { photo: photo?.id, clicks: forServer(clicks), preview: side };
+    return [
+      async (signal) => {
+        const response = await this.api.send({ path: "/v1/colorize", json, signal });
+        this.session.colorizer = response.headers.get("X-Colorizer");
+        return createImageBitmap(await response.blob());
+      },
+      (picture) => this.#show(picture, clicks, side),
+      this.hooks.onError,
+    ];
+  }
+
+  /** @param {ImageBitmap} picture @param {readonly Click[]} clicks @param {number} side */
+  #show(picture, clicks, side) {
+    this.view.setColouring(picture);
+    this.hooks.onShown(clicks);
+    const { width, height } = this.view.photo;
+    if (side >= Math.min(SHARP, Math.max(width, height)) || this.view.shownSide <= QUICK * 1.2) return;
+    this.#resting = setTimeout(() => this.#picture.ask(...this.#question(clicks, SHARP)), REST_MILLISECONDS);
+  }
+
+  /** @param {boolean} shown */
+  showHeat(shown) {
+    this.heatShown = shown;
+    if (shown) return this.#refreshHeat();
+    this.#heat.cancel();
+    return this.view.setHeat(null);
+  }
+
+  #refreshHeat() {
+    const json = { photo: this.session.photo?.id, clicks: forServer(this.session.clicks), size: QUICK };
+    this.#heat.ask(
+      (signal) => this.api.picture({ path: "/v1/heatmap", json, signal }),
+      (heat) => this.view.setHeat(heat),
+      this.hooks.onError,
+    );
+  }
+}

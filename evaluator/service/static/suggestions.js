@@ -1,0 +1,171 @@
+/** The place where the next click helps most: it pulses on the photo, with colours beside it. */
+
+import { add, forServer } from "./clicks.js";
+import { nameOf } from "./colour_math.js";
+import { byId } from "./dom.js";
+import { Newest } from "./newest.js";
+import { swatches } from "./palette.js";
+
+/** @typedef {import("./types.js").SuggestedPlace} SuggestedPlace */
+
+const PLACES = 3;
+const MOST_PLACES = 10;
+const COLOURS = 5;
+/** A place nearer to a skipped one than this share of the long side counts as the same. */
+const SAME_PLACE = 0.04;
+const GAP = 24;
+
+export class Suggestions {
+  #card = byId("suggestion");
+  #pulse = byId("pulse");
+  #newest = new Newest();
+  /** @type {SuggestedPlace[]} */
+  #places = [];
+  #place = 0;
+  #colour = 0;
+  /** Hidden while a person works at another place. */
+  #aside = false;
+  /** @type {number | undefined} */
+  clickSize = undefined;
+
+  /**
+   * @param {import("./api.js").Api} api
+   * @param {import("./session.js").Session} session
+   * @param {import("./view.js").View} view
+   * @param {object} hooks
+   * @param {(error: unknown) => void} hooks.onError
+   * @param {(text: string) => void} hooks.say
+   */
+  constructor(api, session, view, hooks) {
+    this.api = api;
+    this.session = session;
+    this.view = view;
+    this.hooks = hooks;
+    this.#pulse.addEventListener("click", () => this.accept());
+    byId("next-colour").addEventListener("click", () => this.nextColour());
+    byId("another-place").addEventListener("click", () => this.anotherPlace());
+    byId("skip-place").addEventListener("click", () => this.skip());
+    byId("accept-colour").addEventListener("click", () => this.accept());
+    byId("show-skipped").addEventListener("click", () => session.forgetSkipped());
+    session.addEventListener("clicks", () => this.#ask());
+    session.addEventListener("skipped", () => this.#ask());
+    view.addEventListener("move", () => this.#position());
+  }
+
+  #ask() {
+    const { photo, clicks, skipped } = this.session;
+    if (!photo) return;
+    this.#pulse.classList.add("stale");
+    const places = Math.min(MOST_PLACES, PLACES + skipped.length);
+    const json = { photo: photo.id, clicks: forServer(clicks), places, colours: COLOURS };
+    this.#newest.ask(
+      (signal) => this.api.json({ path: "/v1/suggest", json, signal }),
+      (answer) => this.#show(answer.places),
+      this.hooks.onError,
+    );
+  }
+
+  /** @param {SuggestedPlace[]} places */
+  #show(places) {
+    const reach = SAME_PLACE * Math.max(this.view.photo.width, this.view.photo.height);
+    const isSkipped = (/** @type {SuggestedPlace} */ place) =>
+      this.session.skipped.some(({ row, col }) => Math.hypot(row - place.row, col - place.col) < reach);
+    this.#places = places.filter((place) => !isSkipped(place));
+    this.#place = 0;
+    this.#colour = 0;
+    this.#pulse.classList.remove("stale");
+    this.#render();
+  }
+
+  get #current() {
+    return this.#places[this.#place];
+  }
+
+  /** @param {boolean} aside */
+  setAside(aside) {
+    this.#aside = aside;
+    this.#render();
+  }
+
+  #render() {
+    const place = this.#current;
+    const photoOpen = this.session.photo !== null;
+    this.#pulse.hidden = this.#aside || !place;
+    this.#card.hidden = this.#aside || !photoOpen;
+    byId("suggestion-colours").hidden = !place;
+    byId("suggestion-none").hidden = !!place;
+    if (place) this.#renderPlace(place);
+    this.#position();
+  }
+
+  /** @param {SuggestedPlace} place */
+  #renderPlace(place) {
+    const list = byId("suggestion-swatches");
+    const focused = list.contains(document.activeElement);
+    list.replaceChildren(...swatches(place.colours, (hex) => this.accept(hex)));
+    const chosen = place.colours[this.#colour].hex;
+    for (const swatch of list.children) swatch.classList.toggle("chosen", swatch.getAttribute("data-hex") === chosen);
+    this.#pulse.style.setProperty("--colour", chosen);
+    const where = `row ${place.row}, column ${place.col}`;
+    this.#pulse.setAttribute("aria-label", `Accept ${nameOf(chosen)} at the suggested place, ${where}`);
+    byId("suggestion-title").textContent = "Click here next";
+    byId("suggestion-share").textContent = `${Math.max(1, Math.round(place.probability * 100))} %`;
+    byId("suggestion-place").textContent = `place ${this.#place + 1} of ${this.#places.length}`;
+    if (focused) /** @type {HTMLElement | null} */ (list.querySelector(".chosen"))?.focus();
+  }
+
+  #position() {
+    const place = this.#current;
+    if (!place) return this.#clearPosition();
+    const { x, y } = this.view.pointOf(place);
+    const { width, height } = this.view.stage;
+    this.#pulse.style.transform = `translate(${x}px, ${y}px) translate(-50%, -50%)`;
+    this.#pulse.classList.toggle("outside", x < 0 || y < 0 || x > width || y > height);
+    const { offsetWidth, offsetHeight } = this.#card;
+    const left = x + GAP + offsetWidth < width - 8 ? x + GAP : x - GAP - offsetWidth;
+    this.#card.style.left = `${Math.max(8, Math.min(width - offsetWidth - 8, left))}px`;
+    this.#card.style.top = `${Math.max(8, Math.min(height - offsetHeight - 8, y - offsetHeight / 2))}px`;
+    return undefined;
+  }
+
+  #clearPosition() {
+    this.#card.style.left = "8px";
+    this.#card.style.top = "8px";
+  }
+
+  /** @param {string} [hex] Another colour than the chosen one. */
+  accept(hex) {
+    const place = this.#current;
+    if (!place || this.#aside) return;
+    const colour = hex ?? place.colours[this.#colour].hex;
+    const { row, col } = place;
+    const clicks = add(this.session.clicks, { row, col, hex: colour, size: this.clickSize });
+    if (clicks === this.session.clicks) return this.hooks.say("A photo takes at most 1000 clicks. Remove one first.");
+    this.#places = [];
+    this.session.change(clicks);
+    return this.hooks.say(`Coloured ${nameOf(colour)}.`);
+  }
+
+  nextColour() {
+    const place = this.#current;
+    if (!place || this.#aside) return;
+    this.#colour = (this.#colour + 1) % place.colours.length;
+    this.#render();
+    this.hooks.say(`${nameOf(place.colours[this.#colour].hex)}, colour ${this.#colour + 1} of ${place.colours.length}`);
+  }
+
+  anotherPlace() {
+    if (!this.#current || this.#aside) return;
+    this.#place = (this.#place + 1) % this.#places.length;
+    this.#colour = 0;
+    this.view.reveal(this.#current);
+    this.#render();
+    this.hooks.say(`Place ${this.#place + 1} of ${this.#places.length}`);
+  }
+
+  skip() {
+    if (!this.#current || this.#aside) return;
+    this.session.skip(this.#current);
+    this.hooks.say("Skipped. This place is not suggested again.");
+  }
+}
