@@ -37,7 +37,7 @@ def size_of(data: bytes) -> tuple[int, int]:
     Raises:
         BrokenPhoto: no photo, or one of more than `MOST_PIXELS`.
     """
-    with _explained(), Image.open(io.BytesIO(data)) as image:
+    with explained(), Image.open(io.BytesIO(data)) as image:
         return _checked_size(image)
 
 
@@ -68,7 +68,7 @@ def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]
         BrokenPhoto: no photo, one that is cut short, one of more than `MOST_PIXELS`, or one whose 32-bit pixels
             have no range that one could know.
     """
-    with _explained(), Image.open(io.BytesIO(data)) as image:
+    with explained(), Image.open(io.BytesIO(data)) as image:
         full_size = _checked_size(image)
         if enough is not None:
             image.draft("RGB", (enough, enough))
@@ -77,12 +77,12 @@ def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]
             # A bytearray, because torch wants memory that may be written.
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             return _torchvision_jpeg(encoded, _TORCHVISION_RGB, True)
-        pixels = np.array(_as_rgb(ImageOps.exif_transpose(_shrunk(image, enough))))
+        pixels = np.array(as_rgb(ImageOps.exif_transpose(_shrunk(image, enough))))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turn what Pillow and torchvision raise for a bad photo into a BrokenPhoto."""
     try:
         yield
@@ -107,11 +107,16 @@ def _shrunk(image: Image.Image, enough: int | None) -> Image.Image:
     """A large image shrunk so that its sides are still at least `enough`."""
     if enough is None or image.width * image.height <= LARGE_PIXELS:
         return image
-    small = image if image.mode in ("RGB", "RGBA", "L", "LA", "CMYK", "YCbCr") else _as_rgb(image)
+    small = image if image.mode in ("RGB", "RGBA", "L", "LA", "CMYK", "YCbCr") else as_rgb(image)
     return small.reduce(max(1, min(image.size) // enough))
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image with three channels of 8 bits; alpha is dropped, 16 bits are rounded down.
+
+    Raises:
+        BrokenPhoto: 32-bit pixels, which have no range that one could know.
+    """
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):  # Pillow would clip at 255

@@ -1,0 +1,72 @@
+"""Colour photos with 16 bits a channel, of which Pillow would drop eight."""
+
+import io
+
+import numpy as np
+import tifffile
+import torch
+import torchvision  # noqa: F401  registers torch.ops.image
+from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, COMPRESSION, PHOTOMETRIC_INTERPRETATION
+
+from evaluator.photos.decode import BrokenPhoto
+
+_PNG_DEPTH, _PNG_COLOUR = 24, 25
+"""Offsets of the bit depth and the colour type in a PNG."""
+_TORCHVISION_RGB = 3
+_RGB = 2
+_READABLE = (1, 8, 32946)
+"""Compressions that tifffile reads by itself: none and deflate."""
+_ORIENTATION = 274
+_TURNS = {
+    1: lambda rgb: rgb,
+    2: lambda rgb: rgb[:, ::-1],
+    3: lambda rgb: rgb[::-1, ::-1],
+    4: lambda rgb: rgb[::-1],
+    5: lambda rgb: rgb.swapaxes(0, 1),
+    6: lambda rgb: np.rot90(rgb, -1),
+    7: lambda rgb: rgb[::-1, ::-1].swapaxes(0, 1),
+    8: lambda rgb: np.rot90(rgb),
+}
+
+
+def deep_pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """Upright uint16 pixels (h, w, 3) of a 16-bit colour PNG or TIFF; None of every other file.
+
+    Args:
+        image: opened by Pillow, not yet decoded; its size was checked.
+        data: the same file.
+    """
+    if image.format == "PNG" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] in (2, 6):
+        return _png(data)
+    if image.format == "TIFF" and _is_deep_tiff(image):
+        return _tiff(data, (image.width, image.height))
+    return None
+
+
+def _png(data: bytes) -> np.ndarray:
+    # A bytearray, because torch wants memory that may be written.
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    rgb = torch.ops.image.decode_png(encoded, _TORCHVISION_RGB, True)
+    if rgb.dtype != torch.uint16:
+        raise BrokenPhoto("its header and its pixels disagree about its depth")
+    return rgb.permute(1, 2, 0).numpy()
+
+
+def _is_deep_tiff(image: Image.Image) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(BITSPERSAMPLE, ())
+    kind = tags.get(PHOTOMETRIC_INTERPRETATION), tags.get(COMPRESSION)
+    return len(bits) >= 3 and set(bits) == {16} and kind[0] == _RGB and kind[1] in _READABLE
+
+
+def _tiff(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        if sorted((page.imagewidth, page.imagelength)) != sorted(size):
+            raise BrokenPhoto("two readers disagree about its size")
+        pixels = page.asarray()
+        orientation = page.tags.valueof(_ORIENTATION, 1)
+        planes_first = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    pixels = np.moveaxis(pixels, 0, -1) if planes_first else pixels
+    return _TURNS.get(orientation, _TURNS[1])(pixels[..., :3])

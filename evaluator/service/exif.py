@@ -1,0 +1,70 @@
+"""EXIF: what of it a coloured photo keeps."""
+
+import logging
+import struct
+
+from PIL import ExifTags, Image, ImageOps
+
+MOST_BYTES = 65_000
+"""What fits into a JPEG."""
+_BASE, _IFD = ExifTags.Base, ExifTags.IFD
+_KEPT = (
+    *(_BASE.ImageDescription, _BASE.Make, _BASE.Model, _BASE.Software, _BASE.DateTime, _BASE.Artist),
+    *(_BASE.HostComputer, _BASE.Copyright, _BASE.XResolution, _BASE.YResolution, _BASE.ResolutionUnit),
+    *(_BASE.Rating, _BASE.XPTitle, _BASE.XPComment, _BASE.XPAuthor, _BASE.XPKeywords, _BASE.XPSubject),
+)
+"""Tags of the main directory; its others say how the pixels of the uploaded file were laid out."""
+_SRGB = 1
+_DAMAGED = (ValueError, SyntaxError, OSError, struct.error, KeyError, TypeError, IndexError, AttributeError)
+"""What Pillow raises for damaged EXIF."""
+_log = logging.getLogger("chromaclick")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A photo as its EXIF turns it; as it is where its EXIF is damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGED as error:
+        _log.warning("a photo's EXIF is damaged, so it may lie on its side: %s", error)
+        return image
+
+
+def kept_exif(image: Image.Image, width: int, height: int) -> bytes:
+    """A photo's EXIF for an upright sRGB picture of the same photo; empty where there is none.
+
+    Camera, lens, exposure, time, place, author and the like are kept, and the maker's own notes where they fit
+    into a JPEG. Not kept: the thumbnail, which shows the uploaded photo, and the layout of the file.
+    """
+    try:
+        return _copied(image.getexif(), width, height)
+    except _DAMAGED as error:
+        _log.warning("a photo's EXIF is damaged and is not kept: %s", error)
+        return b""
+
+
+def _copied(given: Image.Exif, width: int, height: int) -> bytes:
+    kept = Image.Exif()
+    for tag in _KEPT:
+        if tag in given:
+            kept[tag] = given[tag]
+    details = dict(given.get_ifd(_IFD.Exif))
+    details.pop(_IFD.Interop, None)
+    fixed = {_BASE.ExifImageWidth: width, _BASE.ExifImageHeight: height, _BASE.ColorSpace: _SRGB}
+    details.update({tag: value for tag, value in fixed.items() if tag in details})
+    kept.get_ifd(_IFD.Exif).update(details)
+    kept.get_ifd(_IFD.GPSInfo).update(given.get_ifd(_IFD.GPSInfo))
+    if not (len(kept) or details or kept.get_ifd(_IFD.GPSInfo)):
+        return b""
+    kept[_BASE.Orientation] = 1
+    return _short(kept)
+
+
+def _short(exif: Image.Exif) -> bytes:
+    content = exif.tobytes()
+    if len(content) > MOST_BYTES:
+        exif.get_ifd(_IFD.Exif).pop(_IFD.MakerNote, None)
+        content = exif.tobytes()
+    if len(content) > MOST_BYTES:
+        _log.warning("a photo's EXIF of %d bytes is longer than a JPEG can hold and is not kept", len(content))
+        return b""
+    return content

@@ -1,0 +1,190 @@
+"""From an uploaded file to a grey photo in full size: its lightness with 16 bits, and what else is kept of it."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pillow_heif
+import torch
+from jaxtyping import UInt8, UInt16
+from PIL import Image, UnidentifiedImageError
+
+from evaluator.photos.decode import BrokenPhoto, as_rgb, explained
+from evaluator.photos.grey import NEAR_GREY_CHROMA
+from evaluator.service.deep import deep_pixels
+from evaluator.service.exif import kept_exif, upright
+from kernels.color import AB_SCALE, rgb_to_lab
+
+Image.init()  # Pillow loads the rarer formats only when it is told to
+pillow_heif.register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")
+"""What is taken, by Pillow's names; JPEG includes the MPO of phones."""
+REFERENCE_SIDE = 1024
+"""Long side of colours that are kept, in pixels."""
+GREY_SHARE = 0.99
+"""A photo is near grey when at least this share of its pixels is."""
+FULL = 65535
+"""Stored lightness of white, L* = 100."""
+_STRIP = 2**20
+"""Pixels that are converted at once: 40 MB in float32."""
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"RIFF")
+
+
+class TooLarge(ValueError):
+    """A file of too many bytes, or a photo of too many pixels."""
+
+
+class NotAPhoto(ValueError):
+    """A file that is no photo of a known kind."""
+
+
+class Broken(ValueError):
+    """A photo that cannot be decoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What an upload may cost."""
+
+    most_bytes: int = 64 * 2**20
+    """Of the file."""
+    most_pixels: int = 50_000_000
+    """Of the photo."""
+    most_memory: int = 2**30
+    """Of a parser, in bytes, beyond what it takes before its first photo."""
+    seconds: float = 30.0
+    """For parsing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GreyPhoto:
+    """A photo without its colours, upright."""
+
+    lightness: UInt16[np.ndarray, "h w"]
+    """L* / 100 * 65535, rounded."""
+    exif: bytes
+    """As it goes into a file, its orientation 1; empty where there is none."""
+    grey: bool
+    """Whether the file was grey, or nearly."""
+    colours: UInt8[np.ndarray, "small_h small_w 3"] | None
+    """The file's colours, long side at most 1024 pixels, where they are to be kept."""
+
+
+def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
+    """Read a JPEG, PNG, WebP, TIFF or HEIC file: any palette, inks or bit depth; alpha dropped, upright.
+
+    16-bit PNGs keep 16 bits, and so do TIFFs that are grey, uncompressed or deflated; others are read with 8. Of a
+    file with several pictures the first one is taken. Colours count as sRGB: there is no colour management.
+
+    Raises:
+        TooLarge: over `limits`.
+        NotAPhoto: of no kind that is known.
+        Broken: cut short, damaged, or with 32-bit pixels.
+    """
+    if len(data) > limits.most_bytes:
+        raise TooLarge(f"the file has {_mib(len(data))}; send one of at most {_mib(limits.most_bytes)}")
+    try:
+        # Pillow warns of odd metadata; what matters of it is raised.
+        with warnings.catch_warnings(action="ignore"), explained():
+            return _parsed(data, limits, keep_colours)
+    except BrokenPhoto as error:
+        raise Broken(f"the photo cannot be read ({error}); save it again, and send that") from error
+    except MemoryError as error:
+        raise TooLarge("the photo takes too much memory to decode; send a smaller one") from error
+
+
+def _parsed(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
+    with _opened(data) as image:
+        _check_size(image, limits)
+        pixels = deep_pixels(image, data)
+        if pixels is None:
+            image.load()
+            pixels = np.asarray(_plain(upright(image)))
+        elif pixels.shape[0] * pixels.shape[1] > limits.most_pixels:
+            raise BrokenPhoto("its header and its pixels disagree about its size")
+        exif = kept_exif(image, pixels.shape[1], pixels.shape[0])
+    lightness, share = _lightness(pixels)
+    colours = _reference(pixels) if keep_colours else None
+    return GreyPhoto(lightness=lightness, exif=exif, grey=share >= GREY_SHARE, colours=colours)
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        if data.startswith(_BEGINNINGS):
+            raise BrokenPhoto("its header is damaged") from error
+        raise NotAPhoto("the file is no photo that is known here; send JPEG, PNG, WebP, TIFF or HEIC") from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge("the photo has far too many pixels; send a smaller one") from error
+
+
+def _check_size(image: Image.Image, limits: Limits) -> None:
+    """Before anything is decoded: a small file may claim to be a huge photo."""
+    pixels = image.width * image.height
+    if pixels > limits.most_pixels:
+        size = f"{image.width} x {image.height} = {pixels / 1e6:.1f} million pixels"
+        raise TooLarge(f"the photo has {size}; send one of at most {limits.most_pixels / 1e6:g} million")
+    if not pixels:
+        raise BrokenPhoto("it has no pixels")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Mode L or RGB with 8 bits, or grey with 16."""
+    if image.mode in ("L", "RGB") or image.mode.startswith("I;16"):
+        return image
+    if image.mode in ("1", "LA", "La"):
+        return image.convert("LA").getchannel("L") if image.mode == "La" else image.convert("L")
+    return as_rgb(image)
+
+
+def _lightness(pixels: np.ndarray) -> tuple[UInt16[np.ndarray, "h w"], float]:
+    """Lightness, and the share of pixels that are near grey, of (h, w) or (h, w, 3), 8 or 16 bits."""
+    if pixels.ndim == 2:
+        return _grey_table(pixels.dtype)[pixels], 1.0
+    height, width = pixels.shape[:2]
+    lightness = np.empty((height, width), np.uint16)
+    grey = 0
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip, near = _strip_lightness(pixels[top : top + rows])
+        lightness[top : top + rows] = strip
+        grey += near
+    return lightness, grey / (height * width)
+
+
+def _strip_lightness(pixels: np.ndarray) -> tuple[np.ndarray, int]:
+    rgb = torch.from_numpy(np.ascontiguousarray(np.moveaxis(_native(pixels), -1, 0)))[None]
+    lightness, ab = rgb_to_lab(rgb if rgb.dtype == torch.uint8 else rgb.float() / FULL)
+    grey = (ab.square().sum(1) < (NEAR_GREY_CHROMA / AB_SCALE) ** 2).sum()
+    return to_stored(lightness[0, 0]), int(grey)
+
+
+def _grey_table(dtype: np.dtype) -> UInt16[np.ndarray, " levels"]:
+    """The stored lightness of every grey level."""
+    levels = 256 if dtype == np.uint8 else 65536
+    grey = torch.linspace(0, 1, levels, dtype=torch.float64).expand(1, 3, 1, -1)
+    return to_stored(rgb_to_lab(grey)[0][0, 0, 0])
+
+
+def to_stored(lightness: torch.Tensor) -> np.ndarray:
+    """L* / 100 as it is stored: 0 to 65535."""
+    return (lightness * FULL).round().clamp(0, FULL).to(torch.int32).numpy().astype(np.uint16)
+
+
+def _reference(pixels: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    eight = pixels if pixels.dtype == np.uint8 else (pixels // 257).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(eight))
+    image.thumbnail((REFERENCE_SIDE, REFERENCE_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    return np.array(image.convert("RGB"))
+
+
+def _native(pixels: np.ndarray) -> np.ndarray:
+    """In this machine's byte order, which torch wants."""
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
