@@ -2,33 +2,26 @@
 
 import io
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torchvision  # noqa: F401  registers torch.ops.image
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from evaluator.photos.reading import MOST_PIXELS, TOO_LARGE, BrokenPhoto, as_rgb, explained
 
 # Torchvision's decoder is a quarter quicker than Pillow's and gives the same pixels (a test compares them). Its
 # Python functions will be removed in favour of TorchCodec; without the operator Pillow decodes everything.
 _torchvision_jpeg: Callable[[Tensor, int, bool], Tensor] | None = getattr(torch.ops.image, "decode_jpeg", None)
 _TORCHVISION_RGB = 3
 
-MOST_PIXELS = 180_000_000
-"""Of a photo that is decoded at all; a larger one may be a decompression bomb."""
 LARGE_PIXELS = 24_000_000
 """A photo of more pixels is large: it is shrunk before it is cut."""
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow itself warns at 89 million
-_TOO_LARGE = f"more than {MOST_PIXELS / 1e6:.0f} million pixels, perhaps a decompression bomb"
 _one_large_photo = threading.Lock()
-
-
-class BrokenPhoto(ValueError):
-    """Bytes that are no decodable photo."""
 
 
 def size_of(data: bytes) -> tuple[int, int]:
@@ -81,25 +74,9 @@ def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn what Pillow and torchvision raise for a bad photo into a BrokenPhoto."""
-    try:
-        yield
-    except BrokenPhoto:
-        raise
-    except UnidentifiedImageError as error:
-        raise BrokenPhoto("no image in a format that Pillow reads") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BrokenPhoto(_TOO_LARGE) from error
-    except (RuntimeError, OSError, SyntaxError, ValueError) as error:
-        # Torchvision puts its own file and line before the reason.
-        raise BrokenPhoto(str(error).partition("\n")[0].rpartition(", ")[2]) from error
-
-
 def _checked_size(image: Image.Image) -> tuple[int, int]:
     if image.width * image.height > MOST_PIXELS:
-        raise BrokenPhoto(f"{image.width} x {image.height} pixels are {_TOO_LARGE}")
+        raise BrokenPhoto(f"{image.width} x {image.height} pixels are {TOO_LARGE}")
     return image.size
 
 
@@ -109,23 +86,6 @@ def _shrunk(image: Image.Image, enough: int | None) -> Image.Image:
         return image
     small = image if image.mode in ("RGB", "RGBA", "L", "LA", "CMYK", "YCbCr") else as_rgb(image)
     return small.reduce(max(1, min(image.size) // enough))
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """An image with three channels of 8 bits; alpha is dropped, 16 bits are rounded down.
-
-    Raises:
-        BrokenPhoto: 32-bit pixels, which have no range that one could know.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):  # Pillow would clip at 255
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise BrokenPhoto(f"32-bit pixels (mode {image.mode}) have no known range; save it with 8 or 16 bits")
-    if isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # Pillow warns where this step is left out
-    return image.convert("RGB")
 
 
 def centre_crop(rgb: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:

@@ -5,11 +5,10 @@ import io
 import numpy as np
 import tifffile
 import torch
-import torchvision  # noqa: F401  registers torch.ops.image
 from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE, COMPRESSION, PHOTOMETRIC_INTERPRETATION
 
-from evaluator.photos.decode import BrokenPhoto
+from evaluator.photos.reading import BrokenPhoto
 
 _PNG_DEPTH, _PNG_COLOUR = 24, 25
 """Offsets of the bit depth and the colour type in a PNG."""
@@ -45,6 +44,8 @@ def deep_pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
 
 
 def _png(data: bytes) -> np.ndarray:
+    import torchvision  # noqa: F401  registers torch.ops.image; 170 MB that few uploads need
+
     # A bytearray, because torch wants memory that may be written.
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     rgb = torch.ops.image.decode_png(encoded, _TORCHVISION_RGB, True)

@@ -20,13 +20,12 @@ _DAMAGED = (ValueError, SyntaxError, OSError, struct.error, KeyError, TypeError,
 _log = logging.getLogger("chromaclick")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """A photo as its EXIF turns it; as it is where its EXIF is damaged."""
+def turn_upright(image: Image.Image) -> None:
+    """Turn a decoded photo as its EXIF says; leave it as it is where its EXIF is damaged."""
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except _DAMAGED as error:
         _log.warning("a photo's EXIF is damaged, so it may lie on its side: %s", error)
-        return image
 
 
 def kept_exif(image: Image.Image, width: int, height: int) -> bytes:

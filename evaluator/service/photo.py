@@ -10,10 +10,10 @@ import torch
 from jaxtyping import UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
 
-from evaluator.photos.decode import BrokenPhoto, as_rgb, explained
+from evaluator.photos.reading import BrokenPhoto, as_rgb, explained
 from evaluator.photos.grey import NEAR_GREY_CHROMA
 from evaluator.service.deep import deep_pixels
-from evaluator.service.exif import kept_exif, upright
+from evaluator.service.exif import kept_exif, turn_upright
 from kernels.color import AB_SCALE, rgb_to_lab
 
 Image.init()  # Pillow loads the rarer formats only when it is told to
@@ -32,15 +32,15 @@ _STRIP = 2**20
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"RIFF")
 
 
-class TooLarge(ValueError):
+class TooLarge(BrokenPhoto):
     """A file of too many bytes, or a photo of too many pixels."""
 
 
-class NotAPhoto(ValueError):
+class NotAPhoto(BrokenPhoto):
     """A file that is no photo of a known kind."""
 
 
-class Broken(ValueError):
+class Broken(BrokenPhoto):
     """A photo that cannot be decoded."""
 
 
@@ -89,6 +89,8 @@ def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
         # Pillow warns of odd metadata; what matters of it is raised.
         with warnings.catch_warnings(action="ignore"), explained():
             return _parsed(data, limits, keep_colours)
+    except (TooLarge, NotAPhoto):
+        raise
     except BrokenPhoto as error:
         raise Broken(f"the photo cannot be read ({error}); save it again, and send that") from error
     except MemoryError as error:
@@ -101,7 +103,8 @@ def _parsed(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
         pixels = deep_pixels(image, data)
         if pixels is None:
             image.load()
-            pixels = np.asarray(_plain(upright(image)))
+            turn_upright(image)  # in place: two copies of a large photo are too many
+            pixels = np.asarray(_plain(image))
         elif pixels.shape[0] * pixels.shape[1] > limits.most_pixels:
             raise BrokenPhoto("its header and its pixels disagree about its size")
         exif = kept_exif(image, pixels.shape[1], pixels.shape[0])
