@@ -9,28 +9,17 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import Scope
 
 from evaluator.service import routes_batch, routes_colour, routes_photos, routes_service
-from evaluator.service.batching import Overloaded
-from evaluator.service.core import Service
+from evaluator.service.core import KNOWN, Service
 from evaluator.service.documented import document
 from evaluator.service.engine import Engine
 from evaluator.service.monitoring import Monitoring
-from evaluator.service.photo import Broken, NotAPhoto, TooLarge
-from evaluator.service.problems import Problem, install, overloaded
+from evaluator.service.problems import install
 from evaluator.service.security import BodyLimit, Gatekeeper, SecurityHeaders
 from evaluator.service.settings import Settings
-from evaluator.service.store import PhotoMissing
 
 _log = logging.getLogger("chromaclick")
-_KNOWN = {
-    TooLarge: lambda error: Problem(413, "too-large", str(error)),
-    NotAPhoto: lambda error: Problem(415, "not-a-photo", str(error)),
-    Broken: lambda error: Problem(422, "broken", str(error)),
-    PhotoMissing: lambda error: Problem(404, "photo-missing", str(error)),
-    Overloaded: lambda error: overloaded(error.retry_after, "the network"),
-}
 
 
 class _Static(StaticFiles):
@@ -63,7 +52,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         app.include_router(part.routes)
     app.mount("/static", _Static(directory=routes_service.STATIC))
     document(app)
-    install(app, _KNOWN)
+    install(app, KNOWN)
     # The last one added is the first that sees a request.
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Gatekeeper, settings=settings)
@@ -98,3 +87,15 @@ async def _start(service: Service) -> None:
         await service.start()
     except Exception as error:
         _log.error("the networks could not be loaded: %s", error)
+
+
+def _engine(settings: Settings) -> Engine:
+    return Engine(
+        colorizer=settings.colorizer,
+        guide=settings.guide,
+        tracking_uri=settings.tracking_uri,
+        most_batch=settings.most_batch,
+        most_waiting=settings.most_waiting,
+        deadline_seconds=settings.deadline_seconds,
+        refresh_seconds=settings.refresh_seconds,
+    )

@@ -3,28 +3,39 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from torch import Tensor
 
 from evaluator.service import export
+from evaluator.service.batching import Overloaded
 from evaluator.service.click_map import PlacedClick, click_map
 from evaluator.service.engine import Engine
 from evaluator.service.jobs import Jobs
 from evaluator.service.monitoring import Metrics
 from evaluator.service.palette import ab_of
-from evaluator.service.photo import Limits
-from evaluator.service.problems import Problem
+from evaluator.service.photo import Broken, Limits, NotAPhoto, TooLarge
+from evaluator.service.problems import Problem, overloaded
+from evaluator.service.samples import SampleMissing
 from evaluator.service.schemas import Batch, Click, Clicked
 from evaluator.service.settings import Settings
-from evaluator.service.store import PhotoStore, StoredPhoto
+from evaluator.service.store import PhotoMissing, PhotoStore, StoredPhoto
 from evaluator.service.upload import UploadWorkers
 from evaluator.service.workers import Workers
 
 Answer = TypeVar("Answer")
+KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
+    TooLarge: lambda error: Problem(413, "too-large", str(error)),
+    NotAPhoto: lambda error: Problem(415, "not-a-photo", str(error)),
+    Broken: lambda error: Problem(422, "broken", str(error)),
+    SampleMissing: lambda error: Problem(404, "not-found", str(error)),
+    PhotoMissing: lambda error: Problem(404, "photo-missing", str(error)),
+    Overloaded: lambda error: overloaded(error.retry_after, "the network"),
+}
+"""Errors of the modules below that a client can do something about, as answers."""
 _REMEMBERED = 64
 """Colourings that are kept in memory, each of at most 0.5 MiB."""
 
@@ -48,7 +59,11 @@ class Service:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings, self.engine, self.metrics = settings, engine, Metrics()
-        limits = Limits(most_bytes=settings.most_upload_bytes, most_pixels=settings.most_pixels)
+        limits = Limits(
+            most_bytes=settings.most_upload_bytes,
+            most_pixels=settings.most_pixels,
+            seconds=settings.upload_seconds,
+        )
         self.store = PhotoStore(settings.store_folder / "photos", settings.store_mib << 20, settings.working_size)
         self.uploads = UploadWorkers(limits, settings.upload_workers)
         self.quick = Workers("the preview queue", 2, settings.most_waiting, settings.deadline_seconds)
@@ -63,6 +78,7 @@ class Service:
     async def start(self) -> None:
         """Load and warm the networks; `failure` is set where that is impossible."""
         try:
+            await self.uploads.start()
             await self.engine.start()
         except Exception as error:
             self.failure = error
@@ -85,7 +101,7 @@ class Service:
             raise Problem(503, "no-networks", f"the networks could not be loaded: {self.failure}")
         if not self.engine.ready:
             detail = "the networks are being loaded and warmed; try again in 2 s"
-            raise Problem(503, "not-ready", detail, retry_after=2)
+            raise Problem(503, "not-ready", detail, retry_after=2.0)
 
     async def colour(self, asked: Clicked) -> Coloured:
         """Colours of a photo for the clicks that a client sent."""
@@ -117,8 +133,11 @@ class Service:
         return photo, click_map(placed, height, width)
 
     async def _render(self, asked: Clicked, batch: Batch) -> bytes:
-        coloured = await self.colour(asked)
-        return await self.heavy.run(export.render, coloured.photo, coloured.ab, batch.format, batch.quality)
+        try:
+            coloured = await self.colour(asked)
+            return await self.heavy.run(export.render, coloured.photo, coloured.ab, batch.format, batch.quality)
+        except tuple(KNOWN) as error:
+            raise next(make(error) for kind, make in KNOWN.items() if isinstance(error, kind)) from error
 
 
 def working_pixel(photo: StoredPhoto, row: int, col: int, number: int | None = None) -> tuple[int, int]:
@@ -146,6 +165,12 @@ def full_pixel(photo: StoredPhoto, row: int, col: int) -> tuple[int, int]:
 def _middle(small: int, small_side: int, side: int) -> int:
     first, beyond = -(-small * side // small_side), -(-(small + 1) * side // small_side)
     return (first + beyond - 1) // 2
+
+
+def picture(content: bytes, headers: Mapping[str, str] | None = None) -> Response:
+    """A picture as an answer; its first bytes tell its type."""
+    kinds = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png", b"RI": "image/webp"}
+    return Response(content, media_type=kinds[content[:2]], headers=dict(headers or {}))
 
 
 async def _service(request: Request) -> Service:

@@ -22,7 +22,7 @@ _WHY = {
     421: "the service is not called so",
     422: "a value that cannot be",
     429: "too many requests: try again after Retry-After seconds",
-    503: "the networks are not loaded yet",
+    503: "not ready: the networks are not loaded yet, or the disk is full",
 }
 _ANYWHERE = (400, 401, 403, 413, 421, 422, 429)
 

@@ -1,5 +1,6 @@
 """Photos in, and their grey and reference pictures out."""
 
+import logging
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Path, Query, Response, UploadFile
@@ -11,8 +12,9 @@ from evaluator.service.documented import binary, problems
 from evaluator.service.preview import encode_grey, encode_reference
 from evaluator.service.problems import Problem
 from evaluator.service.schemas import Photo, PhotoId, Sample, Size
-from evaluator.service.store import StoredPhoto
+from evaluator.service.store import PhotoMissing, PhotoStore, StoredPhoto, photo_id
 
+_log = logging.getLogger("chromaclick")
 routes = APIRouter(prefix="/v1", tags=["photos"])
 AnyId = Annotated[PhotoId, Path()]
 LongSide = Annotated[int, Query(ge=16, le=1024, description="longest long side, in pixels")]
@@ -21,7 +23,7 @@ _IMMUTABLE = {"Cache-Control": "private, max-age=3600"}
 
 
 @routes.post(
-    "/photos", status_code=201, response_model=Photo, responses={200: {"model": Photo}, **problems(408, 415)}
+    "/photos", status_code=201, response_model=Photo, responses={200: {"model": Photo}, **problems(408, 415, 503)}
 )
 async def send_photo(
     service: Served,
@@ -33,10 +35,14 @@ async def send_photo(
     """Send a photo. Colours are dropped unless asked for; the same file again is answered with 200."""
     kept = keep_colours == "true"
     data = await file.read()
-    known = await service.quick.run(service.known, photo_id(data, kept))
-    if known:
+    known = await service.quick.run(_known, service.store, data, kept)
+    if known is not None:
         return JSONResponse(_described(known).model_dump(), 200)
-    stored = await service.uploads.parse_into(service.store, data, kept)
+    try:
+        stored = await service.uploads.parse_into(service.store, data, kept)
+    except OSError as error:
+        _log.error("a photo cannot be stored: %s", error)
+        raise Problem(503, "store-full", "the service cannot store photos now; tell who runs it") from error
     return JSONResponse(_described(stored).model_dump(), 201)
 
 
@@ -74,7 +80,7 @@ async def get_reference(service: Served, photo: AnyId, size: LongSide = 1024) ->
     return picture(content, _IMMUTABLE)
 
 
-@routes.get("/samples")
+@routes.get("/samples", responses=problems())
 async def get_samples(service: Served) -> list[Sample]:
     """Photos to try, from scikit-image."""
     return [Sample(**about) for about in await service.quick.run(samples.listed)]
@@ -86,6 +92,13 @@ async def get_samples(service: Served) -> list[Sample]:
 async def get_sample(service: Served, name: Annotated[str, Path(pattern="^[a-z0-9_-]{1,40}$")]) -> Response:
     """One of them."""
     return picture(await service.quick.run(samples.read, name), _IMMUTABLE)
+
+
+def _known(store: PhotoStore, data: bytes, kept: bool) -> StoredPhoto | None:
+    try:
+        return store.get(photo_id(data, kept))
+    except PhotoMissing:
+        return None
 
 
 def _described(photo: StoredPhoto) -> Photo:

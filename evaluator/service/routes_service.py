@@ -1,10 +1,9 @@
 """The service itself: its networks, its health, its page."""
 
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse
 
 from evaluator.service.core import Served
 from evaluator.service.documented import binary, problems

@@ -51,8 +51,7 @@ class Click(Sent):
     row: Side = Field(description="from the top, in pixels of the upright photo", examples=[120])
     col: Side = Field(description="from the left, in pixels of the upright photo", examples=[340])
     colour: Colour = Field(description="one of hex, rgb, lab", examples=[{"hex": "#b5651d"}])
-    size: Annotated[int, Field(ge=1, le=31)] | None = Field(
-        None, description="side of the stamp in pixels that the network sees; default: as it was trained"
+    size: Annotated[int, Field(ge=1, le=31)] | None = Field(default=None, description="side of the stamp in pixels that the network sees; default: as it was trained"
     )
 
 
@@ -60,7 +59,7 @@ class ProjectClick(Click):
     """A click as the page saves it."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-    locked: bool = Field(False, description="kept by the page; without meaning here")
+    locked: bool = Field(default=False, description="kept by the page; without meaning here")
 
 
 Clicks = Annotated[list[Click], Field(max_length=MOST_CLICKS, description="all of them, the latest last")]
@@ -76,7 +75,7 @@ class Clicked(Sent):
 class Colorize(Clicked):
     """Ask for a preview."""
 
-    preview: Annotated[int, Field(ge=64, le=1024)] = Field(512, description="longest long side, in pixels")
+    preview: Annotated[int, Field(ge=64, le=1024)] = Field(default=512, description="longest long side, in pixels")
     format: PreviewFormat = "jpeg"
 
 
@@ -98,14 +97,14 @@ class ColoursAt(Clicked):
 class Heatmap(Clicked):
     """Ask where clicks help."""
 
-    size: Annotated[int, Field(ge=64, le=1024)] = Field(512, description="longest long side, in pixels")
+    size: Annotated[int, Field(ge=64, le=1024)] = Field(default=512, description="longest long side, in pixels")
 
 
 class Export(Clicked):
     """Ask for the photo in full size."""
 
     format: ExportFormat = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="of a JPEG")
+    quality: Annotated[int, Field(ge=1, le=100)] = Field(default=95, description="of a JPEG")
 
 
 class ProjectPhoto(BaseModel):
@@ -113,7 +112,7 @@ class ProjectPhoto(BaseModel):
 
     model_config = ConfigDict(strict=True)
     id: PhotoId
-    name: str = Field("", max_length=255)
+    name: str = Field(default="", max_length=255)
     width: int = Field(ge=1)
     height: int = Field(ge=1)
 
@@ -126,8 +125,8 @@ class Project(BaseModel):
     version: Literal[1]
     photo: ProjectPhoto
     clicks: list[ProjectClick] = Field(max_length=MOST_CLICKS)
-    colorizer: str = Field("", max_length=255)
-    saved: str = Field("", max_length=64)
+    colorizer: str = Field(default="", max_length=255)
+    saved: str = Field(default="", max_length=64)
 
 
 class ProjectItem(Sent):
@@ -141,14 +140,14 @@ class Batch(Sent):
 
     items: list[Clicked | ProjectItem] = Field(min_length=1, max_length=MOST_ITEMS)
     format: ExportFormat = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="of JPEGs")
+    quality: Annotated[int, Field(ge=1, le=100)] = Field(default=95, description="of JPEGs")
 
 
 class Switch(Sent):
     """Ask for other networks."""
 
-    colorizer: str | None = Field(None, min_length=1, max_length=255, examples=["models:/colornet@champion"])
-    guide: str | None = Field(None, min_length=1, max_length=255, examples=["models:/editnet-blind/2"])
+    colorizer: str | None = Field(default=None, min_length=1, max_length=255, examples=["models:/colornet@champion"])
+    guide: str | None = Field(default=None, min_length=1, max_length=255, examples=["models:/editnet-blind/2"])
 
 
 class Size(BaseModel):

@@ -21,6 +21,8 @@ UPLOAD_PATH = "/v1/photos"
 MOST_JSON_BYTES = 4 * 2**20
 _FORM_BYTES = 2**16
 """Of a multipart body beside its file."""
+UPLOADS_PER_WORKER = 4
+"""Uploads at once for each process that parses: every one may hold its file in memory."""
 _MOST_CLIENTS = 10_000
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = {
@@ -64,7 +66,7 @@ class Gatekeeper:
         self._app = app
         self._settings = settings
         self._rates = RateLimit(settings.rate, settings.burst)
-        self._under_way = 0
+        self._under_way = self._uploads = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
@@ -72,11 +74,14 @@ class Gatekeeper:
             return await self._app(scope, receive, send)
         if refusal := self._refusal(scope):
             return await refusal.response()(scope, receive, send)
+        upload = _is_upload(scope)
         self._under_way += 1
+        self._uploads += upload
         try:
             return await self._app(scope, receive, send)
         finally:
             self._under_way -= 1
+            self._uploads -= upload
 
     def _refusal(self, scope: Scope) -> Problem | None:
         settings, path, headers = self._settings, scope["path"], Headers(scope=scope)
@@ -87,6 +92,8 @@ class Gatekeeper:
             problem = _wrong_token(headers.get("authorization", ""), settings.token)
         if problem is None and self._under_way >= settings.most_requests:
             problem = overloaded(1.0)
+        if problem is None and _is_upload(scope) and self._uploads >= UPLOADS_PER_WORKER * settings.upload_workers:
+            problem = overloaded(1.0, "the upload queue")
         if problem is None and path.startswith("/v1"):
             problem = self._too_fast(scope)
         return problem
@@ -99,6 +106,10 @@ class Gatekeeper:
             f"more than {self._settings.rate:g} requests/s came from your address; try again in {seconds:.1f} s"
         )
         return Problem(429, "slow-down", detail, retry_after=seconds)
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["path"] == UPLOAD_PATH and scope["method"] == "POST"
 
 
 class RateLimit:

@@ -1,7 +1,7 @@
 """The middlewares alone, around a small app: who may pass, how fast, how much, and what every answer carries."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 import pytest
@@ -21,7 +21,7 @@ from evaluator.service.settings import Settings
 TOKEN = "correct horse battery"
 
 
-def call(settings: Settings, *requests: Callable[[httpx.AsyncClient], object]) -> list[httpx.Response]:
+def call(settings: Settings, *requests: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]) -> list[httpx.Response]:
     """The answers of a small app behind all middlewares."""
     app = FastAPI()
 
@@ -55,7 +55,7 @@ def slug(response: httpx.Response) -> str:
     return problem["type"].removeprefix("https://chromaclick.invalid/problems/")
 
 
-def post(**arguments) -> Callable[[httpx.AsyncClient], object]:
+def post(**arguments) -> Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]:
     return lambda client: client.post("/v1/echo", **arguments)
 
 

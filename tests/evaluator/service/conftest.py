@@ -1,0 +1,100 @@
+"""A service with networks by formula, and a registry with small untrained ones."""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+
+from evaluator.service.app import create_app
+from evaluator.service.engine import Engine
+from evaluator.service.settings import Settings
+from tests.evaluator.service import fakes
+
+BASE_URL = "http://127.0.0.1:8000"
+
+
+@pytest.fixture
+def fake_networks() -> tuple[Callable, Callable]:
+    """`(colorizer, guide)`, see `fakes`."""
+    return fakes.spread, fakes.detail
+
+
+@pytest.fixture
+def fake_engine() -> Engine:
+    """An engine with them, not started."""
+    return Engine.from_networks(fakes.spread, fakes.detail)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., bytes]:
+    """`picture(seed, width, height, format)`: smooth colours with noise, as a file."""
+
+    def make(seed: int = 0, width: int = 96, height: int = 64, format: str = "JPEG", **options: object) -> bytes:
+        draw = np.random.default_rng(seed)
+        coarse = Image.fromarray(draw.integers(0, 256, (4, 6, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+        file = io.BytesIO()
+        noisy = np.clip(smooth + draw.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(file, format, **options)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A store of the tests' own; no limit of rates; one process that parses."""
+    return Settings(store=str(tmp_path_factory.mktemp("store")), rate=0.0, upload_workers=1)
+
+
+@pytest.fixture(scope="module")
+def client(settings: Settings) -> Iterator[TestClient]:
+    """A running service whose networks are ready."""
+    app = create_app(settings, Engine.from_networks(fakes.spread, fakes.detail))
+    with TestClient(app, base_url=BASE_URL) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def wait_until_ready(client: TestClient) -> None:
+    """Until the networks are warmed."""
+    assert client.portal is not None
+    client.portal.call(client.app.state.service.settled.wait)  # pyright: ignore[reportAttributeAccessIssue]
+    assert client.get("/readyz").status_code == 200
+
+
+@dataclass(frozen=True)
+class Registry:
+    """An MLflow database with `colornet` and `editnet-blind`, two versions of each; @champion is version 1."""
+
+    uri: str
+    work: Path
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Untrained networks with three levels."""
+    from trainer import publish
+    from trainer.networks import ColorNet, EditNet
+    from trainer.tracking import Place, Tracker
+
+    work = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{work}/mlflow.db"
+    with Tracker(Place(work=work, folder=work / "run", tracking_uri=uri)) as tracker:
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            networks = {"colornet": ColorNet((4, 6, 8)), "editnet-blind": EditNet("blind", (4, 6, 8))}
+            for name, network in networks.items():
+                variant = "blind" if name == "editnet-blind" else None
+                contract = publish.describe(
+                    network, name, variant=variant, hint_size=3, temperature=0.5 if variant else None
+                )
+                folder = publish.save(publish.export(network, contract), work / "run" / f"{name}-{seed}")
+                tracker.register(folder)
+    return Registry(uri, work)
