@@ -1,0 +1,245 @@
+"""The networks at work: coloring and scoring for many requests at once, and other networks without a restart.
+
+A batch of one photo is computed as it is. `evaluator.threads.each_on_one_core` gives bit-equal numbers in any company,
+so that no benchmarked click moves by rounding (1e-7); a person's preview has 8 bits, and would only take longer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluator.registry import CHAMPION
+from evaluator.service.batching import Batcher
+from evaluator.service.networks import Networks, Runner, current_source, is_alias, load_runner, runner_of
+from evaluator.service.runtimes import RUNTIMES
+
+_log = logging.getLogger("chromaclick")
+
+
+class Engine:
+    """A colorizer and a blind guide behind a batcher."""
+
+    def __init__(
+        self,
+        colorizer: str = f"models:/colornet@{CHAMPION}",
+        guide: str = f"models:/editnet-blind@{CHAMPION}",
+        *,
+        tracking_uri: str | None = None,
+        working_size: int = 256,
+        most_batch: int = 8,
+        most_waiting: int = 32,
+        wait_seconds: float = 0.0,
+        deadline_seconds: float = 10.0,
+        refresh_seconds: float = 30.0,
+        runtimes: Sequence[str] = tuple(RUNTIMES),
+    ) -> None:
+        """An engine; nothing is loaded before `start`.
+
+        Args:
+            colorizer: see `evaluator.registry.load`.
+            guide: a blind one.
+            tracking_uri: MLflow server or database.
+            working_size: long side of photos, at which networks are warmed.
+            most_batch: see `Batcher`.
+            most_waiting: see `Batcher`.
+            wait_seconds: see `Batcher`.
+            deadline_seconds: see `Batcher`.
+            refresh_seconds: how often aliases are looked up again; 0: never.
+            runtimes: names of runtimes to choose from.
+
+        Raises:
+            ValueError: a number that cannot work.
+        """
+        self._wanted = (colorizer, guide)
+        self._tracking_uri, self._runtimes = tracking_uri, tuple(runtimes)
+        self._sizes = ((working_size, working_size), (working_size, max(1, working_size * 3 // 4)))
+        self._refresh_seconds = refresh_seconds
+        self._batcher = Batcher(most_batch, most_waiting, wait_seconds, deadline_seconds)
+        self._networks: Networks | None = None
+        self._changing = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_networks(
+        cls,
+        colorizer: Callable[..., Tensor],
+        guide: Callable[..., Tensor],
+        *,
+        hint_size: int = 3,
+        temperature: float = 1.0,
+        **options: Any,
+    ) -> "Engine":
+        """An engine with networks that are at hand, such as formulas; it is ready without `start`.
+
+        Args:
+            colorizer: `colorizer(lightness, clicks) -> ab`.
+            guide: `guide(lightness, predicted_ab, clicks) -> logits`.
+            hint_size: of the colorizer, where it has no contract.
+            temperature: of the guide, where it has no contract.
+            options: the other arguments of an engine.
+        """
+        engine = cls(**{"refresh_seconds": 0.0, **options})
+        runners = [
+            runner_of(network, name, hint_size=hint_size, temperature=temperature)
+            for name, network in (("colorizer", colorizer), ("guide", guide))
+        ]
+        engine._use(Networks(colorizer=runners[0], guide=runners[1]))
+        return engine
+
+    @property
+    def ready(self) -> bool:
+        """Whether both networks are loaded and warmed."""
+        return self._networks is not None
+
+    @property
+    def networks(self) -> Networks:
+        """The pair at work. Who needs several answers of one pair keeps it, and passes it to each call.
+
+        Raises:
+            RuntimeError: there is none yet.
+        """
+        if self._networks is None:
+            raise RuntimeError("the networks are not loaded; await start() first")
+        return self._networks
+
+    @property
+    def hint_size(self) -> int:
+        """Side of a click's stamp where a click names none."""
+        return self.networks.colorizer.hint_size
+
+    def describe(self) -> dict[str, Any]:
+        """Both networks, as JSON values; see `Networks.describe`."""
+        return self.networks.describe()
+
+    async def start(self) -> None:
+        """Load and warm both networks, where there are none yet.
+
+        Raises:
+            ValueError: a network is missing or bad; the message says what makes one.
+            ConnectionError: the registry does not answer.
+        """
+        async with self._changing:
+            if self._networks is None:
+                self._use(await asyncio.to_thread(self._load_pair, *self._wanted))
+        aliases = [runner.wanted for runner in _both(self.networks) if is_alias(runner.wanted)]
+        if self._refresh_seconds and aliases and self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._keep_fresh())
+
+    async def close(self) -> None:
+        """Answer what waits with an error, and stop."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+        await asyncio.to_thread(self._batcher.close)
+
+    async def colorize(
+        self,
+        lightness: Float[Tensor, "1 1 h w"],
+        clicks: Float[Tensor, "1 3 h w"],
+        networks: Networks | None = None,
+    ) -> Float[Tensor, "1 2 h w"]:
+        """Colours of a photo, ab in CIE / 128.
+
+        Args:
+            lightness: CIE L* / 100.
+            clicks: see `click_map`.
+            networks: a pair to use; default: the present one.
+
+        Raises:
+            Overloaded: too many requests wait.
+        """
+        return await self._batcher.submit((networks or self.networks).colorizer.run, lightness, clicks)
+
+    async def logits(
+        self,
+        lightness: Float[Tensor, "1 1 h w"],
+        predicted_ab: Float[Tensor, "1 2 h w"],
+        clicks: Float[Tensor, "1 3 h w"],
+        networks: Networks | None = None,
+    ) -> Float[Tensor, "1 h w"]:
+        """The guide's z / T, whose softmax is the heat map. Arguments and errors as of `colorize`."""
+        guide = (networks or self.networks).guide
+        return await self._batcher.submit(guide.run, lightness, predicted_ab, clicks) / guide.temperature
+
+    async def score(
+        self,
+        lightness: Float[Tensor, "1 1 h w"],
+        predicted_ab: Float[Tensor, "1 2 h w"],
+        clicks: Float[Tensor, "1 3 h w"],
+        networks: Networks | None = None,
+    ) -> Float[Tensor, "1 h w"]:
+        """Where the next click helps: softmax(z / T), sums to 1. Arguments and errors as of `colorize`."""
+        logits = await self.logits(lightness, predicted_ab, clicks, networks)
+        return logits.flatten(1).softmax(1).view_as(logits)
+
+    async def switch(self, colorizer: str | None = None, guide: str | None = None) -> None:
+        """Load other networks, warm them, and take them in one step; what is under way keeps the old ones.
+
+        Args:
+            colorizer: None keeps the present one.
+            guide: None keeps the present one.
+
+        Raises:
+            ValueError: neither is named, or one is missing or bad. Nothing changes then.
+            ConnectionError: the registry does not answer. Nothing changes then.
+        """
+        if colorizer is None and guide is None:
+            raise ValueError("neither a colorizer nor a guide is named; name one, such as models:/colornet/2")
+        async with self._changing:
+            self._use(await asyncio.to_thread(self._load_pair, colorizer, guide))
+
+    async def refresh(self) -> bool:
+        """Look up the aliases again, and switch where one stands for another version now.
+
+        Returns:
+            Whether something changed.
+
+        Raises:
+            ValueError: an alias is gone. The present networks stay.
+            ConnectionError: the registry does not answer. The present networks stay.
+        """
+        async with self._changing:
+            stale = await asyncio.to_thread(self._stale, self.networks)
+            if not any(stale):
+                return False
+            self._use(await asyncio.to_thread(self._load_pair, *stale))
+            return True
+
+    def _stale(self, networks: Networks) -> list[str | None]:
+        return [
+            runner.wanted if is_alias(runner.wanted) and self._source_now(runner) != runner.source else None
+            for runner in _both(networks)
+        ]
+
+    def _source_now(self, runner: Runner) -> str:
+        return current_source(runner.wanted, self._tracking_uri)
+
+    def _load_pair(self, colorizer: str | None, guide: str | None) -> Networks:
+        present = self._networks
+        runners: list[Runner] = []
+        for kind, uri in (("colorizer", colorizer), ("guide", guide)):
+            if uri is None:
+                assert present is not None
+                runners.append(getattr(present, kind))
+            else:
+                runners.append(load_runner(kind, uri, self._tracking_uri, self._sizes, self._runtimes))
+        return Networks(colorizer=runners[0], guide=runners[1])
+
+    def _use(self, networks: Networks) -> None:
+        self._networks = networks
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._refresh_seconds)
+            try:
+                await self.refresh()
+            except (ValueError, ConnectionError) as error:
+                _log.warning("aliases could not be looked up, the present networks stay: %s", error)
+
+
+def _both(networks: Networks) -> tuple[Runner, Runner]:
+    return networks.colorizer, networks.guide

@@ -1,0 +1,145 @@
+"""The colorizer and the guide that the service works with: loaded, checked, each in its quickest runtime."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from evaluator import registry
+from evaluator.loaded import LoadedGuide, LoadedNetwork
+from evaluator.service.runtimes import RUNTIMES, Choice, choose
+
+_log = logging.getLogger("chromaclick")
+_BY_FORMULA = "by formula"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runner:
+    """A network as the service runs it."""
+
+    run: Callable[..., Tensor]
+    """The house's call, without the truth."""
+    wanted: str
+    """What was asked for, with its alias."""
+    source: str
+    """What that stood for, with its version."""
+    hint_size: int
+    """Side of a click's stamp, the largest of its training."""
+    temperature: float = 1.0
+    """Of a guide's heat map."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """All that is known of it, as JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Networks:
+    """A pair that works together; it never changes, so that a request can keep it while another pair is loaded."""
+
+    colorizer: Runner
+    guide: Runner
+
+    def describe(self) -> dict[str, Any]:
+        """Both, as JSON values."""
+        return {
+            name: dict(runner.about) for name, runner in (("colorizer", self.colorizer), ("guide", self.guide))
+        }
+
+
+def load_runner(
+    kind: str,
+    uri: str,
+    tracking_uri: str | None,
+    sizes: Sequence[tuple[int, int]],
+    runtimes: Sequence[str] = tuple(RUNTIMES),
+) -> Runner:
+    """A network out of the registry in the runtime that is quickest at these sizes. Takes seconds.
+
+    Args:
+        kind: "colorizer" or "guide".
+        uri: see `evaluator.registry.load`.
+        tracking_uri: see there.
+        sizes: heights and widths to warm it at; the first one decides.
+        runtimes: names of `runtimes.RUNTIMES` to try.
+
+    Raises:
+        ValueError: nothing there, the wrong kind, or a guide that wants the truth.
+        ConnectionError: the registry does not answer.
+    """
+    load = registry.load_colorizer if kind == "colorizer" else registry.load_guide
+    network = load(uri, tracking_uri)
+    if isinstance(network, LoadedGuide) and network.contract.variant != "blind":
+        raise ValueError(
+            f"{uri} is an oracle guide, which needs the true colours; give a blind one, editnet-blind"
+        )
+    choice = choose(network, sizes, runtimes)
+    _log.info("%s %s runs by %s", kind, network.source, choice.words)
+    return Runner(
+        run=choice.network,
+        wanted=uri,
+        source=network.source,
+        hint_size=_largest(network.contract.hint_size),
+        temperature=network.contract.temperature or 1.0,
+        about=_about(network, choice),
+    )
+
+
+def runner_of(network: Callable[..., Tensor], name: str, *, hint_size: int, temperature: float) -> Runner:
+    """A network that is no file: any callable, for tests and benchmarks."""
+    contract = getattr(network, "contract", None)
+    source = getattr(network, "source", f"{name} {_BY_FORMULA}")
+    about = {"name": name, "version": None, "source": source, "hint_size": hint_size, "runtime": "torch"}
+    if contract is not None:
+        hint_size, temperature = _largest(contract.hint_size), contract.temperature or 1.0
+    return Runner(
+        run=network, wanted=source, source=source, hint_size=hint_size, temperature=temperature, about=about
+    )
+
+
+def _about(network: LoadedNetwork, choice: Choice) -> dict[str, Any]:
+    contract, source = network.contract, network.source
+    hint_size = contract.hint_size
+    return {
+        "name": contract.name,
+        "version": source.rpartition("/")[2] if source.startswith("models:/") else None,
+        "source": source,
+        "hint_size": list(hint_size) if isinstance(hint_size, tuple) else hint_size,
+        "multiple": contract.multiple,
+        "commit": contract.commit,
+        "sha256": network.fingerprint,
+        "metrics": contract.metrics,
+        "runtime": choice.runtime,
+        "milliseconds": choice.milliseconds[choice.runtime],
+        "runtimes": choice.milliseconds,
+        "skipped": choice.skipped,
+    }
+
+
+def _largest(hint_size: int | tuple[int, int]) -> int:
+    return hint_size if isinstance(hint_size, int) else hint_size[1]
+
+
+def current_source(uri: str, tracking_uri: str | None) -> str:
+    """What a URI stands for now: an alias's version; anything else is itself.
+
+    Raises:
+        ValueError: no version has this alias.
+        ConnectionError: the registry does not answer.
+    """
+    if not is_alias(uri):
+        return uri
+    name, _, alias = uri.removeprefix("models:/").strip("/").rpartition("@")
+    where = tracking_uri or registry.default_tracking_uri()
+    if alias == registry.CHAMPION:
+        found = [registry.champion(where, name)]
+    else:
+        found = [one.version for one in registry.versions(where) if one.name == name and alias in one.aliases]
+    if not found or found[0] is None:
+        raise ValueError(f"no version of {name} has the alias {alias} any more in {where}; give it to one")
+    return f"models:/{name}/{found[0]}"
+
+
+def is_alias(uri: str) -> bool:
+    """Whether a URI may stand for something else later."""
+    return uri.startswith("models:/") and "@" in uri
