@@ -4,6 +4,8 @@ Everything is elementwise on purpose: a matrix product would be cast to half by 
 GPU's matmul settings, and either costs far more than the 1e-4 CIE units that this module promises.
 """
 
+from functools import cache
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -89,6 +91,40 @@ def lab_to_rgb(lightness: Float[Tensor, "b 1 h w"], ab: Float[Tensor, "b 2 h w"]
 def to_uint8(rgb: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     """Round sRGB in [0, 1] to the nearest of 0..255; values outside [0, 1] are clipped."""
     return (_at_least_float32(rgb).detach().clamp(0.0, 1.0) * 255.0).round_().to(torch.uint8)
+
+
+def lab_to_uint8(lightness: Float[Tensor, "b 1 h w"], ab: Float[Tensor, "b 2 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """`to_uint8(lab_to_rgb(lightness, ab))` in float32 by a table, a few times as fast on a CPU.
+
+    Linear RGB is rounded to 16 bits before its gamma: a value may lie one level beside the exact one where that is
+    near the middle between two levels. No gradient.
+
+    Raises:
+        ValueError: as `lab_to_rgb`.
+    """
+    _require_channels("lightness", lightness, 1)
+    _require_channels("ab", ab, 2)
+    with torch.no_grad():
+        fy = (_at_least_float32(lightness).float()[:, 0] * LIGHTNESS_SCALE + 16.0) * (1.0 / 116.0)
+        a, b = _at_least_float32(ab).float().unbind(1)
+        fx = torch.add(fy, a, alpha=AB_SCALE / 500.0)
+        fz = torch.sub(fy, b, alpha=AB_SCALE / 200.0).clamp_(min=0.0)
+        table = _encoded_levels(fy.device)
+        rgb = torch.empty((fy.shape[0], 3, *fy.shape[1:]), dtype=torch.uint8, device=fy.device)
+        for channel, plane in enumerate(_combine(_RGB_FROM_XYZ, [_expand(f) for f in (fx, fy, fz)])):
+            level = plane.clamp_(0.0, 1.0).mul_(_LEVELS - 1).round_().to(torch.int32)
+            rgb[:, channel] = table.index_select(0, level.view(-1)).view(level.shape)
+    return rgb
+
+
+_LEVELS = 65536
+
+
+@cache
+def _encoded_levels(device: torch.device) -> Tensor:
+    """uint8 sRGB of every 16-bit level of linear RGB."""
+    linear = torch.arange(_LEVELS, dtype=torch.float64) / (_LEVELS - 1)
+    return to_uint8(_encode(linear)).to(device)
 
 
 def _require_channels(name: str, value: Tensor, channels: int) -> None:

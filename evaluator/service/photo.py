@@ -10,8 +10,8 @@ import torch
 from jaxtyping import UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
 
-from evaluator.photos.reading import BrokenPhoto, as_rgb, explained
 from evaluator.photos.grey import NEAR_GREY_CHROMA
+from evaluator.photos.reading import BrokenPhoto, as_rgb, explained
 from evaluator.service.deep import deep_pixels
 from evaluator.service.exif import kept_exif, turn_upright
 from kernels.color import AB_SCALE, rgb_to_lab

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from evaluator.service.store import StoredPhoto, fitted
 from evaluator.service.upsample import upsample_ab
-from kernels.color import lab_to_rgb, to_uint8
+from kernels.color import lab_to_uint8
 
 PreviewFormat = Literal["jpeg", "png", "webp"]
 _SAVED = {
@@ -49,7 +49,7 @@ def encode_preview(
 def encode_grey(photo: StoredPhoto, long_side: int) -> bytes:
     """The grey photo as a JPEG."""
     lightness = photo.lightness_at(long_side)
-    rgb = to_uint8(lab_to_rgb(lightness, lightness.new_zeros(1, 2, *lightness.shape[-2:])))
+    rgb = lab_to_uint8(lightness, lightness.new_zeros(1, 2, *lightness.shape[-2:]))
     return _saved(Image.fromarray(rgb[0, 0].numpy()), "jpeg")
 
 
@@ -77,7 +77,7 @@ def encode_heatmap(photo: StoredPhoto, heat: Float[Tensor, "1 h w"], long_side: 
 
 
 def _picture(lightness: Tensor, ab: Tensor) -> Image.Image:
-    rgb = to_uint8(lab_to_rgb(lightness, ab))[0].permute(1, 2, 0).contiguous()
+    rgb = lab_to_uint8(lightness, ab)[0].permute(1, 2, 0).contiguous()
     return Image.fromarray(rgb.numpy())
 
 
