@@ -54,7 +54,7 @@ def _compressed(lightness: UInt16[np.ndarray, "rows w"], ab: Float[Tensor, "1 2 
     strip[..., 1:] = stored.permute(1, 2, 0).numpy().astype(np.int16).view(np.uint16)
     steps = strip.copy()
     steps[:, 1:] -= strip[:, :-1]
-    return zlib.compress(steps, _LEVEL)
+    return zlib.compress(steps.tobytes(), _LEVEL)
 
 
 def _directory(size: tuple[int, ...], rows: int, sizes: list[int], exif: bytes) -> ImageFileDirectory_v2:
