@@ -1,7 +1,7 @@
 """Concurrent requests computed together: a queue in front of one thread that runs the networks.
 
-The queue is bounded. A request that finds it full, or whose turn does not come within its deadline, is told to come
-back; one whose client went away is dropped before it is computed.
+The queue is bounded. A request that finds it full, or whose turn does not come within its deadline, is told to
+come back; one whose client went away is dropped before it is computed.
 """
 
 import asyncio
@@ -43,6 +43,7 @@ class Closed(Overloaded):
 class _Request:
     run: Run
     inputs: tuple[Tensor, ...]
+    most_batch: int
     future: Future[Tensor]
 
     def goes_with(self, other: "_Request") -> bool:
@@ -96,12 +97,15 @@ class Batcher:
         """Requests that wait now."""
         return len(self._waiting)
 
-    async def submit(self, run: Run, *inputs: Tensor, deadline_seconds: float | None = None) -> Tensor:
+    async def submit(
+        self, run: Run, *inputs: Tensor, most_batch: int | None = None, deadline_seconds: float | None = None
+    ) -> Tensor:
         """The outputs of `run` for one request, computed together with others.
 
         Args:
             run: called in the batcher's thread, without gradients; requests with the same one are batched.
             inputs: of one photo, (1, ...) each.
+            most_batch: requests in a call of this `run`, where it wants less than the batcher allows.
             deadline_seconds: how long to wait for its turn; default: the batcher's.
 
         Raises:
@@ -109,7 +113,8 @@ class Batcher:
             Closed: the batcher is closed.
             Exception: whatever `run` raised, for every request of that batch.
         """
-        request = _Request(run, inputs, Future())
+        most = self.most_batch if most_batch is None else min(most_batch, self.most_batch)
+        request = _Request(run, inputs, most, Future())
         self._enqueue(request)
         patience = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         result = asyncio.wrap_future(request.future)
@@ -177,7 +182,8 @@ class Batcher:
 
     def _take(self) -> list[_Request]:
         first = self._waiting[0]
-        batch = [request for request in self._waiting if request.goes_with(first)][: self.most_batch]
+        batch = [request for request in self._waiting if request.goes_with(first)]
+        batch = batch[: first.most_batch]
         for request in batch:
             self._waiting.remove(request)
         return batch

@@ -1,12 +1,14 @@
 """The networks at work: coloring and scoring for many requests at once, and other networks without a restart.
 
-A batch of one photo is computed as it is. `evaluator.threads.each_on_one_core` gives bit-equal numbers in any company,
-so that no benchmarked click moves by rounding (1e-7); a person's preview has 8 bits, and would only take longer.
+Photos are computed as they come, in batches or alone, with all threads. The benchmark sees to it that a photo's
+numbers are bit-equal in any company (`evaluator.threads.each_on_one_core`), so that rounding by 1e-7 moves no
+click; a preview has 8 bits, and a person would only wait longer for it.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -15,7 +17,7 @@ from torch import Tensor
 from evaluator.registry import CHAMPION
 from evaluator.service.batching import Batcher
 from evaluator.service.networks import Networks, Runner, current_source, is_alias, load_runner, runner_of
-from evaluator.service.runtimes import RUNTIMES
+from evaluator.service.runtimes import DEFAULT
 
 _log = logging.getLogger("chromaclick")
 
@@ -35,7 +37,8 @@ class Engine:
         wait_seconds: float = 0.0,
         deadline_seconds: float = 10.0,
         refresh_seconds: float = 30.0,
-        runtimes: Sequence[str] = tuple(RUNTIMES),
+        runtimes: Sequence[str] = DEFAULT,
+        cache: Path | None = None,
     ) -> None:
         """An engine; nothing is loaded before `start`.
 
@@ -49,13 +52,14 @@ class Engine:
             wait_seconds: see `Batcher`.
             deadline_seconds: see `Batcher`.
             refresh_seconds: how often aliases are looked up again; 0: never.
-            runtimes: names of runtimes to choose from.
+            runtimes: names of `runtimes.RUNTIMES` to choose from.
+            cache: folder for converted networks, which a later start then need not convert again.
 
         Raises:
             ValueError: a number that cannot work.
         """
         self._wanted = (colorizer, guide)
-        self._tracking_uri, self._runtimes = tracking_uri, tuple(runtimes)
+        self._tracking_uri, self._runtimes, self._cache = tracking_uri, tuple(runtimes), cache
         self._sizes = ((working_size, working_size), (working_size, max(1, working_size * 3 // 4)))
         self._refresh_seconds = refresh_seconds
         self._batcher = Batcher(most_batch, most_waiting, wait_seconds, deadline_seconds)
@@ -152,7 +156,7 @@ class Engine:
         Raises:
             Overloaded: too many requests wait.
         """
-        return await self._batcher.submit((networks or self.networks).colorizer.run, lightness, clicks)
+        return await self._run((networks or self.networks).colorizer, lightness, clicks)
 
     async def logits(
         self,
@@ -163,7 +167,10 @@ class Engine:
     ) -> Float[Tensor, "1 h w"]:
         """The guide's z / T, whose softmax is the heat map. Arguments and errors as of `colorize`."""
         guide = (networks or self.networks).guide
-        return await self._batcher.submit(guide.run, lightness, predicted_ab, clicks) / guide.temperature
+        return await self._run(guide, lightness, predicted_ab, clicks) / guide.temperature
+
+    async def _run(self, runner: Runner, *inputs: Tensor) -> Tensor:
+        return await self._batcher.submit(runner.run, *inputs, most_batch=runner.most_batch)
 
     async def score(
         self,
@@ -226,7 +233,8 @@ class Engine:
                 assert present is not None
                 runners.append(getattr(present, kind))
             else:
-                runners.append(load_runner(kind, uri, self._tracking_uri, self._sizes, self._runtimes))
+                where = (self._tracking_uri, self._sizes, self._runtimes, self._cache)
+                runners.append(load_runner(kind, uri, *where))
         return Networks(colorizer=runners[0], guide=runners[1])
 
     def _use(self, networks: Networks) -> None:

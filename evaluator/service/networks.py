@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from evaluator import registry
-from evaluator.loaded import LoadedGuide, LoadedNetwork
-from evaluator.service.runtimes import RUNTIMES, Choice, choose
+from evaluator.loaded import LoadedGuide
+from evaluator.service.converted import Loaded
+from evaluator.service.runtimes import DEFAULT, Choice, choose
 
 _log = logging.getLogger("chromaclick")
 _BY_FORMULA = "by formula"
@@ -29,6 +31,8 @@ class Runner:
     """Side of a click's stamp, the largest of its training."""
     temperature: float = 1.0
     """Of a guide's heat map."""
+    most_batch: int | None = None
+    """1 where photos are computed one by one; None: as many as the batcher allows."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """All that is known of it, as JSON values."""
 
@@ -52,7 +56,8 @@ def load_runner(
     uri: str,
     tracking_uri: str | None,
     sizes: Sequence[tuple[int, int]],
-    runtimes: Sequence[str] = tuple(RUNTIMES),
+    runtimes: Sequence[str] = DEFAULT,
+    cache: Path | None = None,
 ) -> Runner:
     """A network out of the registry in the runtime that is quickest at these sizes. Takes seconds.
 
@@ -62,6 +67,7 @@ def load_runner(
         tracking_uri: see there.
         sizes: heights and widths to warm it at; the first one decides.
         runtimes: names of `runtimes.RUNTIMES` to try.
+        cache: folder for converted files, which a later start then need not convert.
 
     Raises:
         ValueError: nothing there, the wrong kind, or a guide that wants the truth.
@@ -73,7 +79,7 @@ def load_runner(
         raise ValueError(
             f"{uri} is an oracle guide, which needs the true colours; give a blind one, editnet-blind"
         )
-    choice = choose(network, sizes, runtimes)
+    choice = choose(network, sizes, runtimes, cache)
     _log.info("%s %s runs by %s", kind, network.source, choice.words)
     return Runner(
         run=choice.network,
@@ -81,6 +87,7 @@ def load_runner(
         source=network.source,
         hint_size=_largest(network.contract.hint_size),
         temperature=network.contract.temperature or 1.0,
+        most_batch=None if choice.gains_by_batches else 1,
         about=_about(network, choice),
     )
 
@@ -97,7 +104,7 @@ def runner_of(network: Callable[..., Tensor], name: str, *, hint_size: int, temp
     )
 
 
-def _about(network: LoadedNetwork, choice: Choice) -> dict[str, Any]:
+def _about(network: Loaded, choice: Choice) -> dict[str, Any]:
     contract, source = network.contract, network.source
     hint_size = contract.hint_size
     return {
@@ -113,6 +120,7 @@ def _about(network: LoadedNetwork, choice: Choice) -> dict[str, Any]:
         "milliseconds": choice.milliseconds[choice.runtime],
         "runtimes": choice.milliseconds,
         "skipped": choice.skipped,
+        "batch_gain": round(choice.batch_gain, 2),
     }
 
 

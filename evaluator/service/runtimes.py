@@ -1,78 +1,93 @@
 """Ways to run an exported network on a CPU, checked against each other and chosen by a measured warm-up.
 
-A runtime that cannot run a network (a package or a compiler is missing, an operator is unknown, the numbers differ)
-is left out, and the log says why.
+A runtime that cannot run a network (a package or a compiler is missing, an operator is unknown, the numbers
+differ) is left out, and the log says why.
 """
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork
+from evaluator.service.converted import Loaded, Unusable, first_line, to_compiled, to_onnx
+from kernels.benchmarking import seconds
 
-_log = logging.getLogger("chromaclick")
 TOLERANCE = 1e-4
 """Largest difference from the exported graph, relative to the largest output or 1: 0.013 CIE units of ab."""
-_ROUNDS = 5
-
-
-class Unusable(Exception):
-    """A runtime that cannot run a network, and why."""
+_ROUNDS = 7
+_SECONDS = 2.0
+_TOGETHER = 4
+"""Photos of the batch that is measured."""
+_WORTH = 1.2
+"""How much quicker a batch has to be than its photos one by one, as each of them waits for the last one."""
+DEFAULT = ("torch", "onnxruntime")
+"""Those that are ready in seconds. `torch-compiled` takes both cores for a minute first, and a C++ compiler."""
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
     """The quickest runtime of a network."""
 
-    network: LoadedNetwork
+    network: Loaded
     """The network in that runtime."""
     runtime: str
     milliseconds: dict[str, float]
     """Median of a call for one photo, of every runtime that works."""
     skipped: dict[str, str]
     """Why others do not."""
+    batch_gain: float
+    """How many times quicker a batch is than its photos one by one."""
+
+    @property
+    def gains_by_batches(self) -> bool:
+        """Whether photos should be computed together."""
+        return self.batch_gain >= _WORTH
 
     @property
     def words(self) -> str:
         """For the log."""
         times = ", ".join(f"{name} {value:.1f} ms" for name, value in self.milliseconds.items())
         left_out = "".join(f"; {name} left out: {reason}" for name, reason in self.skipped.items())
-        return f"{self.runtime} ({times}{left_out})"
+        return f"{self.runtime} ({times}; batches are {self.batch_gain:.2f} times quicker{left_out})"
 
 
-def choose(network: LoadedNetwork, sizes: Sequence[tuple[int, int]], runtimes: Sequence[str]) -> Choice:
+def choose(
+    network: Loaded, sizes: Sequence[tuple[int, int]], runtimes: Sequence[str], cache: Path | None = None
+) -> Choice:
     """Warm every runtime at every size, check its numbers, and take the one that is quickest at the first size.
 
-    The first of the runtimes, which needs nothing but torch, is what the others are checked against.
+    All are checked against the exported graph. The second size is checked with two photos, a third one with three.
 
     Raises:
         ValueError: an unknown runtime, or none.
     """
     if not runtimes or not set(runtimes) <= set(RUNTIMES):
         raise ValueError(f"the runtimes are {list(runtimes)}; name some of {list(RUNTIMES)}")
-    examples = [example(network, *size, batch) for size in sizes for batch in (1, 2)]
+    examples = [example(network, *size, batch) for batch, size in enumerate(sizes, start=1)]
     expected = [_call(network, inputs) for inputs in examples]
-    usable: dict[str, LoadedNetwork] = {}
+    usable: dict[str, Loaded] = {}
     skipped: dict[str, str] = {}
     for name in runtimes:
         try:
-            usable[name] = _checked(RUNTIMES[name](network), examples, expected)
+            made = RUNTIMES[name](network, cache)
+            usable[name] = made if made is network else _checked(made, examples, expected)
         except Unusable as error:
             skipped[name] = str(error)
     if not usable:
         raise ValueError(f"{network.source} runs in none of the runtimes: {skipped}")
     milliseconds = _measured(usable, examples[0])
     quickest = min(usable, key=lambda name: milliseconds[name])
-    return Choice(usable[quickest], quickest, milliseconds, skipped)
+    gain = _batch_gain(usable[quickest], sizes[0])
+    return Choice(usable[quickest], quickest, milliseconds, skipped, gain)
 
 
-def example(network: LoadedNetwork, height: int, width: int, batch: int = 1) -> tuple[Tensor, ...]:
+def example(network: Loaded, height: int, width: int, batch: int = 1) -> tuple[Tensor, ...]:
     """Made-up inputs of a network, always the same."""
     generator = torch.Generator().manual_seed(0)
     maps = {
@@ -90,15 +105,13 @@ def _call(network: Any, inputs: Sequence[Tensor]) -> Tensor:
     return network(*inputs)
 
 
-def _checked(
-    network: LoadedNetwork, examples: Sequence[tuple[Tensor, ...]], expected: Sequence[Tensor]
-) -> LoadedNetwork:
+def _checked(network: Loaded, examples: Sequence[tuple[Tensor, ...]], expected: Sequence[Tensor]) -> Loaded:
     """The network, warmed at all sizes; Unusable when its numbers differ."""
     for inputs, right in zip(examples, expected, strict=True):
         try:
             found = _call(network, inputs)
         except Exception as error:  # of any library below
-            raise Unusable(_first_line(error)) from error
+            raise Unusable(first_line(error)) from error
         difference = float((found - right).abs().max()) / max(1.0, float(right.abs().max()))
         if not difference <= TOLERANCE:  # also NaN
             raise Unusable(
@@ -107,30 +120,40 @@ def _checked(
     return network
 
 
-def _measured(networks: dict[str, LoadedNetwork], inputs: tuple[Tensor, ...]) -> dict[str, float]:
-    """Median milliseconds of a call, in the order A B A B, so that the machine's other work meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for _ in range(_ROUNDS):
-        for name, network in networks.items():
-            started = time.perf_counter()
-            _call(network, inputs)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: round(1000 * median(taken), 2) for name, taken in seconds.items()}
+def _measured(networks: Mapping[str, Loaded], inputs: tuple[Tensor, ...]) -> dict[str, float]:
+    """Median milliseconds of a call."""
+    taken = _timed({name: partial(_call, network, inputs) for name, network in networks.items()})
+    return {name: round(1000 * median(times), 2) for name, times in taken.items()}
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+def _batch_gain(network: Loaded, size: tuple[int, int]) -> float:
+    alone, together = (partial(_call, network, example(network, *size, batch)) for batch in (1, _TOGETHER))
+    taken = _timed({"alone": alone, "together": together})
+    return _TOGETHER * median(taken["alone"]) / median(taken["together"])
 
 
-def _as_it_is(network: LoadedNetwork) -> LoadedNetwork:
+def _timed(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of each call, alternating, so that the machine's other work meets all of them.
+
+    All were called before. The last round begins within `_SECONDS`, so that a busy machine starts as well.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    started = time.perf_counter()
+    for number in range(_ROUNDS):
+        if number and time.perf_counter() - started > _SECONDS:
+            break
+        for name, call in calls.items():
+            taken[name].append(seconds(call, torch.device("cpu")))
+    return taken
+
+
+def _as_it_is(network: Loaded, cache: Path | None) -> Loaded:
     return network
 
 
-def _with_graph(network: LoadedNetwork, graph: Any) -> LoadedNetwork:
-    """The same network, computed by something else: the same checks, padding and cropping."""
-    kind = LoadedColorizer if isinstance(network, LoadedColorizer) else LoadedGuide
-    return kind(graph, network.contract, network.source, network.device)
-
-
-RUNTIMES: dict[str, Callable[[LoadedNetwork], LoadedNetwork]] = {"torch": _as_it_is}
+RUNTIMES: dict[str, Callable[[Loaded, Path | None], Loaded]] = {
+    "torch": _as_it_is,
+    "onnxruntime": to_onnx,
+    "torch-compiled": to_compiled,
+}
 """By name: how a network is made to run there. Each raises Unusable where it cannot."""
