@@ -18,9 +18,9 @@ _ACTS_DIFFERENTLY_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dro
 def run_network(network: Callable[..., Tensor], *inputs: Tensor | None, autocast: torch.dtype | None) -> Tensor:
     """Call a network on the device of its first input and return float32.
 
-    A batch of one photo is computed as a pair. A CPU's convolutions round one photo's numbers differently (1e-7)
-    than those of a batch, and the same numbers for every batch of 2 or more; a policy that takes the largest
-    of many almost equal scores would otherwise click elsewhere when a photo happens to be alone in its batch.
+    Convolutions round a photo's numbers differently (1e-7) in batches of other sizes and with other numbers of
+    threads. Where that must not move a click, photos are coloured one by one on a CPU: see
+    `evaluator.threads.each_on_one_core`.
 
     Args:
         network: a colorizer or a guide.
@@ -33,10 +33,8 @@ def run_network(network: Callable[..., Tensor], *inputs: Tensor | None, autocast
     """
     refuse_training_mode(network)
     first = next(x for x in inputs if x is not None)
-    if len(first) == 1:
-        inputs = tuple(x if x is None else torch.cat([x, x]) for x in inputs)
     with torch.autocast(first.device.type, dtype=autocast) if autocast else nullcontext():
-        return network(*inputs).float()[: len(first)]
+        return network(*inputs).float()
 
 
 def refuse_training_mode(network: object) -> None:

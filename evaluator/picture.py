@@ -13,6 +13,7 @@ from evaluator.inference import Colorizer, run_network
 from evaluator.metrics import rgb_psnr
 from evaluator.policies import Policy
 from evaluator.rollout import Moment, Photos, before_clicks, rollout
+from evaluator.threads import each_on_one_core
 from kernels.color import lab_to_rgb, to_uint8
 
 CELL = 192
@@ -68,7 +69,7 @@ def click_grid(
     Args:
         colorizer: in evaluation mode, on `device`.
         policies: by name; each photo has one row per policy.
-        photos: original photos of one size; all in one batch, so a handful.
+        photos: original photos of one size, a handful.
         device: where to compute.
         clicks: rising numbers of clicks, one column each.
         hint_size: side of a click's stamp in pixels.
@@ -77,17 +78,23 @@ def click_grid(
         autocast: dtype in which to run the colorizer under autocast.
         title: a line at the top.
     """
-    rgb = photos.to(device)
-    batch = Photos.from_rgb(rgb, seed=seed, first_index=first_index)
     colorize = partial(run_network, colorizer, autocast=autocast)
-    start = before_clicks(colorize, batch)
-    grey, truth = _grey_cells(batch, rgb), _truth_cells(rgb)
-    rows = {}
-    for name, policy in policies.items():
-        moments = rollout(colorize, policy, batch, start, budgets=clicks, hint_size=hint_size)
-        steps = zip(moments, (0, *clicks[:-1]), strict=True)
-        columns = [_coloured_cells(batch, rgb, moment, placed_before) for moment, placed_before in steps]
-        rows[name] = [list(row) for row in zip(grey, *columns, truth, strict=True)]
+
+    def rows_of(number: int) -> dict[str, list[_Cell]]:
+        rgb = photos[number : number + 1].to(device)
+        batch = Photos.from_rgb(rgb, seed=seed, first_index=first_index + number)
+        start = before_clicks(colorize, batch)
+        grey, truth = _grey_cells(batch, rgb), _truth_cells(rgb)
+        found = {}
+        for name, policy in policies.items():
+            moments = rollout(colorize, policy, batch, start, budgets=clicks, hint_size=hint_size)
+            steps = zip(moments, (0, *clicks[:-1]), strict=True)
+            columns = [_coloured_cells(batch, rgb, moment, placed_before) for moment, placed_before in steps]
+            found[name] = [cells[0] for cells in (grey, *columns, truth)]
+        return found
+
+    drawn = each_on_one_core(rows_of, range(len(photos)))
+    rows = {name: [one[name] for one in drawn] for name in policies}
     headings = ["grey", *(f"{n} click{'s' if n != 1 else ''}" for n in clicks), "truth"]
     return _compose(rows, headings, title)
 

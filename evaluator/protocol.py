@@ -4,7 +4,9 @@
 it.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,6 +18,7 @@ from evaluator.metrics import DEFAULT, METRICS, Comparison
 from evaluator.policies import Policy
 from evaluator.results import Protocol, Results
 from evaluator.rollout import Moment, Photos, before_clicks, coloured_steps, rollout
+from evaluator.threads import each_on_one_core
 
 __all__ = ["Protocol", "Results", "evaluate"]
 
@@ -36,9 +39,10 @@ def evaluate(
     """Let a robot user click as each policy says and measure at the budgets.
 
     Every photo's result depends on that photo and its index only, not on the batch size or on how photos are
-    split: with n processes, each evaluates its part and `Results.merge` joins them. (On a CPU the networks'
-    numbers are bit-equal for every batch; see `evaluator.inference.run_network`. A GPU's may differ in the last
-    bits between batch sizes, which changes a click where two scores tie to within that.)
+    split: with n processes, each evaluates its part and `Results.merge` joins them. On a CPU photos are taken one
+    by one, each on one core, so that all numbers are bit-equal for every batch size, number of threads and split.
+    A GPU's may differ in the last bits between batch sizes, which changes a click where two scores tie to within
+    that.
 
     Args:
         colorizer: in evaluation mode, on `device`.
@@ -56,19 +60,45 @@ def evaluate(
             that are not finite.
     """
     _check(policies, photos, protocol, metrics)
+    device = torch.device(device)
     results = Results.empty(protocol, photos.shape, first_index, policies, metrics)
-    colorize = partial(run_network, colorizer, autocast=autocast)
     progress = _Progress(len(photos) * len(policies) * protocol.clicks[-1], on_progress)
-    with_previous = any(METRICS[metric].needs_previous for metric in metrics)
-    shares_start = any(0 in coloured_steps(p, protocol.clicks, with_previous) for p in policies.values())
-    for first in range(0, len(photos), protocol.batch_size):
-        rows = slice(first, min(first + protocol.batch_size, len(photos)))
-        rgb = photos[rows].to(device)
-        batch = Photos.from_rgb(rgb, seed=protocol.seed, first_index=first_index + first)
-        start = before_clicks(colorize, batch) if shares_start else None
-        for name, policy in policies.items():
+    colorize = partial(run_network, colorizer, autocast=autocast)
+    run = _Run(colorize, policies, photos, protocol, device, metrics, results, progress)
+    at_once = 1 if device.type == "cpu" else protocol.batch_size
+    batches = [slice(first, min(first + at_once, len(photos))) for first in range(0, len(photos), at_once)]
+    if device.type == "cpu":
+        each_on_one_core(run.measure, batches)
+    else:
+        for rows in batches:
+            run.measure(rows)
+    return results
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What `evaluate` does, batch by batch; several threads may measure different batches."""
+
+    colorize: Colorizer
+    policies: Mapping[str, Policy]
+    photos: UInt8[Tensor, "n 3 h w"]
+    protocol: Protocol
+    device: torch.device
+    metrics: Sequence[str]
+    results: Results
+    progress: "_Progress"
+
+    def measure(self, rows: slice) -> None:
+        """Let every policy click on these photos, and write down what comes out."""
+        protocol = self.protocol
+        rgb = self.photos[rows].to(self.device)
+        first_index = int(self.results.photos[0]) + rows.start
+        batch = Photos.from_rgb(rgb, seed=protocol.seed, first_index=first_index)
+        with_previous = any(METRICS[metric].needs_previous for metric in self.metrics)
+        start = before_clicks(self.colorize, batch) if self._shares_start(with_previous) else None
+        for name, policy in self.policies.items():
             moments = rollout(
-                colorize,
+                self.colorize,
                 policy,
                 batch,
                 start,
@@ -76,11 +106,15 @@ def evaluate(
                 hint_size=protocol.hint_size,
                 robot=protocol.robot,
                 with_previous=with_previous,
-                on_click=partial(progress.advance, len(rgb)),
+                on_click=partial(self.progress.advance, len(rgb)),
             )
             for column, moment in enumerate(moments):
-                _record(results, name, rows, column, moment, batch, rgb)
-    return results
+                _record(self.results, name, rows, column, moment, batch, rgb)
+
+    def _shares_start(self, with_previous: bool) -> bool:
+        """Whether some policy needs the automatic colouring, which all of them then share."""
+        steps = (coloured_steps(policy, self.protocol.clicks, with_previous) for policy in self.policies.values())
+        return any(0 in of_policy for of_policy in steps)
 
 
 def _record(
@@ -117,14 +151,16 @@ def _refuse_non_finite(predicted_ab: Tensor, first_photo: int) -> None:
 
 
 class _Progress:
-    """Counts clicks for the caller's progress bar."""
+    """Counts clicks for the caller's progress bar; threads take turns."""
 
     def __init__(self, total: int, report: Callable[[int, int], None]):
         self.done, self.total, self.report = 0, total, report
+        self._turn = threading.Lock()
 
     def advance(self, clicks: int) -> None:
-        self.done += clicks
-        self.report(self.done, self.total)
+        with self._turn:
+            self.done += clicks
+            self.report(self.done, self.total)
 
 
 def _check(policies: Mapping[str, Policy], photos: Tensor, protocol: Protocol, metrics: Sequence[str]) -> None:

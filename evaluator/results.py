@@ -34,7 +34,7 @@ class Protocol:
     seed: int = 0
     """Of the noise of policies and robot, and of the bootstrap."""
     batch_size: int = 32
-    """Photos at a time; changes speed and memory, not results."""
+    """Photos at a time on a GPU (a CPU takes one per core); changes speed and memory, not results."""
 
     def __post_init__(self):
         if not self.clicks or self.clicks[0] < 0 or list(self.clicks) != sorted(set(self.clicks)):
@@ -98,8 +98,8 @@ class Results:
     where the robot clicked, not where it was told to."""
     seconds_per_click: dict[str, Float64[np.ndarray, "n budgets"]]
     """`seconds_per_click[policy]`: wall time up to a budget for choosing, clicking and colouring, divided by
-    clicks and photos of the batch; NaN at 0 clicks. A policy that looks at no colours is coloured at the budgets
-    only. The automatic colouring and the metrics do not count."""
+    clicks and photos of the batch (on a CPU: one photo on one core); NaN at 0 clicks. A policy that looks at no
+    colours is coloured at the budgets only. The automatic colouring and the metrics do not count."""
 
     @classmethod
     def empty(

@@ -1,3 +1,4 @@
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from evaluator.policies import (
     make,
 )
 from evaluator.protocol import Protocol, Results, evaluate
+from kernels.color import rgb_to_lab
+from trainer.networks import ColorNet
 
 POLICIES = {"random": RandomPolicy(), "max error": MaxErrorPolicy(), "region": RegionCentrePolicy()}
 PROTOCOL = Protocol(clicks=(0, 1, 3, 6), seed=3, batch_size=4)
@@ -31,12 +34,13 @@ def results(colorizer, photos) -> Results:
     return evaluate(colorizer, POLICIES, photos, PROTOCOL)
 
 
-def assert_same(left: Results, right: Results, tolerance: float = 1e-6):
+def assert_same(left: Results, right: Results):
+    """Bit by bit."""
     assert left.photos.tolist() == right.photos.tolist()
     for policy in left.policies:
         np.testing.assert_array_equal(left.positions[policy], right.positions[policy])
         for metric, values in left.values[policy].items():
-            np.testing.assert_allclose(values, right.values[policy][metric], atol=tolerance)
+            np.testing.assert_array_equal(values, right.values[policy][metric], f"{policy} {metric}")
 
 
 def test_results_hold_every_photo_policy_metric_and_budget(results, photos):
@@ -60,16 +64,17 @@ def test_results_do_not_depend_on_the_batch_size(colorizer, photos, results, bat
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
-    """Untrained, of several convolutions, whose results a library may round differently for other batches."""
+    """Untrained; libraries round its numbers differently for other batches and other numbers of threads."""
     torch.manual_seed(0)
-    layers = [torch.nn.Conv2d(channels, 24, 3, padding=1) for channels in (4, 24, 24)]
-    chain = torch.nn.Sequential(*layers, torch.nn.Conv2d(24, 2, 1), torch.nn.Tanh()).eval()
+    return ColorNet((16, 32, 64)).eval()
 
-    class Network(torch.nn.Module):
-        def forward(self, lightness, clicks):
-            return chain(torch.cat([lightness, 9 * clicks], dim=1))
 
-    return Network()
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """`threads(n)`: use n CPU threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def every_policy() -> dict[str, Policy]:
@@ -98,7 +103,32 @@ def test_no_policy_depends_on_the_batch_size_or_on_the_split(network, photos, ba
         for policy in whole.policies:
             np.testing.assert_array_equal(part.positions[policy], whole.positions[policy][rows], policy)
             for metric, values in whole.values[policy].items():
-                np.testing.assert_allclose(part.values[policy][metric], values[rows], atol=1e-6)
+                np.testing.assert_array_equal(part.values[policy][metric], values[rows], f"{policy} {metric}")
+
+
+@pytest.mark.parametrize("size", [24, 40])
+def test_no_number_depends_on_threads_or_batch_size(network, photos, threads, size):
+    everything = [name for name, metric in METRICS.items() if not metric.unavailable() and metric.smallest <= size]
+    larger = torch.nn.functional.interpolate(photos, size=(size, size))
+    found = []
+    for count, batch_size in ((1, 9), (2, 9), (2, 2), (1, 1)):
+        threads(count)
+        protocol = Protocol(clicks=(0, 1, 3), hint_size=3, batch_size=batch_size)
+        found.append(evaluate(network, POLICIES, larger, protocol, metrics=everything))
+        assert torch.get_num_threads() == count
+    for other in found[1:]:
+        assert_same(other, found[0])
+
+
+def test_an_error_in_one_photo_ends_the_evaluation(photos, threads):
+    threads(2)
+
+    def colorizer(lightness, clicks):
+        raise ValueError("no colours today")
+
+    with pytest.raises(ValueError, match="no colours today"):
+        evaluate(colorizer, POLICIES, photos, PROTOCOL)
+    assert torch.get_num_threads() == 2
 
 
 def test_parts_evaluated_by_different_processes_merge_into_the_whole(colorizer, photos, results):
@@ -130,14 +160,13 @@ def test_the_robot_user_clicks_in_the_true_colours_of_the_chosen_pixels(photos):
         seen.append(clicks)
         return torch.zeros_like(clicks[:, 1:])
 
-    results = evaluate(colorizer, {"random": RandomPolicy()}, photos[:2], Protocol(clicks=(4,)))
-    truth = rgb2lab(photos[:2].permute(0, 2, 3, 1).numpy())[..., 1:] / 128
-    for i in range(2):
-        expected = np.zeros((3, 24, 24))
-        for position in results.positions["random"][i]:
-            row, col = divmod(int(position), 24)
-            expected[:, row, col] = 1, *truth[i, row, col]
-        np.testing.assert_allclose(seen[-1][i], expected, atol=1e-5)
+    results = evaluate(colorizer, {"random": RandomPolicy()}, photos[:1], Protocol(clicks=(4,)))
+    truth = rgb2lab(photos[0].permute(1, 2, 0).numpy())[..., 1:] / 128
+    expected = np.zeros((3, 24, 24))
+    for position in results.positions["random"][0]:
+        row, col = divmod(int(position), 24)
+        expected[:, row, col] = 1, *truth[row, col]
+    np.testing.assert_allclose(seen[-1][0], expected, atol=1e-5)
 
 
 def test_hint_size_stamps_a_patch_with_its_mean_colour(photos):
@@ -167,10 +196,10 @@ def test_a_perfect_colorizer_is_infinite_per_photo_and_finite_in_the_table(photo
     lab = torch.from_numpy(rgb2lab(photos.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2).float()
 
     def perfect(lightness, clicks):
-        return lab[:, 1:] / 128
+        errors = (lab[:, :1] / 100 - lightness).abs().flatten(1).amax(1)
+        return lab[errors.argmin()][None, 1:] / 128
 
-    protocol = Protocol(clicks=(0,), batch_size=len(photos))
-    results = evaluate(perfect, {"random": RandomPolicy()}, photos, protocol)
+    results = evaluate(perfect, {"random": RandomPolicy()}, photos, Protocol(clicks=(0,)))
     assert np.isinf(results.values["random"]["rgb_psnr"]).all()
     summary = next(row for row in results.table() if row.metric == "rgb_psnr")
     assert (summary.mean, summary.exact) == (100.0, 9)
@@ -183,8 +212,8 @@ def test_the_network_runs_once_per_click_and_only_at_budgets_for_a_policy_that_d
         calls.append(clicks[:, 0].sum((1, 2)).unique().tolist())
         return clicks[:, 1:] * 1.0
 
-    protocol = Protocol(clicks=(0, 2, 5), batch_size=9)
-    evaluate(colorizer, {"random": RandomPolicy(), "max error": MaxErrorPolicy()}, photos, protocol)
+    policies = {"random": RandomPolicy(), "max error": MaxErrorPolicy()}
+    evaluate(colorizer, policies, photos[:1], Protocol(clicks=(0, 2, 5)))
     assert calls == [[0], [2], [5], [1], [2], [3], [4], [5]]
 
 
@@ -204,14 +233,14 @@ def test_metrics_get_the_clicks_their_places_and_the_colours_before_the_newest(p
         return clicks[:, 1:] * 0.5
 
     policies = {"random": RandomPolicy()}
-    evaluate(counting, policies, photos[:2], Protocol(clicks=(0, 3)), metrics=["spy"])
+    evaluate(counting, policies, photos[:1], Protocol(clicks=(0, 3)), metrics=["spy"])
     assert calls == [0, 2, 3]
     before, after = seen
     assert before.previous_ab is None
-    assert before.positions.shape == (2, 0)
-    assert after.positions.shape == (2, 3)
+    assert before.positions.shape == (1, 0)
+    assert after.positions.shape == (1, 3)
     newest = after.positions[:, -1:, None].expand(-1, -1, 2).mT
-    assert torch.equal(after.clicks[:, 0].sum((1, 2)), torch.full((2,), 3.0))
+    assert torch.equal(after.clicks[:, 0].sum((1, 2)), torch.full((1,), 3.0))
     without = (after.clicks[:, 1:] * 0.5).flatten(2).scatter(2, newest, 0.0)
     assert torch.equal(after.previous_ab.flatten(2), without)
 
@@ -226,21 +255,21 @@ def test_a_metric_that_is_undefined_without_clicks_is_averaged_where_it_is_defin
     assert (row["locality"], row["locality_photos"], row["photos"]) == (None, 0, 9)
 
 
-def test_seconds_per_click_are_shared_by_the_batch_and_divided_by_the_clicks(results):
+def test_seconds_per_click_are_each_photos_own_and_divided_by_the_clicks(results):
     for policy in POLICIES:
         seconds = results.seconds_per_click[policy]
         assert seconds.shape == (9, 4)
         assert np.isnan(seconds[:, 0]).all()
         assert (seconds[:, 1:] > 0).all()
         assert (np.diff(seconds * [0, 1, 3, 6])[:, 1:] > 0).all()
-        assert len(np.unique(seconds[:, 3])) == 3  # batches of 4, 4 and 1
+        assert len(np.unique(seconds[:, 3])) == 9
 
 
 def test_colours_that_are_not_finite_are_refused_with_the_photo(photos):
+    third = rgb_to_lab(photos[2:3])[0]
+
     def broken(lightness, clicks):
-        ab = clicks[:, 1:] * 1.0
-        ab[2] = torch.nan
-        return ab
+        return clicks[:, 1:] * (torch.nan if torch.equal(lightness, third) else 1.0)
 
     with pytest.raises(ValueError, match="NaN or infinite colours for photo 12; check its weights"):
         evaluate(broken, POLICIES, photos, PROTOCOL, first_index=10)
@@ -261,7 +290,7 @@ def test_better_placed_clicks_are_measured_as_better(results):
 def test_progress_is_told_after_every_click_and_ends_complete(colorizer, photos):
     told = []
     evaluate(colorizer, POLICIES, photos, PROTOCOL, on_progress=lambda done, total: told.append((done, total)))
-    assert told[0] == (4, 9 * 3 * 6)
+    assert told[0] == (1, 9 * 3 * 6)
     assert told[-1] == (9 * 3 * 6, 9 * 3 * 6)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
 

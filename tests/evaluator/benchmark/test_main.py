@@ -50,7 +50,7 @@ def assert_same_numbers(one: pd.DataFrame, other: pd.DataFrame) -> None:
     assert list(one.columns) == list(other.columns)
     for name in one.columns:
         if one[name].dtype == np.float64:
-            np.testing.assert_allclose(one[name], other[name], rtol=0, atol=1e-6, err_msg=name)
+            np.testing.assert_array_equal(one[name], other[name], name)
         else:
             assert [str(value) for value in one[name]] == [str(value) for value in other[name]], name
 
