@@ -94,6 +94,7 @@ def _engine(settings: Settings) -> Engine:
         colorizer=settings.colorizer,
         guide=settings.guide,
         tracking_uri=settings.tracking_uri,
+        working_size=settings.working_size,
         most_batch=settings.most_batch,
         most_waiting=settings.most_waiting,
         deadline_seconds=settings.deadline_seconds,

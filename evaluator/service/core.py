@@ -16,6 +16,7 @@ from evaluator.service.click_map import PlacedClick, click_map
 from evaluator.service.engine import Engine
 from evaluator.service.jobs import Jobs
 from evaluator.service.monitoring import Metrics
+from evaluator.service.networks import Networks
 from evaluator.service.palette import ab_of
 from evaluator.service.photo import Broken, Limits, NotAPhoto, TooLarge
 from evaluator.service.problems import Problem, overloaded
@@ -49,7 +50,8 @@ class Coloured:
     """(1,3,h,w)."""
     ab: Tensor
     """(1,2,h,w), CIE / 128."""
-    colorizer: str
+    networks: Networks
+    """The pair that did it, for what is asked of it next."""
     seconds: dict[str, float]
     """Of each part of the work."""
 
@@ -109,16 +111,16 @@ class Service:
         started = time.perf_counter()
         photo, clicks = await self.quick.run(self._prepare, asked.photo, asked.clicks)
         prepared = time.perf_counter()
-        colorizer = self.engine.describe()["colorizer"]["source"]
-        key = (colorizer, photo.id, asked.model_dump_json(include={"clicks"}))
+        networks = self.engine.networks
+        key = (networks.colorizer, photo.id, asked.model_dump_json(include={"clicks"}))
         ab = self._remembered.pop(key, None)
         if ab is None:
-            ab = await self.engine.colorize(photo.working, clicks)
+            ab = await self.engine.colorize(photo.working, clicks, networks)
         self._remembered[key] = ab
         if len(self._remembered) > _REMEMBERED:
             self._remembered.popitem(last=False)
         seconds = {"prepare": prepared - started, "network": time.perf_counter() - prepared}
-        return Coloured(photo=photo, clicks=clicks, ab=ab, colorizer=colorizer, seconds=seconds)
+        return Coloured(photo=photo, clicks=clicks, ab=ab, networks=networks, seconds=seconds)
 
     def _prepare(self, photo_id: str, clicks: Sequence[Click]) -> tuple[StoredPhoto, Tensor]:
         photo = self.store.get(photo_id)

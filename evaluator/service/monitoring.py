@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from urllib.parse import quote
 
 from prometheus_client import (
@@ -44,10 +43,6 @@ class Metrics:
             registry=self._registry,
         )
         self.under_way = Gauge("chromaclick_requests_under_way", "Requests under way.", registry=self._registry)
-
-    def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """Show a value that is asked for when somebody looks."""
-        Gauge(f"chromaclick_{name}", about, registry=self._registry).set_function(value)
 
     def text(self) -> bytes:
         """All figures in Prometheus' format."""

@@ -1,5 +1,6 @@
 """From clicks to colours: previews, suggestions, palettes, files."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -47,7 +48,12 @@ async def _colorize(service: Service, asked: Colorize) -> Response:
     content = await service.quick.run(encode_preview, coloured.photo, coloured.ab, asked.preview, asked.format)
     seconds = {**coloured.seconds, "encode": time.perf_counter() - started}
     timing = ", ".join(f"{name};dur={1000 * value:.1f}" for name, value in seconds.items())
-    return picture(content, {"X-Colorizer": coloured.colorizer, "Server-Timing": timing})
+    return picture(content, {**_made_by(coloured), "Server-Timing": timing})
+
+
+def _made_by(coloured: Coloured) -> dict[str, str]:
+    """Which network it was; a header takes ASCII only, and a folder may be called otherwise."""
+    return {"X-Colorizer": coloured.networks.colorizer.source.encode("ascii", "backslashreplace").decode()}
 
 
 @routes.post("/suggest", responses=problems(404, 503))
@@ -58,14 +64,20 @@ async def suggest_places(service: Served, request: Request, asked: Suggest) -> S
 
 async def _suggest(service: Service, asked: Suggest) -> Suggestions:
     coloured = await service.colour(asked)
-    found = await suggest.places(service.engine, coloured.photo.working, coloured.clicks, asked.places)
-    places = []
-    for place in found:
-        row, col = full_pixel(coloured.photo, place.row, place.col)
-        colours = await _colours(service, coloured, place.row, place.col, asked.colours)
-        places.append(Place(row=row, col=col, probability=place.probability, colours=colours))
-    guide = service.engine.describe()["guide"]["source"]
-    return Suggestions(guide=guide, colorizer=coloured.colorizer, places=places)
+    photo, networks = coloured.photo, coloured.networks
+    found = await suggest.places(
+        service.engine, photo.working, coloured.clicks, asked.places, coloured.ab, networks
+    )
+    # At once, so that the networks may compute them together.
+    colours = await asyncio.gather(
+        *[_colours(service, coloured, one.row, one.col, asked.colours) for one in found]
+    )
+    places = [
+        Place(row=row, col=col, probability=min(1.0, one.probability), colours=given)
+        for one, given in zip(found, colours, strict=True)
+        for row, col in [full_pixel(photo, one.row, one.col)]
+    ]
+    return Suggestions(guide=networks.guide.source, colorizer=networks.colorizer.source, places=places)
 
 
 @routes.post("/colours", responses=problems(404, 503))
@@ -83,7 +95,9 @@ async def suggest_colours(service: Served, request: Request, asked: ColoursAt) -
 async def _colours(service: Service, coloured: Coloured, row: int, col: int, count: int) -> list[SuggestedColour]:
     """Suggestions at a pixel of the working size."""
     working = coloured.photo.working
-    found = await suggest.colours_at(service.engine, working, coloured.clicks, coloured.ab, row, col, count)
+    found = await suggest.colours_at(
+        service.engine, working, coloured.clicks, coloured.ab, row, col, count, networks=coloured.networks
+    )
     lightness = 100 * float(working[0, 0, row, col])
     return [_suggested(lightness, one.ab, one.probability) for one in found]
 
@@ -100,7 +114,7 @@ async def heatmap(service: Served, request: Request, asked: Heatmap) -> Response
 
     async def work() -> Response:
         coloured = await service.colour(asked)
-        heat = await service.engine.score(coloured.photo.working, coloured.ab, coloured.clicks)
+        heat = await service.engine.score(coloured.photo.working, coloured.ab, coloured.clicks, coloured.networks)
         return picture(await service.quick.run(encode_heatmap, coloured.photo, heat, asked.size))
 
     return await while_connected(request, work())
@@ -147,6 +161,6 @@ async def _export(service: Service, asked: Export) -> Response:
     ending = {"jpeg": "jpg", "tiff": "tif"}.get(asked.format, asked.format)
     headers = {
         "Content-Disposition": f'attachment; filename="coloured-{asked.photo[:12]}.{ending}"',
-        "X-Colorizer": coloured.colorizer,
+        **_made_by(coloured),
     }
     return Response(content, media_type=_FILE_TYPES[asked.format], headers=headers)

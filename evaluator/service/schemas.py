@@ -12,6 +12,8 @@ JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="of a batch"
 Side = Annotated[int, Field(ge=0, lt=100_000)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 HexText = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", examples=["#b5651d"])]
+Registered = Annotated[str, Field(pattern=r"^models:/[A-Za-z0-9._-]{1,100}[@/][A-Za-z0-9._-]{1,100}$")]
+"""No file can be named: the API's clients are not the machine's users."""
 PreviewFormat = Literal["jpeg", "png", "webp"]
 ExportFormat = Literal["png", "jpeg", "tiff"]
 
@@ -51,7 +53,8 @@ class Click(Sent):
     row: Side = Field(description="from the top, in pixels of the upright photo", examples=[120])
     col: Side = Field(description="from the left, in pixels of the upright photo", examples=[340])
     colour: Colour = Field(description="one of hex, rgb, lab", examples=[{"hex": "#b5651d"}])
-    size: Annotated[int, Field(ge=1, le=31)] | None = Field(default=None, description="side of the stamp in pixels that the network sees; default: as it was trained"
+    size: Annotated[int, Field(ge=1, le=31)] | None = Field(
+        default=None, description="side of the stamp in pixels that the network sees; default: as it was trained"
     )
 
 
@@ -76,7 +79,11 @@ class Colorize(Clicked):
     """Ask for a preview."""
 
     preview: Annotated[int, Field(ge=64, le=1024)] = Field(default=512, description="longest long side, in pixels")
-    format: PreviewFormat = "jpeg"
+    format: Registered = Annotated[str, Field(pattern=r"^models:/[A-Za-z0-9._-]{1,100}[@/][A-Za-z0-9._-]{1,100}$")]
+
+
+"""No file can be named: the API's clients are not the machine's users."""
+PreviewFormat = "jpeg"
 
 
 class Suggest(Clicked):
@@ -146,8 +153,8 @@ class Batch(Sent):
 class Switch(Sent):
     """Ask for other networks."""
 
-    colorizer: str | None = Field(default=None, min_length=1, max_length=255, examples=["models:/colornet@champion"])
-    guide: str | None = Field(default=None, min_length=1, max_length=255, examples=["models:/editnet-blind/2"])
+    colorizer: Registered | None = Field(default=None, examples=["models:/colornet@champion"])
+    guide: Registered | None = Field(default=None, examples=["models:/editnet-blind/2"])
 
 
 class Size(BaseModel):

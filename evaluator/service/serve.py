@@ -37,8 +37,8 @@ def main(words: Sequence[str]) -> int:
 
 def announce(url: str, service: Service) -> None:
     """Print the link."""
-    networks = " and ".join(service.engine.describe()[name]["source"] for name in ("colorizer", "guide"))
-    print(f"chromaclick with {networks}: {url}", flush=True)
+    networks = service.engine.networks
+    print(f"chromaclick with {networks.colorizer.source} and {networks.guide.source}: {url}", flush=True)
 
 
 def run(app: FastAPI, settings: Settings, ready: Callable[[str, Service], None]) -> None:

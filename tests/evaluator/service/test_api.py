@@ -313,8 +313,7 @@ def test_unknown_paths_and_methods_are_problems_too(client: TestClient):
 
 
 def test_until_the_networks_are_ready_the_service_says_so(tmp_path, picture):
-    engine = Engine.from_networks(fakes.spread, fakes.detail)
-    app = create_app(Settings(store=str(tmp_path)), engine)
+    app = create_app(Settings(store=str(tmp_path)))
     client = TestClient(app, base_url=BASE_URL)  # its lifespan does not begin, so nothing is loaded
     assert client.get("/healthz").status_code == 200
     for answer in (client.get("/readyz"), client.post("/v1/colorize", json={"photo": MISSING})):

@@ -40,9 +40,11 @@ PHOTO = {"width": 80, "height": 60}
 def server() -> Iterator[str]:
     """The address of a service with networks by formula. At the end it still runs, in bounded memory."""
     command = [sys.executable, "-m", "tests.evaluator.service.demo"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
         assert process.stdout is not None
-        ready = re.match(r"ready (http://\S+)", process.stdout.readline())
+        with process.stdout:
+            ready = re.match(r"ready (http://\S+)", process.stdout.readline())
         assert ready is not None
         before = memory_of(process.pid)
         yield ready[1]
@@ -50,6 +52,9 @@ def server() -> Iterator[str]:
         assert memory_of(process.pid) - before < MOST_GROWTH
         process.terminate()
         assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="module")

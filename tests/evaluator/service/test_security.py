@@ -21,7 +21,9 @@ from evaluator.service.settings import Settings
 TOKEN = "correct horse battery"
 
 
-def call(settings: Settings, *requests: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]) -> list[httpx.Response]:
+def call(
+    settings: Settings, *requests: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
+) -> list[httpx.Response]:
     """The answers of a small app behind all middlewares."""
     app = FastAPI()
 
