@@ -79,11 +79,7 @@ class Colorize(Clicked):
     """Ask for a preview."""
 
     preview: Annotated[int, Field(ge=64, le=1024)] = Field(default=512, description="longest long side, in pixels")
-    format: Registered = Annotated[str, Field(pattern=r"^models:/[A-Za-z0-9._-]{1,100}[@/][A-Za-z0-9._-]{1,100}$")]
-
-
-"""No file can be named: the API's clients are not the machine's users."""
-PreviewFormat = "jpeg"
+    format: PreviewFormat = "jpeg"
 
 
 class Suggest(Clicked):

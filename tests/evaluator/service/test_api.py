@@ -332,7 +332,8 @@ def test_networks_that_cannot_be_loaded_are_named(tmp_path):
 
 
 def test_networks_are_changed_while_the_service_runs(tmp_path, registry, picture):
-    app = create_app(Settings(store=str(tmp_path), registry=registry.uri))
+    engine = Engine(tracking_uri=registry.uri, runtimes=("torch",))  # compilers take a minute
+    app = create_app(Settings(store=str(tmp_path)), engine)
     with TestClient(app, base_url=BASE_URL) as client:
         wait_until_ready(client)
         photo = send(client, picture(5, 64, 64))
