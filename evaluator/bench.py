@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage
 import torch
 import tyro
-from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluator.benchmark.measure import Task, measure, pieces
 from evaluator.benchmark.plan import split
 from evaluator.benchmark.store import merge, read_results
 from evaluator.inference import Colorizer, run_network
+from evaluator.made_up import MadeUp, crops
 from evaluator.photos.ahead import Cut
 from evaluator.photos.decode import decode_square
 from evaluator.photos.source import open_photos
@@ -71,27 +70,6 @@ class Arguments:
     """CPU threads; 0: all cores."""
     json: Path | None = None
     """Also write the report to this file."""
-
-
-class MadeUp(nn.Module):
-    """Colours from three convolutions with fixed random weights: something to time where no network is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Conv2d(4, 16, 5, padding=2),
-            nn.ReLU(),
-            nn.Conv2d(16, 16, 5, padding=2),
-            nn.ReLU(),
-            nn.Conv2d(16, 2, 1),
-        )
-        for parameter in self.parameters():
-            parameter.data.normal_(0, 0.1, generator=generator).requires_grad_(False)
-
-    def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
-        """(B,2,H,W) in [-1, 1]."""
-        return self.layers(torch.cat([lightness, clicks], dim=1)).tanh()
 
 
 @torch.no_grad()
@@ -199,7 +177,7 @@ def _task(arguments: Arguments, folder: Path) -> Task:
     return Task(
         colorizer=load_colorizer(arguments.colorizer) if arguments.colorizer else MadeUp().eval(),
         policies=policies,
-        photos=open_photos(arguments.photos or _crops(folder, arguments.count, arguments.size), arguments.count),
+        photos=open_photos(arguments.photos or crops(folder, arguments.count, arguments.size), arguments.count),
         protocol=Protocol(
             clicks=tuple(int(word) for word in split(arguments.clicks)), batch_size=arguments.batch_size
         ),
@@ -208,15 +186,6 @@ def _task(arguments: Arguments, folder: Path) -> Task:
         device=torch.device("cpu"),
         out=folder,
     )
-
-
-def _crops(folder: Path, count: int, size: int) -> Path:
-    """Crops of a photograph inside scikit-image's wheel."""
-    astronaut = np.asarray(skimage.data.astronaut())
-    places = np.random.default_rng(0).integers(0, max(1, 512 - size), (count, 2))
-    for number, (top, left) in enumerate(places):
-        Image.fromarray(astronaut[top : top + size, left : left + size]).save(folder / f"{number:04d}.png")
-    return folder
 
 
 def _words(arguments: Arguments, task: Task) -> str:
