@@ -3,8 +3,10 @@
  * A photo that the server no longer has is sent again. Everything else is a `Problem` with words for a person.
  */
 
+import { Refusal } from "./refusal.js";
+
 /** An answer of the server that trying again does not change. */
-export class Problem extends Error {
+export class Problem extends Refusal {
   /**
    * @param {number} status
    * @param {string} slug The last word of the problem's type, such as `photo-missing`.

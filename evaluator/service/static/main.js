@@ -16,6 +16,7 @@ import { Markers } from "./markers.js";
 import { Notices } from "./notices.js";
 import { Photos } from "./photos.js";
 import { Picker } from "./picker.js";
+import { Refusal } from "./refusal.js";
 import { Session } from "./session.js";
 import { Suggestions } from "./suggestions.js";
 import { View } from "./view.js";
@@ -139,7 +140,7 @@ async function mayReplace() {
 function showSaved(error) {
   byId("saved").textContent = error ? "" : "Saved in this browser";
   stage.dataset.savedClicks = String(session.clicks.length);
-  if (error) fail(new Error(`This browser keeps no copy of your work (${error.message}). Save the project as a file.`));
+  if (error) fail(new Refusal(`This browser keeps no copy of your work (${error.message}). Save the project as a file.`));
 }
 
 function showPhoto() {
@@ -191,6 +192,7 @@ function showHelp() {
 const acts = {
   undo: withPhoto(() => session.undo()),
   redo: withPhoto(() => session.redo()),
+  guide: withPhoto(() => suggestions.toggle()),
   heat: withPhoto(toggleHeat),
   "zoom-in": withPhoto(() => view.zoom(ZOOM_STEP)),
   "zoom-out": withPhoto(() => view.zoom(1 / ZOOM_STEP)),
@@ -208,6 +210,7 @@ new Keyboard([
   { keys: ["n"], shown: "N", does: "next suggested colour", act: () => suggestions.nextColour() },
   { keys: ["p"], shown: "P", does: "another suggested place", act: () => suggestions.anotherPlace() },
   { keys: ["s"], shown: "S", does: "skip the suggested place", act: () => suggestions.skip() },
+  { keys: ["g"], shown: "G", does: "show or hide the suggestions", act: acts.guide },
   { keys: ["ctrl+z"], shown: "Ctrl Z", does: "undo", act: acts.undo },
   { keys: ["ctrl+shift+z", "ctrl+y"], shown: "Ctrl Shift Z", does: "redo", act: acts.redo },
   { keys: ["h"], shown: "H", does: "heat map: where a click helps", act: acts.heat },
@@ -251,7 +254,7 @@ async function restore() {
     const saved = await autosave.load();
     if (saved && !session.photo) session.open(saved.photo, saved.history, saved.skipped);
   } catch (error) {
-    fail(new Error(`The work kept in this browser cannot be read (${error instanceof Error ? error.message : error}).`));
+    fail(new Refusal(`The work kept in this browser cannot be read (${error instanceof Error ? error.message : error}).`));
   }
 }
 

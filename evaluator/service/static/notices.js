@@ -1,7 +1,7 @@
 /** What the page says: quietly (a status line), as an error (an alert), or as long as the server is away. */
 
 import { byId } from "./dom.js";
-import { Problem } from "./api.js";
+import { Refusal } from "./refusal.js";
 
 const STATUS_SECONDS = 6;
 
@@ -31,7 +31,7 @@ export class Notices {
     if (error instanceof DOMException && error.name === "AbortError") return;
     this.#alertText.textContent = error instanceof Error ? error.message : String(error);
     this.#alert.hidden = false;
-    if (!(error instanceof Problem)) console.warn(error);
+    if (!(error instanceof Refusal)) console.warn(error);
   }
 
   clear() {

@@ -4,6 +4,7 @@ import { Problem } from "./api.js";
 import { read } from "./project.js";
 import { begin } from "./history.js";
 import { isProject } from "./intake.js";
+import { Refusal } from "./refusal.js";
 
 /** @typedef {import("./types.js").Photo} Photo */
 /** @typedef {import("./project.js").Project} Project */
@@ -58,7 +59,7 @@ export class Photos {
     if (photo?.id === project.photo.id) return this.#start(photo, project);
     this.#waiting = project;
     const { name, width, height } = project.photo;
-    throw new Error(
+    throw new Refusal(
       photo
         ? `${photo.name} is not the photo of this project, which is ${name} (${width} × ${height}). Choose that file.`
         : `Now choose the project's photo: ${name} (${width} × ${height}). The server does not have it any more.`,

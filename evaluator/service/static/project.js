@@ -5,6 +5,7 @@
 
 import { MOST_CLICKS } from "./clicks.js";
 import { parseHex } from "./colour_math.js";
+import { Refusal } from "./refusal.js";
 
 /** @typedef {import("./types.js").Click} Click */
 
@@ -45,18 +46,18 @@ export function write(photo, clicks, colorizer, now) {
 /**
  * @param {string} text
  * @returns {Project}
- * @throws {Error} What is wrong with the file and what to do, in words for a person.
+ * @throws {Refusal} What is wrong with the file and what to do.
  */
 export function read(text) {
-  if (text.length > MOST_BYTES) throw new Error("This project file is larger than 4 MiB. Choose another file.");
+  if (text.length > MOST_BYTES) throw new Refusal("This project file is larger than 4 MiB. Choose another file.");
   const value = parse(text);
-  if (value?.format !== FORMAT) throw new Error("This is not a chromaclick project. Choose a file saved by this page.");
+  if (value?.format !== FORMAT) throw new Refusal("This is not a chromaclick project. Choose a file saved by this page.");
   if (value.version !== VERSION) {
-    throw new Error(`The project's version is ${value.version}; this page reads version ${VERSION}. Update the page.`);
+    throw new Refusal(`The project's version is ${value.version}; this page reads version ${VERSION}. Update the page.`);
   }
   const photo = readPhoto(value.photo);
   if (!Array.isArray(value.clicks) || value.clicks.length > MOST_CLICKS) {
-    throw new Error(`A project holds a list of at most ${MOST_CLICKS} clicks. The file is damaged: save it again.`);
+    throw new Refusal(`A project holds a list of at most ${MOST_CLICKS} clicks. The file is damaged: save it again.`);
   }
   return {
     format: FORMAT,
@@ -73,7 +74,7 @@ function parse(text) {
   try {
     return JSON.parse(text);
   } catch {
-    throw new Error("This file is not JSON. Choose a project file saved by this page.");
+    throw new Refusal("This file is not JSON. Choose a project file saved by this page.");
   }
 }
 
@@ -81,7 +82,7 @@ function parse(text) {
 function readPhoto(photo) {
   const { id, width, height } = photo ?? {};
   if (typeof id !== "string" || !/^[0-9a-f]{64}$/.test(id) || !isSide(width) || !isSide(height)) {
-    throw new Error("The project does not say which photo it belongs to. The file is damaged: save it again.");
+    throw new Refusal("The project does not say which photo it belongs to. The file is damaged: save it again.");
   }
   return { id, width, height, name: String(photo.name ?? "photo").slice(0, MOST_NAME) };
 }
@@ -101,12 +102,12 @@ function readClick(click, index, photo) {
   const { row, col, colour, size, locked } = click ?? {};
   const inside = Number.isInteger(row) && Number.isInteger(col) && row >= 0 && col >= 0;
   if (!inside || row >= photo.height || col >= photo.width) {
-    throw new Error(`Click ${index + 1} of the project lies at row ${row}, column ${col}, outside the photo.`);
+    throw new Refusal(`Click ${index + 1} of the project lies at row ${row}, column ${col}, outside the photo.`);
   }
   const hex = parseHex(String(colour?.hex ?? ""));
-  if (!hex) throw new Error(`Click ${index + 1} of the project has no colour like #33aaff.`);
+  if (!hex) throw new Refusal(`Click ${index + 1} of the project has no colour like #33aaff.`);
   if (size !== undefined && !(Number.isInteger(size) && size >= 1 && size <= 31)) {
-    throw new Error(`Click ${index + 1} of the project has the size ${size}; sizes go from 1 to 31.`);
+    throw new Refusal(`Click ${index + 1} of the project has the size ${size}; sizes go from 1 to 31.`);
   }
   const read = { id: index + 1, row, col, colour: { hex }, locked: locked === true };
   return size === undefined ? read : { ...read, size };

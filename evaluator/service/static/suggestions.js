@@ -25,6 +25,8 @@ export class Suggestions {
   #colour = 0;
   /** Hidden while a person works at another place. */
   #aside = false;
+  /** Whether the person wants suggestions at all. */
+  wanted = true;
   /** @type {number | undefined} */
   clickSize = undefined;
 
@@ -54,7 +56,7 @@ export class Suggestions {
 
   #ask() {
     const { photo, clicks, skipped } = this.session;
-    if (!photo) return;
+    if (!photo || !this.wanted) return;
     this.#pulse.classList.add("stale");
     const places = Math.min(MOST_PLACES, PLACES + skipped.length);
     const json = { photo: photo.id, clicks: forServer(clicks), places, colours: COLOURS };
@@ -87,11 +89,21 @@ export class Suggestions {
     this.#render();
   }
 
+  toggle() {
+    this.wanted = !this.wanted;
+    this.#places = [];
+    this.#newest.cancel();
+    byId("guide").setAttribute("aria-pressed", String(this.wanted));
+    this.#render();
+    this.#ask();
+    this.hooks.say(this.wanted ? "Suggestions shown." : "Suggestions hidden.");
+  }
+
   #render() {
     const place = this.#current;
     const photoOpen = this.session.photo !== null;
     this.#pulse.hidden = this.#aside || !place;
-    this.#card.hidden = this.#aside || !photoOpen;
+    this.#card.hidden = this.#aside || !photoOpen || !this.wanted;
     byId("suggestion-colours").hidden = !place;
     byId("suggestion-none").hidden = !!place;
     if (place) this.#renderPlace(place);

@@ -24,7 +24,7 @@ export class View extends EventTarget {
   #colouring = null;
   /** @type {ImageBitmap | null} */
   #heat = null;
-  /** @type {OffscreenCanvas | null} The colouring's pixels, read once per colouring. */
+  /** @type {OffscreenCanvasRenderingContext2D | null} The colouring's pixels, for the eyedropper. */
   #pixels = null;
   #frame = 0;
 
@@ -142,12 +142,13 @@ export class View extends EventTarget {
     if (!this.#colouring) return null;
     const { width, height } = this.#colouring;
     if (!this.#pixels) {
-      this.#pixels = new OffscreenCanvas(width, height);
-      this.#pixels.getContext("2d")?.drawImage(this.#colouring, 0, 0);
+      this.#pixels = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+      this.#pixels?.drawImage(this.#colouring, 0, 0);
     }
+    if (!this.#pixels) return null;
     const x = Math.floor(((col + 0.5) * width) / this.photo.width);
     const y = Math.floor(((row + 0.5) * height) / this.photo.height);
-    return meanColour(/** @type {OffscreenCanvasRenderingContext2D} */ (this.#pixels.getContext("2d")), x, y);
+    return meanColour(this.#pixels, x, y);
   }
 
   #redraw() {
