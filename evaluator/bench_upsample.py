@@ -2,8 +2,8 @@
 
     python -m evaluator.bench_upsample --photos val2017.zip [--working 256 128 64 32] [--limit N] [--json FILE]
 
-Each photo's true ab is made smaller and brought back with the help of its lightness: Delta E 2000 (mean over pixels,
-then over photos) and bleeding across strong edges (mean over photos that have some), of all ways on the same photos.
+Each photo's true ab is made smaller and brought back with the help of its lightness. Delta E 2000 is a mean over
+pixels, then over photos; bleeding, across strong edges, a mean over the photos that have some.
 """
 
 import time

@@ -124,7 +124,7 @@ _LEVELS = 65536
 def _encoded_levels(device: torch.device) -> Tensor:
     """uint8 sRGB of every 16-bit level of linear RGB."""
     linear = torch.arange(_LEVELS, dtype=torch.float64) / (_LEVELS - 1)
-    return to_uint8(_encode(linear)).to(device)
+    return (_encode(linear).clamp(0.0, 1.0) * 255.0).round_().to(device, torch.uint8)
 
 
 def _require_channels(name: str, value: Tensor, channels: int) -> None:

@@ -28,34 +28,39 @@ def turn_upright(image: Image.Image) -> None:
         _log.warning("a photo's EXIF is damaged, so it may lie on its side: %s", error)
 
 
-def kept_exif(image: Image.Image, width: int, height: int) -> bytes:
-    """A photo's EXIF for an upright sRGB picture of the same photo; empty where there is none.
+def kept_exif(image: Image.Image) -> Image.Exif:
+    """What is kept of the EXIF of a photo that is not decoded yet: Pillow may close the file when it decodes.
 
     Camera, lens, exposure, time, place, author and the like are kept, and the maker's own notes where they fit
     into a JPEG. Not kept: the thumbnail, which shows the uploaded photo, and the layout of the file.
     """
+    kept = Image.Exif()
     try:
-        return _copied(image.getexif(), width, height)
+        given = image.getexif()
+        details, place = dict(given.get_ifd(_IFD.Exif)), dict(given.get_ifd(_IFD.GPSInfo))
+        kept.update({tag: given[tag] for tag in _KEPT if tag in given})
+    except _DAMAGED as error:
+        _log.warning("a photo's EXIF is damaged and is not kept: %s", error)
+        return Image.Exif()
+    details.pop(_IFD.Interop, None)
+    kept.get_ifd(_IFD.Exif).update(details)
+    kept.get_ifd(_IFD.GPSInfo).update(place)
+    return kept
+
+
+def to_bytes(exif: Image.Exif, width: int, height: int) -> bytes:
+    """EXIF for an upright sRGB picture of this size; empty where there is none."""
+    details = exif.get_ifd(_IFD.Exif)
+    if not (len(exif) or details or exif.get_ifd(_IFD.GPSInfo)):
+        return b""
+    fixed = {_BASE.ExifImageWidth: width, _BASE.ExifImageHeight: height, _BASE.ColorSpace: _SRGB}
+    details.update({tag: value for tag, value in fixed.items() if tag in details})
+    exif[_BASE.Orientation] = 1
+    try:
+        return _short(exif)
     except _DAMAGED as error:
         _log.warning("a photo's EXIF is damaged and is not kept: %s", error)
         return b""
-
-
-def _copied(given: Image.Exif, width: int, height: int) -> bytes:
-    kept = Image.Exif()
-    for tag in _KEPT:
-        if tag in given:
-            kept[tag] = given[tag]
-    details = dict(given.get_ifd(_IFD.Exif))
-    details.pop(_IFD.Interop, None)
-    fixed = {_BASE.ExifImageWidth: width, _BASE.ExifImageHeight: height, _BASE.ColorSpace: _SRGB}
-    details.update({tag: value for tag, value in fixed.items() if tag in details})
-    kept.get_ifd(_IFD.Exif).update(details)
-    kept.get_ifd(_IFD.GPSInfo).update(given.get_ifd(_IFD.GPSInfo))
-    if not (len(kept) or details or kept.get_ifd(_IFD.GPSInfo)):
-        return b""
-    kept[_BASE.Orientation] = 1
-    return _short(kept)
 
 
 def _short(exif: Image.Exif) -> bytes:

@@ -14,7 +14,7 @@ IN_GAMUT = 1.0
 
 
 @lru_cache(maxsize=256)
-def in_gamut(lightness: float, step: int) -> tuple[tuple[float, float, str], ...]:
+def in_gamut(lightness: float | int, step: int) -> tuple[tuple[float, float, str], ...]:
     """The colours `(a, b, hex)` of a lightness that sRGB can show, on a grid of multiples of `step`.
 
     Args:
@@ -66,7 +66,7 @@ def ab_of(colour: Any) -> tuple[float, float]:
     return _ab_of_rgb(_rgb_of_hex(value) if name == "hex" else value)
 
 
-def hex_of(lightness: float, ab: tuple[float, float]) -> str:
+def hex_of(lightness: float | int, ab: tuple[float, float]) -> str:
     """A colour (CIE L*, ab / 128) as "#rrggbb", clipped to what a screen shows."""
     light = torch.full((1, 1, 1, 1), lightness / LIGHTNESS_SCALE, dtype=torch.float64)
     rgb = lab_to_rgb(light, torch.tensor(ab, dtype=torch.float64).view(1, 2, 1, 1))

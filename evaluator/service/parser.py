@@ -54,6 +54,8 @@ def _answer(request: dict, data: bytes, limits: Limits) -> dict[str, str]:
         store = PhotoStore(Path(request["folder"]), request["most_bytes"], request["working_size"])
     except (TooLarge, NotAPhoto, Broken) as error:
         return {"error": type(error).__name__, "detail": str(error)}
+    except MemoryError:
+        return {"error": "TooLarge", "detail": "the photo takes too much memory to decode; send a smaller one"}
     except Exception as error:
         # Decoders raise anything for a damaged file; this process is here so that it stays without consequence.
         _log.error("a photo could not be parsed:\n%s", traceback.format_exc())

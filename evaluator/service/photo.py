@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from evaluator.photos.grey import NEAR_GREY_CHROMA
 from evaluator.photos.reading import BrokenPhoto, as_rgb, explained
 from evaluator.service.deep import deep_pixels
-from evaluator.service.exif import kept_exif, turn_upright
+from evaluator.service.exif import kept_exif, to_bytes, turn_upright
 from kernels.color import AB_SCALE, rgb_to_lab
 
 Image.init()  # Pillow loads the rarer formats only when it is told to
@@ -27,6 +27,8 @@ GREY_SHARE = 0.99
 """A photo is near grey when at least this share of its pixels is."""
 FULL = 65535
 """Stored lightness of white, L* = 100."""
+MOST_SIDE = 65_500
+"""Longest side of a photo, in pixels: what a JPEG can have."""
 _STRIP = 2**20
 """Pixels that are converted at once: 40 MB in float32."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"RIFF")
@@ -93,13 +95,12 @@ def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
         raise
     except BrokenPhoto as error:
         raise Broken(f"the photo cannot be read ({error}); save it again, and send that") from error
-    except MemoryError as error:
-        raise TooLarge("the photo takes too much memory to decode; send a smaller one") from error
 
 
 def _parsed(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
     with _opened(data) as image:
         _check_size(image, limits)
+        exif = kept_exif(image)
         pixels = deep_pixels(image, data)
         if pixels is None:
             image.load()
@@ -107,10 +108,11 @@ def _parsed(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
             pixels = np.asarray(_plain(image))
         elif pixels.shape[0] * pixels.shape[1] > limits.most_pixels:
             raise BrokenPhoto("its header and its pixels disagree about its size")
-        exif = kept_exif(image, pixels.shape[1], pixels.shape[0])
     lightness, share = _lightness(pixels)
     colours = _reference(pixels) if keep_colours else None
-    return GreyPhoto(lightness=lightness, exif=exif, grey=share >= GREY_SHARE, colours=colours)
+    height, width = lightness.shape
+    written = to_bytes(exif, width, height)
+    return GreyPhoto(lightness=lightness, exif=written, grey=share >= GREY_SHARE, colours=colours)
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -130,8 +132,8 @@ def _check_size(image: Image.Image, limits: Limits) -> None:
     if pixels > limits.most_pixels:
         size = f"{image.width} x {image.height} = {pixels / 1e6:.1f} million pixels"
         raise TooLarge(f"the photo has {size}; send one of at most {limits.most_pixels / 1e6:g} million")
-    if not pixels:
-        raise BrokenPhoto("it has no pixels")
+    if max(image.size) > MOST_SIDE:
+        raise TooLarge(f"the photo has a side of {max(image.size)} pixels; send one of at most {MOST_SIDE}")
 
 
 def _plain(image: Image.Image) -> Image.Image:
