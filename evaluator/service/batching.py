@@ -124,9 +124,9 @@ class Batcher:
                 raise Overloaded(self._until_empty(), f"no turn within {patience:g} s")
             return await result
         finally:
-            result.cancel()  # when the client went away
-            if request.future.cancelled():
+            if request.future.cancel():  # also when the client went away
                 self._forget(request)
+            result.cancel()
 
     def _enqueue(self, request: _Request) -> None:
         with self._changed:

@@ -14,7 +14,7 @@ from kernels.clicks import clicked
 
 NEIGHBOURHOOD = 5 / 64
 """Radius of a place's neighbourhood as a share of the shorter side: 5 px at 64 px."""
-DEFAULT_METHOD = "spread"
+DEFAULT_METHOD = "cover photo"
 
 
 @dataclass(frozen=True)
