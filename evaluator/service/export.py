@@ -6,7 +6,7 @@ JPEG hold 8-bit sRGB, which cannot (`docs/results/upsampling.md` has the figures
 
 import io
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -70,7 +70,9 @@ def _coloured(
 
 
 def _saved(image: Image.Image, format: ExportFormat, quality: int, exif: bytes) -> bytes:
-    told = {"compress_level": _PNG_LEVEL} if format == "png" else {"quality": quality, "subsampling": 0}
+    told: dict[str, Any] = (
+        {"compress_level": _PNG_LEVEL} if format == "png" else {"quality": quality, "subsampling": 0}
+    )
     if exif:
         told["exif"] = exif
     file = io.BytesIO()

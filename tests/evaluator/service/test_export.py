@@ -82,7 +82,7 @@ def test_png_is_the_colours_by_scikit_image(stored: StoredPhoto):
         assert image.size == (stored.width, stored.height) == (320, 451)
         rgb = np.asarray(image)
     expected = lab2rgb(full_lab(stored, ab)) * 255
-    assert np.abs(rgb - expected).max() <= 0.51
+    assert np.abs(rgb - expected).max() <= 0.53  # rounding, and the table of the gamma near black
 
 
 def test_png_moves_lightness_by_rounding_alone_where_colours_can_be_shown(stored: StoredPhoto):
@@ -91,7 +91,7 @@ def test_png_moves_lightness_by_rounding_alone_where_colours_can_be_shown(stored
     assert shown.mean() > 0.8
     rgb = np.asarray(Image.open(io.BytesIO(render(stored, colours(stored, 0.1), "png"))))
     apart = np.abs(rgb2lab(rgb / 255)[..., 0] - lab[..., 0])[shown]
-    assert apart.max() < 0.6
+    assert apart.max() < 0.3
     assert apart.mean() < 0.1
 
 

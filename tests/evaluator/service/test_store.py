@@ -43,6 +43,7 @@ def test_a_photo_comes_back_as_it_was(store: PhotoStore):
     store.put(IDS[1], photo)
     for found in (store.get(IDS[1]), PhotoStore(store.folder, 2**20, 32).get(IDS[1])):
         assert np.array_equal(found.full_lightness(), photo.lightness)
+        assert photo.colours is not None
         assert np.array_equal(found.reference(), photo.colours)
         assert (found.id, found.height, found.width, found.grey) == (IDS[1], 40, 60, True)
         assert found.exif == photo.exif

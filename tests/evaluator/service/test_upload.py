@@ -1,4 +1,5 @@
 import asyncio
+import io
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -6,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from evaluator.service import upload
 from evaluator.service.photo import Broken, Limits, NotAPhoto, TooLarge, parse
@@ -161,5 +163,29 @@ def test_a_store_that_cannot_be_written_is_an_error_of_ours(store, picture, monk
         async with fragile(monkeypatch) as workers:
             with pytest.raises(OSError, match="cannot be stored"):
                 await workers.parse_into(store, picture(0), False)
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_photo_of_6000_x_4000_takes_less_than_1_gib(tmp_path, picture, mode):
+    file = io.BytesIO()
+    small = Image.open(io.BytesIO(picture(0, 600, 400)))
+    small.resize((6000, 4000)).convert(mode).save(file, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
+
+    async def run() -> None:
+        workers = UploadWorkers(Limits(seconds=300), 1)
+        try:
+            stored = await workers.parse_into(PhotoStore(tmp_path, 2**30, 256), file.getvalue(), True)
+            process = workers._parsers[0]._process
+            assert process is not None
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        finally:
+            await workers.close()
+        assert (stored.width, stored.height) == (6000, 4000)
+        peak = int(status.partition("VmHWM:")[2].split()[0])
+        assert peak < 2**20  # KiB, PyTorch's half included
 
     asyncio.run(run())

@@ -7,9 +7,9 @@ from scipy.ndimage import uniform_filter
 from skimage.transform import resize
 from torch import Tensor
 
-from evaluator.service.upsample import EPSILON, RADIUS, Upsampler, upsample_ab
+from evaluator.service.upsample import EPSILON, RADIUS, Method, Upsampler, upsample_ab
 
-METHODS = ["detail", "guided", "bilinear"]
+METHODS: list[Method] = ["detail", "guided", "bilinear"]
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -29,7 +29,9 @@ def small() -> tuple[Tensor, Tensor]:
 
 def enlarged(planes: Tensor, size: tuple[int, int]) -> np.ndarray:
     """By scikit-image."""
-    return np.stack([resize(plane, size, order=1, mode="edge") for plane in planes[0].double().numpy()])
+    return np.stack(
+        [np.asarray(resize(plane, size, order=1, mode="edge")) for plane in planes[0].double().numpy()]
+    )
 
 
 def functions(ab: Tensor, lightness: Tensor, method: str) -> tuple[np.ndarray, np.ndarray]:
