@@ -176,7 +176,7 @@ def test_a_photo_of_6000_x_4000_takes_less_than_1_gib(tmp_path, picture, mode):
     small.resize((6000, 4000)).convert(mode).save(file, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
 
     async def run() -> None:
-        workers = UploadWorkers(Limits(seconds=300), 1)
+        workers = UploadWorkers(Limits(seconds=300.0), 1)
         try:
             stored = await workers.parse_into(PhotoStore(tmp_path, 2**30, 256), file.getvalue(), True)
             process = workers._parsers[0]._process
