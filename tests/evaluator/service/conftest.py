@@ -1,14 +1,11 @@
 """A service with networks by formula, and a registry with small untrained ones."""
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from starlette.testclient import TestClient
 
 from evaluator.service.app import create_app
@@ -36,13 +33,7 @@ def picture() -> Callable[..., bytes]:
     """`picture(seed, width, height, format)`: smooth colours with noise, as a file."""
 
     def make(seed: int = 0, width: int = 96, height: int = 64, format: str = "JPEG", **options: object) -> bytes:
-        draw = np.random.default_rng(seed)
-        coarse = Image.fromarray(draw.integers(0, 256, (4, 6, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
-        file = io.BytesIO()
-        noisy = np.clip(smooth + draw.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
-        Image.fromarray(noisy).save(file, format, **options)
-        return file.getvalue()
+        return fakes.photo(width, height, seed, format, **options)
 
     return make
 

@@ -1,7 +1,11 @@
 """Networks by formula: a colorizer that spreads clicks, and a guide that looks for detail away from them."""
 
+import io
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 
@@ -23,3 +27,14 @@ def detail(lightness: Tensor, predicted_ab: Tensor, clicks: Tensor, truth_ab: Te
 def _blur(maps: Tensor) -> Tensor:
     coarse = F.adaptive_avg_pool2d(maps, (8, 8))
     return F.interpolate(coarse, maps.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def photo(width: int, height: int, seed: int = 0, format: str = "JPEG", **options: object) -> bytes:
+    """A file of smooth colours with noise."""
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(0, 256, (4, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    noisy = np.clip(smooth + draw.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noisy).save(file, format, **options)
+    return file.getvalue()
