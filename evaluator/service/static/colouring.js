@@ -25,6 +25,7 @@ export class Colouring {
    * @param {object} hooks
    * @param {(busy: boolean) => void} hooks.onBusy
    * @param {(clicks: readonly Click[]) => void} hooks.onShown
+   * @param {(clicks: readonly Click[] | null) => void} hooks.onHeat The heat map's clicks; null when it is hidden.
    * @param {(error: unknown) => void} hooks.onError
    */
   constructor(api, session, view, hooks) {
@@ -93,14 +94,19 @@ export class Colouring {
     this.heatShown = shown;
     if (shown) return this.#refreshHeat();
     this.#heat.cancel();
-    return this.view.setHeat(null);
+    this.view.setHeat(null);
+    return this.hooks.onHeat(null);
   }
 
   #refreshHeat() {
-    const json = { photo: this.session.photo?.id, clicks: forServer(this.session.clicks), size: QUICK };
+    const { photo, clicks } = this.session;
+    const json = { photo: photo?.id, clicks: forServer(clicks), size: QUICK };
     this.#heat.ask(
       (signal) => this.api.picture({ path: "/v1/heatmap", json, signal }),
-      (heat) => this.view.setHeat(heat),
+      (heat) => {
+        this.view.setHeat(heat);
+        this.hooks.onHeat(clicks);
+      },
       this.hooks.onError,
     );
   }

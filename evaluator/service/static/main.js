@@ -43,6 +43,7 @@ const photos = new Photos(api, session, { say, onProgress: showProgress, mayRepl
 const colouring = new Colouring(api, session, view, {
   onBusy: (busy) => stage.setAttribute("aria-busy", String(busy)),
   onShown: (clicks) => (stage.dataset.shownClicks = String(clicks.length)),
+  onHeat: (clicks) => (stage.dataset.heatClicks = String(clicks?.length ?? "")),
   onError: fail,
 });
 const picker = new Picker(api, session, view, {

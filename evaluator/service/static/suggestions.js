@@ -23,6 +23,8 @@ export class Suggestions {
   #places = [];
   #place = 0;
   #colour = 0;
+  /** Whether the places belong to the present clicks. */
+  #fresh = false;
   /** Hidden while a person works at another place. */
   #aside = false;
   /** Whether the person wants suggestions at all. */
@@ -57,7 +59,7 @@ export class Suggestions {
   #ask() {
     const { photo, clicks, skipped } = this.session;
     if (!photo || !this.wanted) return;
-    this.#pulse.classList.add("stale");
+    this.#setFresh(false);
     const places = Math.min(MOST_PLACES, PLACES + skipped.length);
     const json = { photo: photo.id, clicks: forServer(clicks), places, colours: COLOURS };
     this.#newest.ask(
@@ -75,8 +77,15 @@ export class Suggestions {
     this.#places = places.filter((place) => !isSkipped(place));
     this.#place = 0;
     this.#colour = 0;
-    this.#pulse.classList.remove("stale");
+    this.#setFresh(true);
     this.#render();
+  }
+
+  /** @param {boolean} fresh */
+  #setFresh(fresh) {
+    this.#fresh = fresh;
+    this.#pulse.classList.toggle("stale", !fresh);
+    this.#card.classList.toggle("stale", !fresh);
   }
 
   get #current() {
@@ -103,7 +112,8 @@ export class Suggestions {
     const place = this.#current;
     const photoOpen = this.session.photo !== null;
     this.#pulse.hidden = this.#aside || !place;
-    this.#card.hidden = this.#aside || !photoOpen || !this.wanted;
+    // Without a place there is only something to say once the server has answered.
+    this.#card.hidden = this.#aside || !photoOpen || !this.wanted || (!place && !this.#fresh);
     byId("suggestion-colours").hidden = !place;
     byId("suggestion-none").hidden = !!place;
     if (place) this.#renderPlace(place);

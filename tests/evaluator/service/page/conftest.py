@@ -1,0 +1,126 @@
+"""Chromium, a demo server, and a page whose every error counts."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from skimage import data
+
+from tests.evaluator.service.page.running import Server
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MOST_MILLISECONDS = 60_000
+"""Only a failure takes so long, or a machine with much else to do."""
+expect.set_options(timeout=MOST_MILLISECONDS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for each module: while Playwright runs, no other test of this process could use asyncio."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not here; Debian's package chromium has it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, headless=True)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    server.stop()
+
+
+class Watch:
+    """What a page must not do: complain, break its own policy, or ask another machine."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+        self.expected: tuple[str, ...] = ()
+        """Parts of complaints that the test provokes, such as a refused upload."""
+
+    def follow(self, page: Page) -> None:
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", self._asked)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def _asked(self, request: Request) -> None:
+        if not request.url.startswith((f"{self.server.url}/", "blob:", "data:")):
+            self.foreign.append(request.url)
+
+    def check(self) -> None:
+        unexpected = [text for text in self.complaints if not any(part in text for part in self.expected)]
+        assert not unexpected
+        assert not self.foreign
+
+
+@pytest.fixture
+def watch(server: Server) -> Watch:
+    return Watch(server)
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, watch: Watch) -> Iterator[OpenPage]:
+    """`open_page(width=..., color_scheme=...)`: the page in a new, empty profile."""
+    contexts = []
+
+    def open_(width: int = 1100, height: int = 720, **options: object) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)  # pyright: ignore[reportArgumentType]
+        contexts.append(context)
+        context.set_default_timeout(MOST_MILLISECONDS)
+        page = context.new_page()
+        watch.follow(page)
+        page.goto(watch.server.url)
+        expect(page.locator("body[data-ready]")).to_be_visible()
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    watch.check()
+
+
+@pytest.fixture
+def page(open_page: OpenPage) -> Page:
+    return open_page()
+
+
+@pytest.fixture(scope="session")
+def grey_photo() -> bytes:
+    """A cup of coffee, 300 x 200, as a grey JPEG."""
+    return encoded(Image.fromarray(data.coffee()).resize((300, 200)).convert("L"))
+
+
+@pytest.fixture(scope="session")
+def colour_photo() -> bytes:
+    """The same with its colours."""
+    return encoded(Image.fromarray(data.coffee()).resize((300, 200)))
+
+
+def encoded(picture: Image.Image, format: str = "JPEG") -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format)
+    return file.getvalue()
