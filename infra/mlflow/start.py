@@ -50,7 +50,7 @@ def environment(secrets: str) -> dict[str, str]:
     keys = json.loads(secret(secrets, "s3.json"))["identities"][0]["credentials"][0]
     place = setting("POSTGRES")
     return {
-        "MLFLOW_BACKEND_STORE_URI": f"postgresql://mlflow:{quote(password, safe='')}@{place}/mlflow",
+        "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://mlflow:{quote(password, safe='')}@{place}/mlflow",
         "MLFLOW_S3_ENDPOINT_URL": setting("S3_ENDPOINT"),
         "AWS_ACCESS_KEY_ID": keys["accessKey"],
         "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
