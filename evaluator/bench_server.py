@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_START_SECONDS = 300
-"""Export of the networks to every runtime and their warm-up; on a busy machine."""
+_START_SECONDS = 900
+"""For every runtime and its warm-up: half a minute, and many times that on a busy machine."""
 _STOP_SECONDS = 30
 
 

@@ -59,6 +59,8 @@ class Arguments:
     """How many people the soak plays."""
     threads: int = 0
     """CPU threads of the server's networks; 0: all cores."""
+    runtimes: tuple[str, ...] = ()
+    """As the server's: fewer start sooner, and may be slower; default: all."""
     json: Path | None = None
     """Also write the report to this file."""
 
@@ -324,6 +326,8 @@ def main(arguments: Arguments) -> int:
         if not colorizer:
             colorizer, guide = map(str, make_networks(Path(folder)))
         flags = ["--colorizer", colorizer, "--guide", guide, "--threads", str(arguments.threads)]
+        if arguments.runtimes:
+            flags += ["--runtimes", *arguments.runtimes]
         try:
             with Server([*flags, "--store", f"{folder}/store", "--rate", "0"]) as server:
                 rows, goals = _rows_and_goals(arguments, server)

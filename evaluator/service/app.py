@@ -99,4 +99,5 @@ def _engine(settings: Settings) -> Engine:
         most_waiting=settings.most_waiting,
         deadline_seconds=settings.deadline_seconds,
         refresh_seconds=settings.refresh_seconds,
+        runtimes=settings.runtimes,
     )

@@ -69,7 +69,9 @@ class Service:
         self.store = PhotoStore(settings.store_folder / "photos", settings.store_mib << 20, settings.working_size)
         self.uploads = UploadWorkers(limits, settings.upload_workers)
         self.quick = Workers("the preview queue", 2, settings.most_waiting, settings.deadline_seconds)
-        self.heavy = Workers("the export queue", 1, 4, 6 * settings.deadline_seconds)
+        self.export_seconds = 6 * settings.deadline_seconds
+        """Longest time for a file in full size, with its wait."""
+        self.heavy = Workers("the export queue", 1, 4, self.export_seconds)
         self.jobs = Jobs(settings.store_folder / "jobs", self._render, settings.most_jobs)
         self.failure: Exception | None = None
         """Why the networks could not be loaded."""
@@ -183,16 +185,18 @@ Served = Annotated[Service, Depends(_service)]
 """Argument of a route: the app's service."""
 
 
-async def while_connected(request: Request, work: Awaitable[Answer]) -> Answer:
-    """Await work, and cancel it when the client goes away, so that nobody's work is not done.
+async def while_connected(request: Request, work: Awaitable[Answer], seconds: float) -> Answer:
+    """Await work, and cancel it when the client goes away or waited long enough: nobody's work is not done.
 
     Raises:
-        Problem: 499, which nobody reads, the client went away.
+        Problem: 429 after so many seconds; or 499, which nobody reads, the client went away.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, gone], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() and not gone.done():
+            raise overloaded(seconds)
         if not task.done():
             raise Problem(499, "client-gone", "the client closed the connection")
         return await task

@@ -39,7 +39,7 @@ _FILE_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "tiff": "image/tiff"}
 )
 async def colorize(service: Served, request: Request, asked: Colorize) -> Response:
     """The photo coloured by all of its clicks, as a preview."""
-    return await while_connected(request, _colorize(service, asked))
+    return await while_connected(request, _colorize(service, asked), service.settings.deadline_seconds)
 
 
 async def _colorize(service: Service, asked: Colorize) -> Response:
@@ -59,7 +59,7 @@ def _made_by(coloured: Coloured) -> dict[str, str]:
 @routes.post("/suggest", responses=problems(404, 503))
 async def suggest_places(service: Served, request: Request, asked: Suggest) -> Suggestions:
     """Where the next clicks help most, and plausible colours there."""
-    return await while_connected(request, _suggest(service, asked))
+    return await while_connected(request, _suggest(service, asked), service.settings.deadline_seconds)
 
 
 async def _suggest(service: Service, asked: Suggest) -> Suggestions:
@@ -89,7 +89,7 @@ async def suggest_colours(service: Served, request: Request, asked: ColoursAt) -
         row, col = working_pixel(coloured.photo, asked.row, asked.col)
         return Colours(colours=await _colours(service, coloured, row, col, asked.colours))
 
-    return await while_connected(request, work())
+    return await while_connected(request, work(), service.settings.deadline_seconds)
 
 
 async def _colours(service: Service, coloured: Coloured, row: int, col: int, count: int) -> list[SuggestedColour]:
@@ -117,7 +117,7 @@ async def heatmap(service: Served, request: Request, asked: Heatmap) -> Response
         heat = await service.engine.score(coloured.photo.working, coloured.ab, coloured.clicks, coloured.networks)
         return picture(await service.quick.run(encode_heatmap, coloured.photo, heat, asked.size))
 
-    return await while_connected(request, work())
+    return await while_connected(request, work(), service.settings.deadline_seconds)
 
 
 @routes.get("/palette", responses=problems(404))
@@ -152,7 +152,7 @@ def _lightness_at(photo: StoredPhoto, row: int, col: int) -> float:
 @routes.post("/export", response_class=Response, responses={**binary(*_FILE_TYPES.values()), **problems(404, 503)})
 async def export_file(service: Served, request: Request, asked: Export) -> Response:
     """The photo coloured in full size, as a file."""
-    return await while_connected(request, _export(service, asked))
+    return await while_connected(request, _export(service, asked), service.export_seconds)
 
 
 async def _export(service: Service, asked: Export) -> Response:

@@ -14,6 +14,8 @@ from evaluator.registry import CHAMPION, default_tracking_uri
 PREFIX = "CHROMACLICK_"
 _log = logging.getLogger("chromaclick")
 _MIB = 2**20
+RUNTIMES = ("torch", "onnxruntime", "torch-compiled")
+"""Names of `evaluator.service.runtimes.RUNTIMES`, which takes seconds to import; a test compares them."""
 _AT_LEAST: dict[str, float] = {
     "working_size": 16,
     "store_mib": 1,
@@ -75,7 +77,7 @@ class Settings:
     most_waiting: int = 32
     """Most requests that wait for the network; more are told to come back (429)."""
     deadline_seconds: float = 10.0
-    """Longest time that a request waits for its turn."""
+    """Longest time for a preview or a suggestion, with its wait; six times that for a file in full size."""
     most_requests: int = 128
     """Most requests under way at once, of all kinds."""
     most_jobs: int = 4
@@ -94,6 +96,8 @@ class Settings:
     """Addresses of proxies whose X-Forwarded-For is believed, with commas; default: none."""
     allow_switch: Literal["auto", "yes", "no"] = "auto"
     """Whether anybody may change networks where there is no token; auto: only where --host is this machine."""
+    runtimes: tuple[str, ...] = RUNTIMES
+    """Ways to run the networks; the quickest is measured and taken. Fewer start sooner."""
     refresh_seconds: float = 30.0
     """How often aliases such as @champion are looked up again; 0: never."""
     threads: int = 0
@@ -107,6 +111,8 @@ class Settings:
                 raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be at least {least:g}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; it must be 0 to 65535")
+        if not self.runtimes or set(self.runtimes) - set(RUNTIMES):
+            raise ValueError(f"--runtimes is {self.runtimes}; give one or several of {', '.join(RUNTIMES)}")
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(

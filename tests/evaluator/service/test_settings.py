@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from evaluator.service.runtimes import RUNTIMES
 from evaluator.service.settings import Settings, from_environment
 
 
@@ -44,6 +45,7 @@ def test_an_unknown_variable_is_warned_of(caplog: pytest.LogCaptureFixture):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"runtimes": ("cuda",)}, "--runtimes is .*; give one or several of torch, "),
         ({"port": 70000}, "--port is 70000"),
         ({"working_size": 4}, "--working-size is 4; it must be at least 16"),
         ({"rate": float("nan")}, "--rate is nan"),
@@ -66,3 +68,7 @@ def test_only_this_machine_may_change_networks_unless_told_otherwise(host: str, 
     assert bool(Settings(host=host).allowed_hosts) == loopback
     assert Settings(host=host, allow_switch="yes").anybody_may_switch
     assert not Settings(host=host, allow_switch="no").anybody_may_switch
+
+
+def test_the_runtimes_are_those_that_there_are():
+    assert Settings().runtimes == tuple(RUNTIMES)
