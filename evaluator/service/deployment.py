@@ -1,8 +1,8 @@
 """The service as replicas on a Ray cluster: `python -m evaluator.service.deployment --replicas 2`.
 
-Every replica is the same app as that of `python -m evaluator serve`, with networks, batching and limits of its own.
-They share the store's folder, so any of them answers for any photo and any job; on several machines that folder has
-to be on a disk that all of them see. The only module of the evaluator that uses Ray.
+Every replica is the same app as that of `python -m evaluator serve`, with networks, batching and limits of its
+own. They share the folder of the store, so any of them answers for any photo and any job; on several machines it
+has to be on a disk that all of them see. The only module of the evaluator that uses Ray.
 
 A replica that dies takes the requests with it that it was working on: they are answered by 500 and worth sending
 again, which changes nothing but the answer, as the server keeps no session. All others wait for another replica.
@@ -17,8 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+import ray
 import tyro
 from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evaluator.service.app import create_app
@@ -28,14 +31,13 @@ from evaluator.service.problems import Problem
 from evaluator.service.settings import Settings, from_environment
 from evaluator.threads import use_threads
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would use the network
-import ray
-from ray import serve
-from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
-
 NAME = "chromaclick"
 """Of the application and its deployment in Ray."""
 MakeEngine = Callable[[Settings], Engine]
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # they would use the network
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # Ray's own 5 s are too short for a busy machine
+}
 _HEALTH_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 1.0
 _LONGEST = 12
@@ -59,7 +61,7 @@ class Scale:
     most_queued: int = 64
     """Requests that wait for a replica at each address; more are answered by 429 with Retry-After."""
     cpus: float = 1.0
-    """CPU cores that Ray sets aside for each replica; its networks use as many threads, unless --threads is set."""
+    """CPU cores that Ray sets aside for each replica; its networks use as many threads where --threads is 0."""
     address: str = ""
     """Ray cluster to join, such as auto; default: one is started on this machine, and ended with the command."""
     service: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
@@ -88,7 +90,7 @@ class Replica:
         self._settings, self._make_engine = settings, make_engine
         self._service: Service | None = None
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201  Ray calls it
+    def __serve_build_asgi_app__(self) -> FastAPI:
         """The app; Ray runs its lifespan."""
         app = create_app(self._settings, self._make_engine(self._settings) if self._make_engine else None)
         app.add_middleware(SwitchByAlias, refresh_seconds=self._settings.refresh_seconds)
@@ -131,7 +133,7 @@ def application(scale: Scale, make_engine: MakeEngine | None = None) -> serve.Ap
         make_engine: what makes a replica's engine, such as one with made-up networks in tests; default: the app's.
     """
     settings = replica_settings(scale)
-    deployment = serve.deployment(Replica).options(
+    deployment = serve.deployment(
         name=NAME,
         # More would wait in one replica while another is idle.
         max_ongoing_requests=settings.most_waiting,
@@ -143,7 +145,7 @@ def application(scale: Scale, make_engine: MakeEngine | None = None) -> serve.Ap
         graceful_shutdown_timeout_s=settings.shutdown_seconds,
         **_replicas(scale),
     )
-    return deployment.bind(settings, make_engine)
+    return deployment(Replica).bind(settings, make_engine)
 
 
 def replica_settings(scale: Scale) -> Settings:
@@ -186,6 +188,8 @@ def start(scale: Scale, make_engine: MakeEngine | None = None, **ray_options: An
         ConnectionError: there is no cluster at that address.
     """
     settings = scale.service
+    for name, value in _ENVIRONMENT.items():  # Ray's processes inherit it
+        os.environ.setdefault(name, value)
     local = {} if scale.address else {"include_dashboard": False}
     ray.init(address=scale.address or "local", **{**local, **ray_options})
     seconds = _LONGEST * settings.deadline_seconds
@@ -196,8 +200,9 @@ def start(scale: Scale, make_engine: MakeEngine | None = None, **ray_options: An
 
 def stop() -> None:
     """End the replicas, and Ray where `start` started it; requests under way are answered first."""
-    serve.shutdown()
-    ray.shutdown()
+    if ray.is_initialized():
+        serve.shutdown()
+        ray.shutdown()
 
 
 def main(words: Sequence[str]) -> int:

@@ -64,7 +64,7 @@ def secret(folder: str, name: str) -> str:
     try:
         return (Path(folder) / name).read_text()
     except OSError as error:
-        sys.exit(f"error: there is no secret {name} in {folder} ({error.strerror}); infra/make-secrets.sh makes it")
+        sys.exit(f"error: no secret {name} in {folder} ({error.strerror}); infra/make-secrets.sh makes it")
 
 
 def make_bucket(name: str) -> None:

@@ -97,7 +97,9 @@ def _create_database(port: int, password: str) -> None:
 def _run(*words: Path | str) -> None:
     """Run a program of PostgreSQL, which refuses to be root."""
     somebody = [] if os.getuid() else ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    done = subprocess.run([*somebody, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/")
+    done = subprocess.run(
+        [*somebody, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/"
+    )
     assert done.returncode == 0, done.stderr
 
 

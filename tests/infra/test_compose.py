@@ -103,7 +103,9 @@ def test_no_service_may_gain_rights(name: str):
 
 def test_passwords_come_from_files():
     variables = [text for service in SERVICES.values() for text in service.get("environment", {})]
-    assert [name for name in variables if re.search("PASSWORD|SECRET|TOKEN|KEY", name)] == ["POSTGRES_PASSWORD_FILE"]
+    assert [name for name in variables if re.search("PASSWORD|SECRET|TOKEN|KEY", name)] == [
+        "POSTGRES_PASSWORD_FILE"
+    ]
 
 
 def test_secrets_are_made_once_and_kept_out_of_git(tmp_path: Path):
@@ -166,7 +168,7 @@ def test_alerts_are_about_figures_that_the_service_has_and_say_what_to_do(rule: 
     text = metrics.text().decode()
     for name in re.findall(r"\b(?:chromaclick|process)_\w+", rule["expr"]):
         assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), name
-    assert set(re.findall(r'[{,](\w+)=', rule["expr"])) <= {"job", "route", "method", "status"}
+    assert set(re.findall(r"[{,](\w+)=", rule["expr"])) <= {"job", "route", "method", "status"}
     assert set(rule["annotations"]) == {"summary", "what_to_do"}
     assert rule["labels"]["severity"] in ("page", "ticket")
 

@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from tests.infra import installed
@@ -39,7 +41,7 @@ for module in words:
     __import__(module)
 assert not blocked & {name.partition(".")[0] for name in sys.modules}
 """
-# What is imported on first use only: MLflow and its store for the graphs, the runtimes, torchvision for some photos.
+# What is imported on first use only: MLflow for the graphs, the runtimes, torchvision for some photos.
 _USE = """
 import io
 import numpy as np
@@ -90,7 +92,10 @@ def no_deps(image: str) -> set[str]:
     ("image", "modules"),
     [
         ("service", ["evaluator.__main__", "evaluator.service.serve", "evaluator.service.parser"]),
-        ("evaluator", ["evaluator.__main__", "evaluator.benchmark.main", "evaluator.compare", "evaluator.promote"]),
+        (
+            "evaluator",
+            ["evaluator.__main__", "evaluator.benchmark.main", "evaluator.compare", "evaluator.promote"],
+        ),
     ],
 )
 def test_an_image_has_every_package_that_its_commands_import(image: str, modules: list[str]):
@@ -110,7 +115,9 @@ def test_no_package_of_trainings_is_in_an_image(image: str):
 def test_bounds_are_those_of_the_project(image: str):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    bounds = {canonicalize_name(one.name): one.specifier for one in map(Requirement, sum(lists, []))}
+    bounds: dict[str, SpecifierSet] = {
+        canonicalize_name(one.name): one.specifier for one in map(Requirement, chain(*lists))
+    }
     for wanted in installed.read(INFRA / image / "requirements.txt"):
         name = canonicalize_name(wanted.name)
         known = bounds.get("mlflow" if name == "mlflow-skinny" else name)

@@ -1,4 +1,4 @@
-"""The parts of compose.yaml as processes: PostgreSQL, an S3 stand-in, MLflow by its image's own script, the service."""
+"""The parts of compose.yaml as processes: PostgreSQL, an S3 stand-in, MLflow by its own script, the service."""
 
 import io
 import json
@@ -132,9 +132,10 @@ def test_the_service_colours_with_the_champion_and_follows_it(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     settings = Settings(registry=stack.mlflow, store=str(tmp_path), upload_workers=1, working_size=64)
     engine = Engine(tracking_uri=settings.tracking_uri, working_size=64, refresh_seconds=0.0, runtimes=["torch"])
-    with TestClient(create_app(settings, engine), base_url="http://127.0.0.1:8000") as client:
+    app = create_app(settings, engine)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
         assert client.portal is not None
-        client.portal.call(client.app.state.service.settled.wait)  # pyright: ignore[reportAttributeAccessIssue]
+        client.portal.call(app.state.service.settled.wait)
         assert client.get("/readyz").json() == {"status": "ok"}
         sent = client.post("/v1/photos", files={"file": ("grey.jpg", photo())})
         assert sent.status_code == 201

@@ -1,4 +1,4 @@
-"""A client as the README asks for: it sends again what a dying or full service did not answer, until a deadline."""
+"""A client as infra/README.md asks for: what a dying or full service did not answer is sent again."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 WORTH_ANOTHER_TRY = (429, 500, 502, 503, 504)
-"""500: Ray's answer for the requests that a replica took with it. Nothing that a client asks for changes a state."""
+"""500: Ray's answer for the requests that a replica took with it. Sending one again changes nothing else."""
 
 
 @dataclass(frozen=True)

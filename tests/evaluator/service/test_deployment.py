@@ -76,7 +76,8 @@ def photo(url: str, picture: Callable[..., bytes]) -> str:
 
 def coloured(photo: str, number: int) -> dict[str, Any]:
     """A request that no other number makes."""
-    click = {"row": number % 64, "col": number // 64, "colour": {"hex": "#c04020"}}
+    colour = {"rgb": [37 * number % 256, 101 * number % 256, 200]}
+    click = {"row": number % 64, "col": number % 96, "colour": colour}
     return {"photo": photo, "clicks": [click], "preview": 96, "format": "png"}
 
 
@@ -89,7 +90,7 @@ def replicas() -> dict[int, psutil.Process]:
 def running_replicas() -> int:
     """What Ray says."""
     status = serve.status().applications[deployment.NAME].deployments[deployment.NAME]
-    return status.replica_states.get("RUNNING", 0)
+    return sum(count for state, count in status.replica_states.items() if state == "RUNNING")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
