@@ -47,6 +47,7 @@ export function nameOf(hex) {
   }
   const name = HUES.find(([end]) => hue <= end)?.[1] ?? "red";
   if (name === "orange" && lightness < 0.45) return `${shade}brown`;
+  if (name === "yellow" && lightness < 0.45) return `${shade}olive`;
   return `${shade}${saturation < 0.35 ? "muted " : ""}${name}`;
 }
 

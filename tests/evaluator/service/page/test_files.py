@@ -13,6 +13,7 @@ from tests.evaluator.service.page.conftest import encoded
 from tests.evaluator.service.page.running import Server
 
 pytestmark = pytest.mark.browser
+TOKEN = "sixteen letters or more"
 
 
 def test_photo_of_24_megapixels(page: Page):
@@ -101,7 +102,7 @@ def test_sixteen_bit_tiff_opens(page: Page):
 
 @pytest.fixture
 def guarded(watch) -> Iterator[Server]:
-    server = Server("--token", "let me in")
+    server = Server("--token", TOKEN)
     server.start()
     watch.server = server
     watch.expected = ("401",)
@@ -110,7 +111,7 @@ def guarded(watch) -> Iterator[Server]:
 
 
 def test_server_with_a_token_asks_for_it_once(guarded: Server, page: Page, grey_photo: bytes):
-    page.fill("#token", "let me in")
+    page.fill("#token", TOKEN)
     page.press("#token", "Enter")
     expect(page.locator(".sample").first).to_be_visible()
     steps.opened(page, grey_photo)
