@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from evaluator.atomic import write_atomically
@@ -21,6 +21,7 @@ from evaluator.contract import Contract
 from evaluator.loaded import LoadedColorizer, LoadedGuide
 
 Loaded = LoadedColorizer | LoadedGuide
+_log = logging.getLogger("chromaclick")
 _CACHED = 8
 """Converted files that are kept, those used last."""
 
@@ -29,10 +30,11 @@ class Unusable(Exception):
     """A runtime that cannot run a network, and why."""
 
 
-class OnnxGraph:
+class OnnxGraph(nn.Module):
     """Calls an ONNX file as the exported graph is called."""
 
     def __init__(self, model: bytes) -> None:
+        super().__init__()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -44,7 +46,7 @@ class OnnxGraph:
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._names = [port.name for port in self._session.get_inputs()]
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """The graph's output."""
         arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(self._names, inputs, strict=True)}
         return torch.from_numpy(self._session.run(None, arrays)[0])
@@ -68,16 +70,28 @@ def to_onnx(network: Loaded, cache: Path | None) -> Loaded:
         raise Unusable(f"{error.name} is not installed; pip install chromaclick[serve]") from error
     file = None if cache is None else cache / f"{network.fingerprint[:32]}-torch{torch.__version__}.onnx"
     try:
-        if file is not None and file.is_file():
-            model = file.read_bytes()
-            os.utime(file)
-        else:
-            model = _convert(network)
-            if file is not None:
-                _keep(file, model)
-        return with_graph(network, OnnxGraph(model))
+        return with_graph(network, _from_cache(file) or _from_graph(network, file))
     except Exception as error:  # of any library below
         raise Unusable(first_line(error)) from error
+
+
+def _from_cache(file: Path | None) -> OnnxGraph | None:
+    if file is None or not file.is_file():
+        return None
+    try:
+        graph = OnnxGraph(file.read_bytes())
+    except Exception as error:  # ONNX Runtime has a type of its own for each
+        _log.warning("%s is broken, the network is converted again: %s", file, first_line(error))
+        return None
+    os.utime(file)
+    return graph
+
+
+def _from_graph(network: Loaded, file: Path | None) -> OnnxGraph:
+    model = _convert(network)
+    if file is not None:
+        _keep(file, model)
+    return OnnxGraph(model)
 
 
 def _keep(file: Path, model: bytes) -> None:
@@ -118,14 +132,14 @@ def to_compiled(network: Loaded, cache: Path | None) -> Loaded:
     example = tuple(torch.zeros(2, port.channels or 1, side, side) for port in network.contract.inputs)
     try:
         with torch.no_grad(), _quiet():
-            compiled = torch.compile(network._graph, dynamic=True)
+            compiled = cast(nn.Module, torch.compile(network._graph, dynamic=True))
             compiled(*example)
     except Exception as error:  # of any library below
         raise Unusable(first_line(error)) from error
     return with_graph(network, compiled)
 
 
-def with_graph(network: Loaded, graph: Any) -> Loaded:
+def with_graph(network: Loaded, graph: nn.Module) -> Loaded:
     """The same network, computed by something else: the same checks, padding and cropping."""
     kind = LoadedColorizer if isinstance(network, LoadedColorizer) else LoadedGuide
     return kind(graph, network.contract, network.source, network.device)

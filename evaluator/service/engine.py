@@ -82,14 +82,14 @@ class Engine:
         Args:
             colorizer: `colorizer(lightness, clicks) -> ab`.
             guide: `guide(lightness, predicted_ab, clicks) -> logits`.
-            hint_size: of the colorizer, where it has no contract.
-            temperature: of the guide, where it has no contract.
+            hint_size: side of a click's stamp.
+            temperature: of the guide's heat map.
             options: the other arguments of an engine.
         """
         engine = cls(**{"refresh_seconds": 0.0, **options})
         runners = [
-            runner_of(network, name, hint_size=hint_size, temperature=temperature)
-            for name, network in (("colorizer", colorizer), ("guide", guide))
+            runner_of(network, kind, hint_size=hint_size, temperature=temperature)
+            for kind, network in (("colorizer", colorizer), ("guide", guide))
         ]
         engine._use(Networks(colorizer=runners[0], guide=runners[1]))
         return engine

@@ -92,15 +92,30 @@ def load_runner(
     )
 
 
-def runner_of(network: Callable[..., Tensor], name: str, *, hint_size: int, temperature: float) -> Runner:
-    """A network that is no file: any callable, for tests and benchmarks."""
-    contract = getattr(network, "contract", None)
-    source = getattr(network, "source", f"{name} {_BY_FORMULA}")
-    about = {"name": name, "version": None, "source": source, "hint_size": hint_size, "runtime": "torch"}
-    if contract is not None:
-        hint_size, temperature = _largest(contract.hint_size), contract.temperature or 1.0
+def runner_of(network: Callable[..., Tensor], kind: str, *, hint_size: int, temperature: float) -> Runner:
+    """A network that is at hand: any callable, for tests and benchmarks.
+
+    Args:
+        network: the house's call, without the truth.
+        kind: "colorizer" or "guide".
+        hint_size: side of a click's stamp.
+        temperature: of a guide's heat map.
+    """
+    source = getattr(network, "source", f"{kind} {_BY_FORMULA}")
     return Runner(
-        run=network, wanted=source, source=source, hint_size=hint_size, temperature=temperature, about=about
+        run=network,
+        wanted=source,
+        source=source,
+        hint_size=hint_size,
+        temperature=temperature,
+        about={
+            "name": kind,
+            "version": None,
+            "source": source,
+            "hint_size": hint_size,
+            "runtime": "torch",
+            "milliseconds": None,
+        },
     )
 
 

@@ -1,0 +1,163 @@
+"""Runtimes of a network: the same numbers, the quickest taken, and a reason for each that is left out."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evaluator.loaded import LoadedColorizer
+from evaluator.registry import load_colorizer, load_guide
+from evaluator.service import converted, runtimes
+from evaluator.service.converted import with_graph
+from evaluator.service.runtimes import choose, example
+from trainer import publish
+from trainer.networks import ColorNet, EditNet
+
+SIZES = ((32, 32), (32, 24))
+
+
+class Changed(nn.Module):
+    """A graph with other numbers."""
+
+    def __init__(self, graph: nn.Module, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.graph, self.change = graph, change
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.change(self.graph(*inputs))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    torch.manual_seed(0)
+    work = tmp_path_factory.mktemp("networks")
+    color, edit = ColorNet((4, 6, 8)), EditNet("blind", (4, 6, 8))
+    contracts = {
+        "colornet": publish.describe(color, "colornet"),
+        "editnet-blind": publish.describe(edit, "editnet-blind", variant="blind", temperature=1.0),
+    }
+    networks = {"colornet": color, "editnet-blind": edit}
+    return {name: publish.save(publish.export(networks[name], contracts[name]), work / name) for name in networks}
+
+
+@pytest.fixture(scope="module")
+def colorizer(folders: dict[str, Path]) -> LoadedColorizer:
+    return load_colorizer(folders["colornet"])
+
+
+@pytest.mark.parametrize("name", ["colornet", "editnet-blind"])
+def test_onnx_runtime_gives_the_numbers_of_the_graph_at_any_size(folders: dict[str, Path], name: str):
+    network = (load_colorizer if name == "colornet" else load_guide)(folders[name])
+    other = converted.to_onnx(network, None)
+    assert type(other) is type(network)
+    for height, width, batch in ((32, 32, 1), (17, 40, 3), (5, 9, 1), (64, 20, 2)):
+        inputs = example(network, height, width, batch)
+        right = runtimes._call(network, inputs)
+        assert (runtimes._call(other, inputs) - right).abs().max() <= 1e-5 * max(1, right.abs().max())
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_numbers_of_the_graph(colorizer: LoadedColorizer):
+    choice = choose(colorizer, SIZES, ["torch", "torch-compiled"])
+    assert not choice.skipped
+    assert set(choice.milliseconds) == {"torch", "torch-compiled"}
+
+
+def test_the_quickest_is_taken(colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch):
+    milliseconds = {"slow": 3.0, "quick": 1.0, "middling": 2.0}
+    made = {name: with_graph(colorizer, colorizer._graph) for name in milliseconds}
+    times = {id(network): milliseconds[name] / 1000 for name, network in made.items()}
+    monkeypatch.setattr(
+        runtimes, "RUNTIMES", {name: lambda network, cache, name=name: made[name] for name in made}
+    )
+    monkeypatch.setattr(runtimes, "seconds", lambda call, device: times[id(call.args[0])] * len(call.args[1][0]))
+    choice = choose(colorizer, SIZES, list(made))
+    assert choice.network is made["quick"]
+    assert (choice.runtime, choice.milliseconds) == ("quick", milliseconds)
+    assert choice.batch_gain == pytest.approx(1)
+    assert not choice.gains_by_batches
+    assert choice.words.startswith("quick (slow 3.0 ms, quick 1.0 ms")
+
+
+def test_a_machine_whose_batches_are_quicker_computes_photos_together(
+    colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runtimes, "seconds", lambda call, device: 1.0 + 0.1 * len(call.args[1][0]))
+    assert choose(colorizer, SIZES, ["torch"]).gains_by_batches
+
+
+def test_one_with_other_numbers_is_left_out(colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch):
+    after = {"off": lambda y: y + 0.01, "broken": lambda y: y * float("nan"), "raising": lambda y: 1 / 0}
+    off = {
+        name: lambda network, cache, change=change: with_graph(network, Changed(network._graph, change))
+        for name, change in after.items()
+    }
+    monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, **off})
+    choice = choose(colorizer, SIZES, ["torch", *off])
+    assert choice.runtime == "torch"
+    assert list(choice.skipped) == list(off)
+    assert "it differs by 0.01" in choice.skipped["off"]
+    assert "it differs by nan" in choice.skipped["broken"]
+    assert choice.skipped["raising"] == "ZeroDivisionError: division by zero"
+    assert "; off left out: it differs by" in choice.words
+    with pytest.raises(ValueError, match="runs in none of the runtimes"):
+        choose(colorizer, SIZES, list(off))
+
+
+def test_a_missing_package_is_named(colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    choice = choose(colorizer, SIZES, ["torch", "onnxruntime"])
+    assert choice.skipped == {"onnxruntime": "onnxruntime is not installed; pip install chromaclick[serve]"}
+
+
+def test_a_failed_conversion_is_explained(colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch):
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("no such operator\nwith a long trace")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    assert choose(colorizer, SIZES, ["torch", "onnxruntime"]).skipped == {
+        "onnxruntime": "RuntimeError: no such operator"
+    }
+
+
+@pytest.mark.parametrize("names", [[], ["tensorflow"], ["torch", "x"]])
+def test_unknown_runtimes_are_refused(colorizer: LoadedColorizer, names: list[str]):
+    with pytest.raises(ValueError, match="name some of"):
+        choose(colorizer, SIZES, names)
+
+
+def test_a_converted_network_is_kept_and_a_broken_file_made_again(
+    colorizer: LoadedColorizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    inputs = example(colorizer, 20, 12)
+    first = runtimes._call(converted.to_onnx(colorizer, tmp_path), inputs)
+    (file,) = tmp_path.iterdir()
+    assert colorizer.fingerprint[:32] in file.name
+    with monkeypatch.context() as without:
+        without.setattr(converted, "_convert", lambda network: pytest.fail("it was converted again"))
+        assert torch.equal(runtimes._call(converted.to_onnx(colorizer, tmp_path), inputs), first)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert torch.equal(runtimes._call(converted.to_onnx(colorizer, tmp_path), inputs), first)
+    assert "is broken, the network is converted again" in caplog.text
+    assert len(file.read_bytes()) == len(whole)
+
+
+def test_only_the_files_that_were_used_last_are_kept(
+    colorizer: LoadedColorizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = converted._convert(colorizer)
+    monkeypatch.setattr(converted, "_convert", lambda network: whole)
+    for number in range(10):
+        old = tmp_path / f"{number}.onnx"
+        old.write_bytes(b"")
+        os.utime(old, (number, number))
+    converted.to_onnx(colorizer, tmp_path)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert len(kept) == 8
+    assert {f"{number}.onnx" for number in range(3, 10)} < kept
