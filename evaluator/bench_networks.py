@@ -43,7 +43,7 @@ class PlainUNet(nn.Module):
         self.fuse = nn.ModuleList(_Block(2 * width, width) for width in reversed(widths[:-1]))
         self.last = nn.Conv2d(widths[0], outputs, 1)
 
-    def forward(self, *maps: Tensor) -> Tensor:
+    def through(self, *maps: Tensor) -> Tensor:
         """(B,outputs,H,W) in [-1, 1], or (B,H,W) for one output."""
         x, skips = torch.cat(maps, dim=1), []
         for number, down in enumerate(self.down):
@@ -60,14 +60,14 @@ class _Colorizer(PlainUNet):
     """As the house calls it."""
 
     def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
-        return super().forward(lightness, clicks)
+        return self.through(lightness, clicks)
 
 
 class _Guide(PlainUNet):
     """As the house calls a blind one."""
 
     def forward(self, lightness: Tensor, predicted_ab: Tensor, clicks: Tensor) -> Tensor:
-        return super().forward(lightness, predicted_ab, clicks)
+        return self.through(lightness, predicted_ab, clicks)
 
 
 def make_networks(

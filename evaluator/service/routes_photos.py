@@ -83,7 +83,7 @@ async def get_reference(service: Served, photo: AnyId, size: LongSide = 1024) ->
 @routes.get("/samples", responses=problems())
 async def get_samples(service: Served) -> list[Sample]:
     """Photos to try, from scikit-image."""
-    return [Sample(**about) for about in await service.quick.run(samples.listed)]
+    return [Sample.model_validate(about) for about in await service.quick.run(samples.listed)]
 
 
 @routes.get(

@@ -191,7 +191,8 @@ def _read(name: str, text: str, default: object) -> Any:
             return _BOOLEANS[text.lower()]
         if isinstance(default, tuple):
             return tuple(word.strip() for word in text.split(",") if word.strip())
-        return type(default)(text)
+        kind: Any = type(default)
+        return kind(text)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{name} is {text!r}; it must be of type {type(default).__name__}") from error
 

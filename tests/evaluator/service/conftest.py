@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from evaluator.service.app import create_app
@@ -56,7 +58,8 @@ def client(settings: Settings) -> Iterator[TestClient]:
 def wait_until_ready(client: TestClient) -> None:
     """Until the networks are warmed."""
     assert client.portal is not None
-    client.portal.call(client.app.state.service.settled.wait)  # pyright: ignore[reportAttributeAccessIssue]
+    service = cast(FastAPI, client.app).state.service
+    client.portal.call(service.settled.wait)
     assert client.get("/readyz").status_code == 200
 
 
