@@ -27,7 +27,7 @@ from trainer.tracking import Place, Tracker
 
 INFRA = Path(__file__).parents[2] / "infra"
 BUCKET = "networks"
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
 @dataclass(frozen=True)

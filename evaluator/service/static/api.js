@@ -5,6 +5,16 @@
 
 import { Refusal } from "./refusal.js";
 
+/**
+ * Whether a proxy or a cluster answered in the service's place, which died or is out of reach: then the request is sent
+ * again. The service's own errors are problems in JSON.
+ * @param {Response} answer
+ */
+function isFromBetween(answer) {
+  const own = (answer.headers.get("Content-Type") ?? "").startsWith("application/problem+json");
+  return answer.status === 502 || answer.status === 504 || (answer.status === 500 && !own);
+}
+
 /** An answer of the server that trying again does not change. */
 export class Problem extends Refusal {
   /**
@@ -124,7 +134,7 @@ export class Api {
         const kind = answer.status === 429 ? "full" : "starting";
         const asked = Number(answer.headers.get("Retry-After"));
         await this.#wait(key, { kind, seconds: asked > 0 ? asked : backOff(failures) }, request.signal);
-      } else if (answer.status === 502 || answer.status === 504) {
+      } else if (isFromBetween(answer)) {
         await this.#wait(key, { kind: "down", seconds: backOff(failures) }, request.signal);
       } else if (answer.status === 401) {
         this.#token = await this.hooks.askToken();

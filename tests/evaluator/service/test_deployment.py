@@ -109,6 +109,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         threading.Event().wait(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_too_many_requests_at_once_are_told_to_come_back(url: str, photo: str):
     def one(number: int) -> httpx.Response:
@@ -122,6 +123,7 @@ def test_too_many_requests_at_once_are_told_to_come_back(url: str, photo: str):
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_replica_dies_under_load_and_every_request_is_answered_in_time(url: str, photo: str):
     answered = threading.Semaphore(0)
@@ -156,6 +158,7 @@ def test_a_replica_dies_under_load_and_every_request_is_answered_in_time(url: st
     wait_until(lambda: running_replicas() == 2 == len(replicas()), REPLACED)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_networks_cannot_be_changed_in_one_replica_alone(url: str):
     answer = httpx.put(f"{url}/v1/models", json={"colorizer": "models:/colornet/2"}, timeout=DEADLINE)

@@ -15,6 +15,8 @@ from tests.evaluator.service.page.running import Server
 
 pytestmark = pytest.mark.browser
 
+PROBLEM = "application/problem+json"
+
 
 @pytest.fixture
 def mortal(watch, tmp_path: Path) -> Iterator[Server]:
@@ -156,9 +158,7 @@ def test_full_server_is_waited_for_as_long_as_it_asks(page: Page, watch, grey_ph
         if refused:
             return route.continue_()
         refused.append(route)
-        return route.fulfill(
-            status=429, headers={"Retry-After": "2"}, content_type="application/problem+json", body="{}"
-        )
+        return route.fulfill(status=429, headers={"Retry-After": "2"}, content_type=PROBLEM, body="{}")
 
     page.route("**/v1/colorize", refuse_once)
     steps.colour(page, 0.3, 0.3, "#c03030")
@@ -167,11 +167,28 @@ def test_full_server_is_waited_for_as_long_as_it_asks(page: Page, watch, grey_ph
     expect(page.locator("#connection")).to_be_hidden()
 
 
+def test_request_that_died_with_its_replica_is_sent_again(page: Page, watch, grey_photo: bytes):
+    watch.expected = ("500",)
+    steps.opened(page, grey_photo)
+    died = []
+
+    def die_once(route: Route) -> None:
+        if died:
+            return route.continue_()
+        died.append(route)
+        return route.fulfill(status=500, content_type="text/plain", body="Internal Server Error")
+
+    page.route("**/v1/colorize", die_once)
+    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.expect_shown(page, 1)
+    assert len(died) == 1
+
+
 def test_problem_is_said_where_the_eye_is(page: Page, watch, grey_photo: bytes):
     watch.expected = ("500",)
     steps.opened(page, grey_photo)
     body = json.dumps({"type": "https://chromaclick.invalid/problems/broken", "detail": "the network is ill"})
-    page.route("**/v1/colorize", lambda route: route.fulfill(status=500, body=body))
+    page.route("**/v1/colorize", lambda route: route.fulfill(status=500, content_type=PROBLEM, body=body))
     steps.colour(page, 0.3, 0.3, "#c03030")
     expect(page.locator("#alert")).to_contain_text("the network is ill")
     page.get_by_role("button", name="Close this message").click()
