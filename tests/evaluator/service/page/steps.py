@@ -80,21 +80,47 @@ def colour(page: Page, down: float, right: float, text: str) -> None:
     page.keyboard.press("Escape")
 
 
+_SEEN = """([x, y]) => {
+    const canvas = document.querySelector('#canvas');
+    const box = canvas.getBoundingClientRect();
+    const scale = canvas.width / box.width;
+    const copy = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+    copy.drawImage(canvas, Math.round((box.left - x) * scale), Math.round((box.top - y) * scale));
+    return [...copy.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+}"""
+
+
 def seen(page: Page, down: float, right: float) -> Colour:
     """The colour on the stage."""
-    x, y = point(page, down, right)
-    red, green, blue = page.evaluate(
-        """([x, y]) => {
-            const canvas = document.querySelector('#canvas');
-            const box = canvas.getBoundingClientRect();
-            const scale = canvas.width / box.width;
-            const copy = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
-            copy.drawImage(canvas, Math.round((box.left - x) * scale), Math.round((box.top - y) * scale));
-            return [...copy.getImageData(0, 0, 1, 1).data.slice(0, 3)];
-        }""",
-        [x, y],
-    )
+    red, green, blue = page.evaluate(_SEEN, list(point(page, down, right)))
     return red, green, blue
+
+
+def expect_grey(page: Page, down: float, right: float, *, grey: bool) -> None:
+    """Wait until the stage shows a grey there, or a colour."""
+    wanted = "<= 1" if grey else "> 1"
+    body = f"(place) => {{ const c = ({_SEEN})(place); return Math.max(...c) - Math.min(...c) {wanted}; }}"
+    page.wait_for_function(body, arg=list(point(page, down, right)))
+
+
+_PIXELS = """() => {
+    const canvas = document.querySelector('#canvas');
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    return copy.getImageData(0, 0, canvas.width, canvas.height).data;
+}"""
+
+
+def remember_stage(page: Page) -> None:
+    """Keep what the stage shows, for `expect_change`."""
+    page.evaluate(f"() => {{ window.remembered = ({_PIXELS})(); }}")
+
+
+def expect_change(page: Page, by: int) -> None:
+    """Wait until some pixel of the stage differs from what is remembered, in one channel by more than so much."""
+    page.wait_for_function(
+        f"(by) => ({_PIXELS})().some((value, index) => Math.abs(value - window.remembered[index]) > by)", arg=by
+    )
 
 
 def difference(one: Colour, other: Colour) -> int:

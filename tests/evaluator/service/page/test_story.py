@@ -128,16 +128,11 @@ def test_single_letters_can_be_switched_off(page: Page, grey_photo: bytes):
 
 def test_heat_map_lies_over_the_photo(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    places = [(down / 10, right / 10) for down in range(1, 10) for right in range(1, 10)]
-    before = [steps.seen(page, *place) for place in places]
+    steps.remember_stage(page)
     page.click("#heat")
     expect(page.locator("#stage")).to_have_attribute("data-heat-clicks", "0")
     expect(page.locator("#heat")).to_have_attribute("aria-pressed", "true")
-    page.wait_for_function(
-        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
-    )
-    after = [steps.seen(page, *place) for place in places]
-    assert max(map(steps.difference, before, after)) > 30
+    steps.expect_change(page, by=30)
 
 
 def test_divider_shows_grey_on_its_left(page: Page, grey_photo: bytes):
@@ -147,9 +142,8 @@ def test_divider_shows_grey_on_its_left(page: Page, grey_photo: bytes):
     expect(divider).to_be_focused()
     page.keyboard.press("ArrowRight")
     expect(divider).to_have_attribute("aria-valuenow", "55")
-    page.wait_for_function("() => new Promise((done) => requestAnimationFrame(() => done(true)))")
-    assert np.ptp(steps.seen(page, 0.5, 0.3)) <= 1
-    assert np.ptp(steps.seen(page, 0.5, 0.8)) > 1
+    steps.expect_grey(page, 0.5, 0.3, grey=True)
+    steps.expect_grey(page, 0.5, 0.8, grey=False)
 
 
 def test_zoom_by_wheel_keeps_the_place_under_the_pointer(page: Page, grey_photo: bytes):
