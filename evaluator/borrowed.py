@@ -38,7 +38,14 @@ def require_weights(network: str, url: str) -> Path:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Run a network in float32: no autocast, and no TF32, which costs a GPU's convolutions 10 bits."""
+    """Run a network in float32: no autocast, and no TF32, which costs a GPU's convolutions 10 bits.
+
+    That setting is the whole process', so it is left alone on a CPU, where several threads measure at once.
+    """
+    if device.type == "cpu":
+        with torch.autocast(device.type, enabled=False):
+            yield
+        return
     # A module that replaces itself by an object when it is imported, which type checkers do not follow.
     convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     before = convolutions.fp32_precision

@@ -1,5 +1,6 @@
 """LPIPS (Zhang et al. 2018, version 0.1, AlexNet): the `lpips` package as a metric on whole batches."""
 
+import threading
 import warnings
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from evaluator.per_photo import require_side
 
 LPIPS_SIDE = 31
 """Smallest side of a photo that AlexNet's layers can take, in pixels."""
+_loading = threading.Lock()
 
 
 def load_lpips(*, download: bool = False) -> nn.Module:
@@ -104,8 +106,13 @@ def _url() -> str:
     return AlexNet_Weights.IMAGENET1K_V1.url
 
 
-@cache
 def _network(device: torch.device, weights: Path) -> Any:
     """One network per device, and per file for the sake of another TORCH_HOME. The package states no types."""
+    with _loading:  # threads that measure at once must not load it at once
+        return _loaded(device, weights)
+
+
+@cache
+def _loaded(device: torch.device, weights: Path) -> Any:
     assert weights == weights_file(_url())
     return load_lpips().to(device)

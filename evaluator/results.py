@@ -39,6 +39,8 @@ class Protocol:
     def __post_init__(self):
         if not self.clicks or self.clicks[0] < 0 or list(self.clicks) != sorted(set(self.clicks)):
             raise ValueError(f"clicks is {self.clicks}; give rising numbers of clicks, such as (0, 1, 5, 10, 20)")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0")
         for name in ("hint_size", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

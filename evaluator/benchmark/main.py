@@ -1,7 +1,9 @@
 """`python -m evaluator benchmark`: from the command line to results.parquet, results.json and report.html."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ from evaluator.registry import default_tracking_uri
 from evaluator.results import Results
 from evaluator.threads import use_threads
 
-BATCH_ON_CPU, BATCH_ON_GPU = 8, 32
+LEAST_BATCH_ON_CPU, PER_THREAD, BATCH_ON_GPU = 8, 4, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,10 @@ class Benchmark:
     def open(cls, options: Options, ranks: Ranks) -> "Benchmark":
         """Load photos and networks; a ValueError or ConnectionError says what is wrong with them."""
         device = ranks.device(options.device)
-        use_threads(options.threads)
-        plan = make_plan(options, options.batch_size or (BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU))
+        plan = make_plan(options, options.batch_size or BATCH_ON_GPU)
+        threads = use_threads(options.threads)
+        if device.type == "cpu" and not options.batch_size:
+            plan = plan.in_batches_of(max(LEAST_BATCH_ON_CPU, PER_THREAD * threads))
         photos = open_photos(options.photos, options.limit)
         guides = split(word for words in options.guide for word in words)
         networks = load_networks(options.colorizer, guides, options.work, device)
@@ -163,7 +167,9 @@ class Benchmark:
             return
         files = [path for path in sorted(options.out.iterdir()) if path.is_file() and path.name[0] != "."]
         uri = default_tracking_uri(options.work)
-        run_id = run_log.log_run(uri, options.out.resolve().name, content, files)
+        with tempfile.TemporaryDirectory(prefix="figures-") as folder:
+            files += report.save_figures(options.out, Path(folder))
+            run_id = run_log.log_run(uri, options.out.resolve().name, content, files)
         say(self.console, f"logged as run {run_id} in {uri}")
 
 

@@ -1,7 +1,8 @@
 """What a benchmark measures: the options with their preset, defaults and checks."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evaluator import fid
@@ -45,6 +46,10 @@ class Plan:
     """Settings in which the options differ from the preset's."""
     papers: tuple[PaperTable, ...]
 
+    def in_batches_of(self, photos: int) -> "Plan":
+        """The same plan with another number of photos at a time."""
+        return replace(self, protocol=replace(self.protocol, batch_size=photos))
+
     def stated(self) -> dict[str, Any]:
         """The protocol as `results.json` states it; runs are comparable where it is equal."""
         return {
@@ -78,6 +83,9 @@ def make_plan(options: Options, batch_size: int) -> Plan:
     metrics, missing = _measurable(chosen["metrics"], cut, named="metrics" in asked)
     at = _budgets("fid", options.fid, protocol.clicks)
     _check_early(options, preset)
+    for name, least in (("workers", 1), ("threads", 0), ("batch_size", 0)):
+        if (value := getattr(options, name)) < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
     levels = tuple(level for level in map(_level, chosen["nri"]) if level.metric in metrics or "nri" in asked)
     if strangers := [level.metric for level in levels if level.metric not in metrics]:
         raise ValueError(f"nri names {', '.join(strangers)}, which is not measured; add it to --metrics")
@@ -177,9 +185,12 @@ def _budgets(name: str, words: Sequence[str], budgets: Sequence[int]) -> tuple[i
 def _level(word: str) -> Level:
     metric, _, value = word.partition("=")
     try:
-        return Level(metric, float(value))
+        level = Level(metric, float(value))
     except ValueError as error:
         raise ValueError(f"nri is {word!r}; write METRIC=LEVEL, such as rgb_psnr=25") from error
+    if not math.isfinite(level.value):
+        raise ValueError(f"nri is {word!r}; the level must be a finite number, such as rgb_psnr=25")
+    return level
 
 
 def _whole(name: str, word: str) -> int:

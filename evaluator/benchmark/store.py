@@ -125,8 +125,9 @@ def parts_of(folder: Path) -> list[Path]:
 def coverage_of(folder: Path) -> Coverage:
     """The photos that are dealt with, in parts or in the whole file."""
     whole = folder / ROWS_FILE
-    files = [*([whole] if whole.exists() else []), *parts_of(folder)]
-    return Coverage.joined([_coverage(file) for file in files])
+    if whole.exists():  # beside it the parts may still lie, which it was made of
+        return _coverage(whole)
+    return Coverage.joined([_coverage(file) for file in parts_of(folder)])
 
 
 def merge(folder: Path, metrics: Sequence[str]) -> Coverage:

@@ -1,6 +1,7 @@
 """Photos decoded ahead by threads, a bounded number of them, in order; bad ones named instead of raised."""
 
 import hashlib
+import lzma
 import zipfile
 import zlib
 from collections import deque
@@ -19,7 +20,7 @@ from evaluator.photos.source import PhotoSource
 
 GREY_SHARE = 0.999
 """A photo is grey when at least this share of its square's pixels is near grey."""
-_UNREADABLE = (OSError, ShardError, zipfile.BadZipFile, zlib.error, RuntimeError)
+_UNREADABLE = (OSError, EOFError, ShardError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
 """A RuntimeError: a zip's member that is encrypted, or packed in a way that zipfile does not know."""
 
 

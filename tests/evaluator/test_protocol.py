@@ -21,7 +21,7 @@ from evaluator.policies import (
     RegionCentrePolicy,
     make,
 )
-from evaluator.protocol import Protocol, Results, evaluate
+from evaluator.protocol import Protocol, Results, _Progress, _Run, evaluate
 from kernels.color import rgb_to_lab
 from trainer.networks import ColorNet
 
@@ -118,6 +118,23 @@ def test_no_number_depends_on_threads_or_batch_size(network, photos, threads, si
         assert torch.get_num_threads() == count
     for other in found[1:]:
         assert_same(other, found[0])
+
+
+def test_a_batch_as_on_a_gpu_gives_what_single_photos_give(colorizer, photos):
+    protocol = Protocol(clicks=(0, 2, 5), hint_size=2)
+    policies = {"random": RandomPolicy(), "max error": MaxErrorPolicy(), "farthest": make("farthest")}
+    metrics = ["ab_psnr", "rgb_psnr", "hint_error", "locality", "click_distance"]
+    alone = evaluate(colorizer, policies, photos, protocol, first_index=7, metrics=metrics)
+    together = Results.empty(protocol, photos.shape, 7, policies, metrics)
+    run = _Run(colorizer, policies, photos, protocol, torch.device("cpu"), metrics, together, _Progress(1, print))
+    with torch.no_grad():
+        for rows in (slice(0, 5), slice(5, 9)):
+            run.measure(rows)
+    for policy in policies:
+        np.testing.assert_array_equal(together.positions[policy], alone.positions[policy])
+        for metric in metrics:
+            left, right = together.values[policy][metric], alone.values[policy][metric]
+            np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5, err_msg=f"{policy} {metric}")
 
 
 def test_an_error_in_one_photo_ends_the_evaluation(photos, threads):
@@ -333,6 +350,7 @@ def test_autocast_reaches_the_colorizer_and_metrics_stay_in_float32(photos):
         ({"clicks": (5, 1)}, "rising"),
         ({"clicks": (-1, 1)}, "rising"),
         ({"hint_size": 0}, "hint_size is 0"),
+        ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )

@@ -62,7 +62,7 @@ def test_fifty_steps_give_the_losses_of_the_readable_chain(
 ):
     fused = losses_of(tmp_path / "fused", choice__estimator=estimator)
     monkeypatch.setattr(pingpong, "choose_click", choose_click_chain)
-    assert_same_losses(fused, losses_of(tmp_path / "chain", choice__estimator=estimator), 1e-4)
+    assert_same_losses(fused, losses_of(tmp_path / "chain", choice__estimator=estimator), 1e-4, of_norms=1e-2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without a GPU")

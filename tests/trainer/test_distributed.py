@@ -121,7 +121,11 @@ def test_two_processes_match_one_process_in_every_phase(tmp_path: Path):
             if not tensor.is_floating_point() or (name != "color" and key == "unet.final_conv.bias"):
                 continue
             moved = (tensor - started[name].state_dict()[key]).abs().max()
-            assert torch.allclose(found[name][key], tensor, atol=2e-6, rtol=1e-4), f"{name}.{key} (moved {moved})"
+            # Rounding differs between processors, and AdamW scales it up where a gradient is almost zero.
+            off = (found[name][key] - tensor).abs()
+            said = f"{name}.{key} moved {moved:.2g}, off by {off.max():.2g}, mean {off.mean():.2g}"
+            assert off.max() <= 2e-6 + 0.1 * moved, said
+            assert off.mean() <= 2e-6 + 0.001 * moved, said
         weight = "unet.final_conv.weight"
         assert not torch.equal(network.state_dict()[weight], started[name].state_dict()[weight])
 

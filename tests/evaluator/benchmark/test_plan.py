@@ -67,6 +67,11 @@ def test_a_preset_sets_the_protocol_and_a_flag_wins_over_it():
         (["--size", "0"], "size is 0"),
         (["--least-side", "0"], "least_side is 0"),
         (["--hint-size", "0"], "hint_size is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--workers", "0"], "workers is 0; it must be at least 1"),
+        (["--threads", "-1"], "threads is -1; it must be at least 0"),
+        (["--nri", "rgb_psnr=inf"], "the level must be a finite number"),
+        (["--nri", "rgb_psnr=nan"], "the level must be a finite number"),
     ],
 )
 def test_bad_input_is_one_clear_line(words: list[str], message: str):

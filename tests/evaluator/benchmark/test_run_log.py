@@ -42,6 +42,7 @@ def test_figures_files_and_settings_reach_mlflow(bench: Bench, tmp_path: Path, m
     }
     stored = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"results.parquet", "results.json", "report.html"} <= stored
+    assert any(name.endswith(".png") for name in stored)
     assert f"logged as run {run.info.run_id}" in capsys.readouterr().out.replace("\n", "")
 
 
