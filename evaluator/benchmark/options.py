@@ -58,8 +58,8 @@ class Options:
     least_side: int = 16
     """Leave out photos with a shorter side, in pixels; those between it and --size are enlarged and counted."""
     batch_size: int = 0
-    """Photos between two saves, and on a GPU at a time; 0: 32 on a GPU, on a CPU at least 8 and 4 per thread. Changes
-    speed and memory, not results."""
+    """Photos between two saves, and on a GPU at a time; 0: 32 on a GPU, on a CPU at least 8 and 4 per thread.
+    Changes speed and memory, not results."""
     workers: int = 2
     """Threads that decode ahead."""
     threads: int = 0
