@@ -100,4 +100,5 @@ def _engine(settings: Settings) -> Engine:
         deadline_seconds=settings.deadline_seconds,
         refresh_seconds=settings.refresh_seconds,
         runtimes=settings.runtimes,
+        cache=settings.store_folder / "runtimes",
     )

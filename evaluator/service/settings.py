@@ -96,7 +96,7 @@ class Settings:
     """Addresses of proxies whose X-Forwarded-For is believed, with commas; default: none."""
     allow_switch: Literal["auto", "yes", "no"] = "auto"
     """Whether anybody may change networks where there is no token; auto: only where --host is this machine."""
-    runtimes: tuple[str, ...] = RUNTIMES
+    runtimes: tuple[str, ...] = ("torch", "onnxruntime")
     """Ways to run the networks; the quickest is measured and taken. Fewer start sooner."""
     refresh_seconds: float = 30.0
     """How often aliases such as @champion are looked up again; 0: never."""
