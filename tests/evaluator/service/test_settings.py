@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from evaluator.service.runtimes import RUNTIMES
+from evaluator.service import runtimes, settings
 from evaluator.service.settings import Settings, from_environment
 
 
@@ -71,4 +71,5 @@ def test_only_this_machine_may_change_networks_unless_told_otherwise(host: str, 
 
 
 def test_the_runtimes_are_those_that_there_are():
-    assert Settings().runtimes == tuple(RUNTIMES)
+    assert tuple(runtimes.RUNTIMES) == settings.RUNTIMES
+    assert Settings().runtimes == runtimes.DEFAULT
