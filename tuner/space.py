@@ -1,0 +1,242 @@
+"""The searched settings: where each may lie, and under which conditions it matters.
+
+One definition serves everything: `suggest` is Optuna's define-by-run function (TPE and random search), `grid`
+lists points, and `tuner.search` derives the mutations of population-based training from the same domains.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from trainer.config import Config, flatten, override
+from tuner.settings import as_setting, check_value, nearest
+
+Kind = Literal["log_uniform", "uniform", "integer", "choice"]
+LARGEST_GRID = 10_000
+"""Points of a grid, at most: more are a mistake rather than a wish."""
+_RANGE = "range"
+
+
+class Draw(Protocol):
+    """The part of `optuna.Trial` that a space needs."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number in [low, high]."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """An integer in [low, high]."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """Where one setting may lie."""
+
+    path: str
+    """The setting's name in the trainer's config, such as loss.entropy."""
+    kind: Kind
+    low: float | None = None
+    """Smallest value; None for a choice."""
+    high: float | None = None
+    """Largest value, included; None for a choice."""
+    values: tuple[Any, ...] = ()
+    """Of a choice."""
+    extra: tuple[float, ...] = ()
+    """Exact values that are tried beside the range, such as 0, which no logarithm reaches."""
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Searched only where these settings have one of these values; elsewhere it keeps the base config's value."""
+    points: int = 3
+    """Values that a grid takes from the range, its ends included."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "choice":
+            if not self.values:
+                raise ValueError(f"{self.path}: a choice needs values, such as [1, 2]")
+            return
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError(
+                f"{self.path}: the range is {self.low} to {self.high}; give a smaller and a larger number"
+            )
+        if self.kind == "log_uniform" and self.low <= 0:
+            raise ValueError(
+                f"{self.path}: log_uniform starts at {self.low}; it must be above 0 (0 itself goes to extra)"
+            )
+        if self.kind == "integer" and not (float(self.low).is_integer() and float(self.high).is_integer()):
+            raise ValueError(f"{self.path}: the range is {self.low} to {self.high}; give integers")
+        if self.points < 2:
+            raise ValueError(
+                f"{self.path}: points is {self.points}; a grid takes both ends of a range, so at least 2"
+            )
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest value of the range."""
+        assert self.low is not None, f"{self.path} is a choice"
+        assert self.high is not None
+        return self.low, self.high
+
+    def suggest(self, draw: Draw) -> Any:
+        """One value, drawn by an Optuna trial."""
+        if self.kind == "choice":
+            # by index: Optuna takes no lists as categories
+            return self.values[draw.suggest_categorical(self.path, range(len(self.values)))]
+        if self.extra:
+            which = draw.suggest_categorical(f"{self.path} exactly", [_RANGE, *self.extra])
+            if which != _RANGE:
+                return which
+        low, high = self.limits
+        if self.kind == "integer":
+            return draw.suggest_int(self.path, int(low), int(high))
+        return draw.suggest_float(self.path, low, high, log=self.kind == "log_uniform")
+
+    def grid(self) -> tuple[Any, ...]:
+        """The values of a grid: all of a choice; of a range its extra ones and `points` that are evenly spaced."""
+        if self.kind == "choice":
+            return self.values
+        low, high = self.limits
+        shares = [index / (self.points - 1) for index in range(self.points)]
+        if self.kind == "log_uniform":
+            return (*self.extra, low, *(low * (high / low) ** share for share in shares[1:-1]), high)
+        spaced = [low + (high - low) * share for share in shares]
+        if self.kind == "integer":
+            return tuple(dict.fromkeys((*map(int, self.extra), *map(round, spaced))))
+        return (*self.extra, *spaced)
+
+    def corners(self) -> tuple[Any, ...]:
+        """The values that a check must try: every single one, and both ends of a range."""
+        if self.kind == "choice":
+            return self.values
+        ends = tuple(map(int, self.limits)) if self.kind == "integer" else self.limits
+        return (*self.extra, *ends)
+
+    def clamp(self, value: Any) -> Any:
+        """The nearest value that the domain has; extra ones stay, and so does anything of a choice."""
+        if self.kind == "choice" or value in self.extra:
+            return value
+        low, high = self.limits
+        return min(max(value, type(value)(low)), type(value)(high))
+
+    def as_json(self) -> dict[str, Any]:
+        """For `sweep.json`."""
+        when = {path: list(values) for path, values in self.when.items()}
+        return {
+            "path": self.path,
+            "kind": self.kind,
+            "low": self.low,
+            "high": self.high,
+            "values": list(self.values),
+            "extra": list(self.extra),
+            "when": when,
+            "points": self.points,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Domain":
+        """What `as_json` gave."""
+        when = {path: tuple(values) for path, values in content["when"].items()}
+        lists = {name: tuple(content[name]) for name in ("values", "extra")}
+        return cls(**{**content, **lists, "when": when})
+
+
+@dataclass(frozen=True)
+class Space:
+    """The domains in the order in which they are drawn, over a base config."""
+
+    domains: tuple[Domain, ...]
+    base: Config
+    """Its values hold for whatever is not searched."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no trial could be made of.
+
+        Raises:
+            ValueError: an unknown setting, with the nearest name; a value of the wrong type, or one that the
+                trainer refuses; a condition on a setting that is drawn later.
+        """
+        paths = [domain.path for domain in self.domains]
+        if twice := sorted({path for path in paths if paths.count(path) > 1}):
+            raise ValueError(f"{', '.join(twice)}: given twice; name each setting once")
+        if not paths:
+            raise ValueError("the space is empty; name at least one setting")
+        for index, domain in enumerate(self.domains):
+            self._check(domain, paths[index + 1 :])
+
+    def suggest(self, draw: Draw) -> dict[str, Any]:
+        """Values by path, of the domains that have an effect; the define-by-run function of Optuna."""
+        values: dict[str, Any] = {}
+        for domain in self.domains:
+            if self._is_wanted(domain, values):
+                values[domain.path] = domain.suggest(draw)
+        return values
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the domains' grid values, conditional ones only where they have an effect.
+
+        Raises:
+            ValueError: there are more than `LARGEST_GRID`.
+        """
+        points = list(itertools.islice(self._points({}, 0), LARGEST_GRID + 1))
+        if len(points) > LARGEST_GRID:
+            raise ValueError(
+                f"the grid has more than {LARGEST_GRID:,} points; search fewer settings, or lower `points`"
+            )
+        return points
+
+    def active(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the values that have an effect beside each other."""
+        kept: dict[str, Any] = {}
+        for domain in self.domains:
+            if domain.path in values and self._is_wanted(domain, kept):
+                kept[domain.path] = values[domain.path]
+        return kept
+
+    def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values, with the base config's for every domain that has none."""
+        base = flatten(self.base)
+        return {domain.path: values.get(domain.path, base[domain.path]) for domain in self.domains}
+
+    def domain(self, path: str) -> Domain:
+        """The domain of this setting.
+
+        Raises:
+            ValueError: it is not searched.
+        """
+        found = {domain.path: domain for domain in self.domains}
+        if path not in found:
+            raise ValueError(f"{path} is not searched{nearest(path, found)}")
+        return found[path]
+
+    def _points(self, values: dict[str, Any], index: int) -> Iterator[dict[str, Any]]:
+        if index == len(self.domains):
+            yield values
+            return
+        domain = self.domains[index]
+        if not self._is_wanted(domain, values):
+            yield from self._points(values, index + 1)
+            return
+        for value in domain.grid():
+            yield from self._points({**values, domain.path: value}, index + 1)
+
+    def _is_wanted(self, domain: Domain, values: Mapping[str, Any]) -> bool:
+        base = flatten(self.base)
+        return all(values.get(path, base[path]) in wanted for path, wanted in domain.when.items())
+
+    def _check(self, domain: Domain, later: Sequence[str]) -> None:
+        for path, values in domain.when.items():
+            if path in later:
+                raise ValueError(f"{domain.path}: its condition {path} must stand before it")
+            for value in values:
+                check_value(path, value)
+        context = {path: values[0] for path, values in domain.when.items()}
+        for value in domain.corners():
+            check_value(domain.path, value)
+            try:
+                override(self.base, {**context, domain.path: as_setting(value)})
+            except ValueError as error:
+                raise ValueError(f"{domain.path} cannot be {value}: {error}") from error
