@@ -1,0 +1,125 @@
+"""Sweeps to start from: a base training, what is searched, and how much may be spent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+from kernels.reference import EstimatorName
+from trainer.config import (
+    ChoiceConfig,
+    ClicksConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    RoundsConfig,
+    RunConfig,
+    ValidationConfig,
+)
+from trainer.presets import paper, tiny
+from trainer.presets import small as small_training
+from trainer.schedules import Schedule
+from tuner.space import Domain
+
+ESTIMATORS: tuple[EstimatorName, ...] = get_args(EstimatorName)
+RELAXED = tuple(name for name in ESTIMATORS if name not in ("argmax_ste", "reinforce"))
+"""Estimators that have a tau."""
+MOVING = ("exponential", "warmup_cosine")
+"""Shapes of a schedule that have an end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """The defaults of a sweep; options replace each of them."""
+
+    base: Config
+    domains: tuple[Domain, ...]
+    budget: str
+    search: str = "tpe"
+    scheduler: str = "asha"
+    gpus: float = 0.0
+    """Of each trial."""
+
+
+def whole_space() -> tuple[Domain, ...]:
+    """Everything that the project asks about: entropy weight, schedules, estimator, and what they depend on.
+
+    ColorNet's own learning rate is left out: it would change the pretraining that all trials share.
+    """
+    moving = {"choice.temperature.shape": MOVING}
+    relaxed = {"choice.estimator": RELAXED}
+    return (
+        Domain(path="choice.estimator", kind="choice", values=ESTIMATORS),
+        Domain(path="loss.entropy", kind="log_uniform", low=1e-4, high=0.3, extra=(0.0,)),
+        Domain(path="loss.heatmap", kind="log_uniform", low=0.01, high=1.0),
+        Domain(path="choice.temperature.shape", kind="choice", values=("constant", *MOVING)),
+        Domain(path="choice.temperature.start", kind="log_uniform", low=0.25, high=4.0),
+        Domain(path="choice.temperature.end", kind="log_uniform", low=0.1, high=2.0, when=moving),
+        Domain(
+            path="choice.temperature.warmup",
+            kind="uniform",
+            low=0.02,
+            high=0.4,
+            when={"choice.temperature.shape": ("warmup_cosine",)},
+        ),
+        Domain(path="choice.tau.start", kind="log_uniform", low=0.5, high=4.0, when=relaxed),
+        Domain(path="choice.tau.end", kind="log_uniform", low=0.1, high=1.0, when=relaxed),
+        Domain(path="clicks.interactions", kind="integer", low=1, high=3),
+        Domain(path="optimizer.edit_lr", kind="log_uniform", low=3e-4, high=1e-2),
+        Domain(path="optimizer.pingpong_factor", kind="log_uniform", low=0.1, high=1.0),
+    )
+
+
+def question_space() -> tuple[Domain, ...]:
+    """The project's three questions alone: estimator, entropy weight, temperature schedule."""
+    return (
+        Domain(
+            path="choice.estimator", kind="choice", values=("argmax_ste", "gumbel_softmax", "gumbel_softmax_soft")
+        ),
+        Domain(path="loss.entropy", kind="log_uniform", low=1e-3, high=0.3, extra=(0.0,)),
+        Domain(path="choice.temperature.shape", kind="choice", values=("constant", *MOVING)),
+        Domain(path="choice.temperature.start", kind="log_uniform", low=0.5, high=2.0),
+        Domain(
+            path="choice.temperature.end",
+            kind="log_uniform",
+            low=0.1,
+            high=1.0,
+            when={"choice.temperature.shape": MOVING},
+        ),
+    )
+
+
+def smoke() -> Preset:
+    """32 px, eight trials, minutes on two CPU cores: shows that everything works, and finds nothing out."""
+    base = Config(
+        preset="tiny",
+        data=DataConfig(image_size=32, batch_size=16, scale_jitter=4),
+        network=NetworkConfig(color=(8, 16, 32, 32), edit=(8, 16, 16)),
+        choice=ChoiceConfig(hint_size=(3, 3), temperature=Schedule(shape="constant")),
+        loss=LossConfig(perceptual="off"),
+        clicks=ClicksConfig(most_random=10, interactions=1),
+        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
+        rounds=RoundsConfig(pretrain_color=0.5, pretrain_edit=0.25, ping=0.125, pong=0.125, cycles=2),
+        validation=ValidationConfig(photos=32, clicks=(0, 1, 5, 10), hint_size=3),
+        run=RunConfig(publish=False),
+    )
+    return Preset(base=base, domains=question_space(), budget="8 trials")
+
+
+def small() -> Preset:
+    """64 px and the whole space: an evening on two CPU cores, minutes on a GPU."""
+    return Preset(base=tiny(), domains=whole_space(), budget="2h")
+
+
+def medium() -> Preset:
+    """128 px and the whole space, several trials on each GPU."""
+    return Preset(base=small_training(), domains=whole_space(), budget="12h", gpus=0.25)
+
+
+def full() -> Preset:
+    """The thesis' training, one GPU for each trial."""
+    return Preset(base=paper(), domains=whole_space(), budget="40 trials", gpus=1.0)
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {"smoke": smoke, "small": small, "medium": medium, "full": full}
