@@ -267,14 +267,12 @@ class Config:
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
-    """A config with dotted fields replaced, such as {"loss.entropy": 0.02}; every check runs again.
+    """A config with dotted fields replaced, such as {"loss.entropy": 0.02}; every check runs again, on the whole.
 
     Raises:
         ValueError: a name that the config does not have; the message lists the names beside it.
     """
-    for name, value in values.items():
-        config = _replace(config, name.split("."), value, name)
-    return config
+    return _replace(config, values, "")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -289,15 +287,22 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
+def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
     names = _names(config)
-    if path[0] not in names:
-        raise ValueError(
-            f"there is no setting {name!r}; at {path[0]!r} choose one of {', '.join(names) or 'nothing'}"
-        )
-    if len(path) > 1:
-        value = _replace(getattr(config, path[0]), path[1:], value, name)
-    return dataclasses.replace(config, **{path[0]: value})
+    changes: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        head, dot, rest = path.partition(".")
+        if head not in names:
+            choices = ", ".join(names) or "nothing"
+            raise ValueError(f"there is no setting {prefix + path!r}; at {head!r} choose one of {choices}")
+        if dot:
+            inner.setdefault(head, {})[rest] = value
+        else:
+            changes[head] = value
+    for head, below in inner.items():
+        changes[head] = _replace(changes.get(head, getattr(config, head)), below, f"{prefix}{head}.")
+    return dataclasses.replace(config, **changes)
 
 
 def _names(config: Any) -> list[str]:

@@ -3,18 +3,21 @@
 Parse, build, train, report, close.
 """
 
-import difflib
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from trainer.config import Config
+from trainer.config_file import read_config
 from trainer.interrupts import StopRequest
 from trainer.presets import PRESETS
 from trainer.session import WRONG_INPUT, Session
+from trainer.settings import nearest
 
 PROGRAM = "accelerate launch trainer/main.py"
 BAD_INPUT = 2
@@ -25,6 +28,8 @@ class Arguments:
     """Train a ColorNet and its EditNets; the first word may name a preset: tiny (default), small or paper."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
+    file: Annotated[str, tyro.conf.arg(name="config", metavar="FILE")] = ""
+    """Settings from a JSON or YAML file, such as a run folder's config.json; other options win over it."""
     resume: bool = False
     """Continue the newest unfinished run with these settings."""
 
@@ -33,23 +38,29 @@ def parse(words: Sequence[str]) -> Arguments:
     """The command line as typed settings.
 
     Raises:
-        ValueError: an unknown preset, or settings that contradict each other.
+        ValueError: an unknown preset, a file that is no config, or settings that contradict each other.
         SystemExit: with code 2, after a message, for an option that does not parse; 0 after --help.
     """
-    preset, options = (
-        ("tiny", list(words)) if not words or words[0].startswith("-") else (words[0], list(words[1:]))
-    )
-    if preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PRESETS)}"
-        raise ValueError(f"there is no preset {preset!r}; {hint}")
-    default = Arguments(config=PRESETS[preset]())
-    arguments = tyro.cli(Arguments, default=default, args=options, prog=f"{PROGRAM} {preset}")
-    if arguments.config.preset != preset:
+    preset, options = ("", list(words)) if not words or words[0].startswith("-") else (words[0], list(words[1:]))
+    if preset and preset not in PRESETS:
+        hint = nearest(preset, PRESETS) or f"; choose one of {', '.join(PRESETS)}"
+        raise ValueError(f"there is no preset {preset!r}{hint}")
+    file = config_file(options)
+    config = read_config(Path(file), preset) if file else PRESETS[preset or "tiny"]()
+    default = Arguments(config=config, file=file)
+    arguments = tyro.cli(Arguments, default=default, args=options, prog=f"{PROGRAM} {config.preset}")
+    if arguments.config.preset != config.preset:
         raise ValueError(
             f"--preset is only a label; write the preset first: {PROGRAM} {arguments.config.preset} ..."
         )
     return arguments
+
+
+def config_file(options: Sequence[str]) -> str:
+    """The value of `--config`, which the defaults of all other options depend on; empty where there is none."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default="", metavar="FILE")
+    return parser.parse_known_args(options)[0].config
 
 
 def main(words: Sequence[str]) -> int:

@@ -41,6 +41,12 @@ def test_override_replaces_dotted_fields_and_leaves_the_rest():
     }  # fmt: skip
 
 
+def test_override_checks_the_whole_whatever_the_order():
+    values = {"data.image_size": 16, "network.color": (8, 8, 16), "network.edit": (4, 8, 8)}
+    for order in (values, dict(reversed(values.items()))):
+        assert override(tiny(), order).network.multiple == 4
+
+
 def test_override_checks_again():
     with pytest.raises(ValueError, match="entropy is -1"):
         override(tiny(), {"loss.entropy": -1.0})
