@@ -5,17 +5,20 @@ lists points, and `tuner.search` derives the mutations of population-based train
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from trainer.config import Config, flatten, override
-from tuner.settings import as_setting, check_value, nearest
+from trainer.settings import as_setting, check_value, nearest
 
 Kind = Literal["log_uniform", "uniform", "integer", "choice"]
 LARGEST_GRID = 10_000
 """Points of a grid, at most: more are a mistake rather than a wish."""
-_RANGE = "range"
+EXTRA_SHARE = 0.2
+"""Share of a range's draws that its extra values get. They continue the range downwards, so that a sampler which
+learns from neighbours learns about them too."""
 
 
 class Draw(Protocol):
@@ -48,7 +51,7 @@ class Domain:
     values: tuple[Any, ...] = ()
     """Of a choice."""
     extra: tuple[float, ...] = ()
-    """Exact values that are tried beside the range, such as 0, which no logarithm reaches."""
+    """Exact values below the range that are tried too, such as 0, which no logarithm reaches."""
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Searched only where these settings have one of these values; elsewhere it keeps the base config's value."""
     points: int = 3
@@ -69,6 +72,10 @@ class Domain:
             )
         if self.kind == "integer" and not (float(self.low).is_integer() and float(self.high).is_integer()):
             raise ValueError(f"{self.path}: the range is {self.low} to {self.high}; give integers")
+        if any(value >= self.low for value in self.extra):
+            raise ValueError(
+                f"{self.path}: extra is {list(self.extra)}; it takes values below the range's {self.low}"
+            )
         if self.points < 2:
             raise ValueError(
                 f"{self.path}: points is {self.points}; a grid takes both ends of a range, so at least 2"
@@ -86,14 +93,23 @@ class Domain:
         if self.kind == "choice":
             # by index: Optuna takes no lists as categories
             return self.values[draw.suggest_categorical(self.path, range(len(self.values)))]
-        if self.extra:
-            which = draw.suggest_categorical(f"{self.path} exactly", [_RANGE, *self.extra])
-            if which != _RANGE:
-                return which
         low, high = self.limits
         if self.kind == "integer":
-            return draw.suggest_int(self.path, int(low), int(high))
-        return draw.suggest_float(self.path, low, high, log=self.kind == "log_uniform")
+            value = draw.suggest_int(self.path, int(low) - len(self.extra), int(high))
+            return value if value >= low else int(self._descending[int(low) - value - 1])
+        log = self.kind == "log_uniform"
+        beyond = EXTRA_SHARE / (1 - EXTRA_SHARE) if self.extra else 0.0
+        bottom = low * (low / high) ** beyond if log else low - (high - low) * beyond
+        value = draw.suggest_float(self.path, bottom, high, log=log)
+        if value >= low:
+            return value
+        depth = math.log(low / value) / math.log(low / bottom) if log else (low - value) / (low - bottom)
+        return self._descending[min(int(depth * len(self.extra)), len(self.extra) - 1)]
+
+    @property
+    def _descending(self) -> list[float]:
+        """The extra values from the one nearest to the range."""
+        return sorted(self.extra, reverse=True)
 
     def grid(self) -> tuple[Any, ...]:
         """The values of a grid: all of a choice; of a range its extra ones and `points` that are evenly spaced."""

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from tuner.settings import nearest
+from trainer.config_file import read_mapping
+from trainer.settings import nearest
 from tuner.space import Domain, Kind
 
 _OPTIONS = ("extra", "when", "points")
@@ -17,15 +18,7 @@ def read_space(path: Path) -> tuple[Domain, ...]:
     Raises:
         ValueError: it cannot be read, or is no space.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"the space {path} cannot be read: {error}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"the space {path} must map settings to their ranges; see tuner/README.md")
-    return parse_space(content)
+    return parse_space(read_mapping(path))
 
 
 def parse_space(content: Mapping[str, Any]) -> tuple[Domain, ...]:
@@ -74,11 +67,6 @@ def _parts(path: str, entry: Any) -> tuple[Kind, list[Any], dict[str, Any]]:
 
 
 def _number(path: str, value: Any) -> float:
-    """YAML reads 1e-4 as a text, because it wants a decimal point."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{path}: {value!r} is no number")
-    return number if isinstance(value, str) else value
+    return value

@@ -1,0 +1,96 @@
+"""From the command line to a sweep, its report, its promotion; exit codes as in `evaluator/__main__.py`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from evaluator.photos.manifest import ShardError
+
+PROGRAM = "python -m tuner"
+COMMANDS = ("report", "promote", "bench")
+BAD_INPUT, FAILED, STOPPED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is its own, 2 for bad input, 1 when a server or the disk fails."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words and words[0] in COMMANDS:
+            return _command(words[0])(words[1:])
+        return _sweep(words)
+    except (ValueError, ShardError) as error:
+        return _failed(error, BAD_INPUT)
+    except OSError as error:
+        return _failed(error, FAILED)
+    except KeyboardInterrupt:
+        return _failed("stopped; --resume goes on", STOPPED)
+
+
+def _sweep(words: list[str]) -> int:
+    import tyro
+
+    from tuner.options import Options
+
+    if words and not words[0].startswith("-"):
+        raise ValueError(
+            f"there is no command {words[0]!r}; have {', '.join(COMMANDS)}, or options alone: --preset smoke"
+        )
+    options = tyro.cli(Options, prog=PROGRAM, args=words)
+    _check_installed()
+    from tuner.plan import Plan
+    from tuner.screen import conclusion
+
+    plan = Plan.resumed(options) if options.resume else Plan.new(options)
+    from tuner.sweep import Interrupted, run  # Ray only now: a wrong setting is refused in a moment
+
+    try:
+        trials = run(plan)
+    except Interrupted as error:
+        return _failed(error, STOPPED)
+    print(conclusion(plan.sweep, trials, plan.folder))
+    return _promote([str(plan.folder)]) if plan.options.promote else 0
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    """Imported only now: each of them brings libraries that take seconds."""
+    import tyro
+
+    if name == "report":
+        return _report
+    if name == "promote":
+        return _promote
+    function = import_module(f"tuner.{name}").main
+    return lambda words: tyro.cli(function, prog=f"{PROGRAM} {name}", args=words)
+
+
+def _report(words: list[str]) -> int:
+    import tyro
+
+    def report(folder: tyro.conf.Positional[Path]) -> Path:
+        """Write the page of a sweep anew.
+
+        Args:
+            folder: of the sweep, such as runs/sweeps/NAME.
+        """
+        return import_module("tuner.report").write_report(folder)
+
+    print(tyro.cli(report, prog=f"{PROGRAM} report", args=words))
+    return 0
+
+
+def _promote(words: list[str]) -> int:
+    return import_module("tuner.promote").main(words)
+
+
+def _check_installed() -> None:
+    """Refuse to begin without the libraries of the extra, which the rest of the project does without."""
+    missing = [name for name in ("ray", "optuna") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'chromaclick[tune]'")
+
+
+def _failed(problem: object, code: int) -> int:
+    print(f"error: {problem}" if code != STOPPED else problem, file=sys.stderr)
+    return code

@@ -1,0 +1,218 @@
+"""From options to a sweep that can start, or the message that says why not; and back from a sweep's folder.
+
+Everything that a person can get wrong is refused here, before Ray starts.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from evaluator.registry import default_tracking_uri
+from kernels.benchmarking import PACKAGES, commit, machine, versions
+from trainer.config import Config, override
+from trainer.config_file import read_config
+from trainer.presets import paper
+from trainer.runs import as_json
+from trainer.settings import checked, nearest
+from tuner.budget import Budget
+from tuner.course import Course
+from tuner.measures import MEASURES
+from tuner.options import Options, Repeated
+from tuner.presets import PRESETS, Preset
+from tuner.record import SWEEP_FILE, Measure, Sweep
+from tuner.space import Domain, Space
+from tuner.space_file import read_space
+
+SWEEPS = "sweeps"
+FINISHED = "finished"
+"""Option in `sweep.json`: when the sweep came to its end; absent before."""
+POPULATION = 8
+"""Trials of population-based training where the budget does not say."""
+_DEFAULT_METRICS = ("ab_psnr", "ab_ssim", "dispersion")
+_VERSIONS = (*PACKAGES, "ray", "optuna", "mlflow", "accelerate")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep with its settings as objects."""
+
+    folder: Path
+    """Absolute."""
+    sweep: Sweep
+    base: Config
+    """What the searched values replace parts of; its work folder is absolute."""
+    space: Space
+    budget: Budget
+    course: Course
+    """Of the base config."""
+    options: Options
+
+    @property
+    def mutated(self) -> tuple[str, ...]:
+        """Settings that population-based training perturbs."""
+        named = words(self.options.mutate)
+        schedules = tuple(
+            domain.path
+            for domain in self.space.domains
+            if domain.kind != "choice" and domain.path.startswith(("choice.temperature.", "choice.tau."))
+        )
+        return named or schedules
+
+    @property
+    def population(self) -> int:
+        """Trials of population-based training."""
+        return self.budget.trials or POPULATION
+
+    @classmethod
+    def new(cls, options: Options) -> "Plan":
+        """Check everything, and make the sweep's folder.
+
+        Raises:
+            ValueError: something is wrong with the options; the message says what to do.
+        """
+        preset = PRESETS[options.preset]()
+        base = _base(options, preset)
+        domains = read_space(options.space) if options.space else preset.domains
+        work = Path(base.run.work)
+        name = options.name or f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if Path(name).name != name:
+            raise ValueError(f"--name is {name!r}; give a plain folder name")
+        gpus = preset.gpus if options.gpus is None else options.gpus
+        options = replace(options, name=name, gpus=gpus)
+        scheduler = options.scheduler or preset.scheduler
+        sweep = Sweep(
+            name=name,
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+            commit=commit(),
+            machine=machine(),
+            versions=versions(_VERSIONS),
+            seed=options.seed,
+            search=options.search or ("random" if scheduler == "pbt" else preset.search),
+            scheduler=scheduler,
+            budget=options.budget or preset.budget,
+            metrics=tuple(_measure(metric) for metric in words(options.metric) or _DEFAULT_METRICS),
+            space=tuple(domain.as_json() for domain in domains),
+            base=as_json(base),
+            tracking_uri=default_tracking_uri(work),
+            options=_options_as_json(options),
+        )
+        plan = cls._of(work / SWEEPS / name, sweep)
+        plan._check()
+        try:
+            plan.folder.mkdir(parents=True)
+        except FileExistsError:
+            raise ValueError(
+                f"sweep {plan.folder} exists; give another --name, or --resume to continue it"
+            ) from None
+        sweep.write(plan.folder)
+        return plan
+
+    @classmethod
+    def resumed(cls, options: Options) -> "Plan":
+        """The newest unfinished sweep, or the one that is named.
+
+        Raises:
+            ValueError: there is none.
+        """
+        folder = options.work.resolve() / SWEEPS
+        names = [path.parent for path in folder.glob(f"{options.name or '*'}/{SWEEP_FILE}")]
+        unfinished = [path for path in names if FINISHED not in Sweep.read(path).options]
+        if not unfinished:
+            state = "all sweeps are finished" if names else f"there is no sweep {options.name or 'at all'}"
+            raise ValueError(f"nothing to resume: {state} in {folder}")
+        newest = max(unfinished, key=lambda path: (path / SWEEP_FILE).stat().st_mtime)
+        return cls.read(newest)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan":
+        """From a sweep's folder.
+
+        Raises:
+            ValueError: there is no sweep, or its photos are gone.
+        """
+        return cls._of(folder, Sweep.read(folder))
+
+    @classmethod
+    def _of(cls, folder: Path, sweep: Sweep) -> "Plan":
+        base = override(paper(), checked(sweep.base))
+        options = _options_from_json(sweep.options)
+        return cls(
+            folder=folder,
+            sweep=sweep,
+            base=base,
+            space=Space(tuple(map(Domain.from_json, sweep.space)), base),
+            budget=Budget.parse(sweep.budget),
+            course=Course.of(base, share_pretraining=options.share_pretraining),
+            options=options,
+        )
+
+    def _check(self) -> None:
+        """Refuse what contradicts itself."""
+        sweep = self.sweep
+        if sweep.scheduler == "pbt":
+            if sweep.search != "random":
+                raise ValueError(f"--search {sweep.search} has no effect with pbt, which draws its population")
+            if self.population < 4:
+                raise ValueError(
+                    f"a population of {self.population} is too small; give a --budget of 4 trials or more"
+                )
+            if not self.mutated:
+                raise ValueError(
+                    "pbt has nothing to perturb: no schedule is searched; name settings with --mutate"
+                )
+            for path in self.mutated:
+                self.space.domain(path)
+        elif self.options.mutate:
+            raise ValueError("--mutate has no effect without --scheduler pbt")
+        if sweep.search == "grid":
+            self.space.grid()
+
+
+def words(groups: Repeated) -> tuple[str, ...]:
+    """What a repeated option with several words, or commas between them, was given."""
+    return tuple(word for group in groups for part in group for word in part.split(",") if word)
+
+
+def _base(options: Options, preset: Preset) -> Config:
+    base = read_config(options.config) if options.config else preset.base
+    values: dict[str, Any] = {}
+    for group in options.set:
+        for word in group:
+            name, equals, text = word.partition("=")
+            if not equals:
+                raise ValueError(f"--set {word!r}: write NAME=VALUE, such as loss.entropy=0.02")
+            values[name] = _value(text)
+    base = override(base, checked(values))
+    return override(base, {"run.work": str(options.work.resolve()), "run.name": ""})
+
+
+def _value(text: str) -> Any:
+    """As in JSON; whatever is none is a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _measure(name: str) -> Measure:
+    if name not in MEASURES:
+        raise ValueError(f"there is no metric {name!r}{nearest(name, MEASURES)}; have {', '.join(MEASURES)}")
+    return MEASURES[name]
+
+
+def _options_as_json(options: Options) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+
+
+def _options_from_json(content: dict[str, Any]) -> Options:
+    """What `_options_as_json` gave, or read back from a file, beside other entries."""
+    names = [name for name in Options.__dataclass_fields__ if name in content]
+    values = {name: content[name] for name in names}
+    for name in ("set", "metric", "mutate"):
+        values[name] = tuple(map(tuple, values[name]))
+    for name in ("work", "config", "space"):
+        values[name] = Path(values[name]) if values[name] else None
+    return Options(**values)

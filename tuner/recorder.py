@@ -1,0 +1,180 @@
+"""What happens in a sweep, event by event: into `trials.json`, onto the screen, and to the ends of MLflow runs.
+
+Ray pickles its callbacks with the sweep and unpickles them when it is resumed; so these hold no more than the
+sweep's folder until they are used.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback, Stopper
+
+from evaluator.registry import new_client
+from tuner.plan import Plan
+from tuner.record import Report, Status, Sweep, Trial, best, read_trials, write_trials
+from tuner.screen import Screen
+from tuner.search import ERROR, PARENT, POINT
+
+SECONDS = "seconds"
+"""Option in `sweep.json`: how long the sweep has run for, its interruptions left out."""
+_MLFLOW_STATUS = {"stopped": "KILLED", "failed": "FAILED", "finished": "FINISHED"}
+
+
+class _Lazy:
+    """Something of which only the folder is pickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+
+class Recorder(_Lazy, Callback):
+    """Keeps the sweep's files up to date."""
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Begin, or go on from what the files say."""
+        self._plan = Plan.read(self.folder)
+        self._trials = {trial.id: trial for trial in read_trials(self.folder)}
+        self._before: float = self._plan.sweep.options.get(SECONDS, 0.0)
+        self._started = time.monotonic()
+        self._running_since: dict[str, float] = {}
+        self._screen = Screen(self._plan.sweep)
+        self._screen.open()
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All so far."""
+        return list(self._trials.values())
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Keep the screen alive."""
+        self._screen.show(self.trials)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note a trial that starts, or goes on."""
+        known = self._trials.get(trial.trial_id)
+        number = known.number if known else len(self._trials)
+        values = self._plan.space.active(trial.config[POINT])
+        parent = trial.config.get(PARENT)
+        entry = known or Trial(id=trial.trial_id, number=number, status="running", values=values)
+        self._running_since[entry.id] = time.monotonic() - entry.seconds
+        self._put(replace(entry, status="running", values=values, parent=parent))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
+    ) -> None:
+        """Note a report. Ray marks it as done where the scheduler stops the trial at it."""
+        entry = self._timed(trial.trial_id)
+        if ERROR in result:
+            self._put(replace(entry, status="failed", error=result[ERROR]))
+            return
+        names = [measure.name for measure in self._plan.sweep.metrics]
+        report = Report(
+            images_seen=result["images_seen"],
+            stage=result["stage"],
+            seconds=result["seconds"],
+            metrics={name: result.get(name) for name in names},
+        )
+        # A trial that goes on from an earlier checkpoint reports some of it again.
+        earlier = tuple(one for one in entry.reports if one.images_seen < report.images_seen)
+        status: Status = "stopped" if result.get("done") else "running"
+        self._put(
+            replace(
+                entry,
+                status=status,
+                reports=(*earlier, report),
+                run=result.get("run") or entry.run,
+                folder=result.get("folder") or entry.folder,
+            )
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note the end of a trial that returned or was stopped."""
+        entry = self._timed(trial.trial_id)
+        self._end(entry if entry.status != "running" else replace(entry, status="finished"))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note a trial whose process or node died more often than is put up with."""
+        self._end(replace(self._timed(trial.trial_id), status="failed", error=_system_error(trial)))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial's process or node died, and that it is tried again."""
+        self._screen.say(f"trial {self._trials[trial.trial_id].number} died and moves: {_system_error(trial)}")
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """End what the budget's end has stopped; after an interruption it stays open, to be resumed."""
+        if spending(self._plan, self.trials, self._seconds):
+            for entry in self.trials:
+                if entry.status == "running":
+                    self._end(replace(entry, status="stopped"))
+        self._screen.close(self.trials)
+
+    @property
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def _timed(self, trial_id: str) -> Trial:
+        entry = self._trials[trial_id]
+        return replace(entry, seconds=round(time.monotonic() - self._running_since[trial_id], 2))
+
+    def _end(self, entry: Trial) -> None:
+        self._put(entry)
+        if entry.run:
+            new_client(self._plan.sweep.tracking_uri).set_terminated(entry.run, _MLFLOW_STATUS[entry.status])
+
+    def _put(self, entry: Trial) -> None:
+        before = self._trials.get(entry.id)
+        self._trials[entry.id] = entry
+        write_trials(self.folder, self.trials)
+        sweep = Sweep.read(self.folder)
+        replace(sweep, options={**sweep.options, SECONDS: round(self._seconds, 1)}).write(self.folder)
+        self._screen.event(before, entry, best(self.trials, sweep.metric))
+        self._screen.show(self.trials)
+
+
+class Spending(_Lazy, Stopper):
+    """Ends the sweep when its budget of time or photos is spent."""
+
+    _photos: dict[str, int] | None = None
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Count the photos of a report; stops no single trial."""
+        self._begin()[trial_id] = result.get("images_seen", 0)
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the budget is spent."""
+        photos = self._begin()
+        own = sum(max(0, seen - self._plan.course.shared) for seen in photos.values())
+        seconds = self._before + time.monotonic() - self._started
+        return bool(self._plan.budget.spent(seconds=seconds, photos=own))
+
+    def _begin(self) -> dict[str, int]:
+        if self._photos is None:
+            self._plan = Plan.read(self.folder)
+            self._before: float = self._plan.sweep.options.get(SECONDS, 0.0)
+            self._started = time.monotonic()
+            self._photos = {trial.id: _images_seen(trial) for trial in read_trials(self.folder)}
+        return self._photos
+
+
+def spending(plan: Plan, trials: list[Trial], seconds: float) -> str:
+    """Which limit of time or photos has been reached; empty while there is some left."""
+    photos = sum(max(0, _images_seen(trial) - plan.course.shared) for trial in trials)
+    return plan.budget.spent(seconds=seconds, photos=photos)
+
+
+def _images_seen(trial: Trial) -> int:
+    return trial.reports[-1].images_seen if trial.reports else 0
+
+
+def _system_error(trial: Any) -> str:
+    """The first line of the latest entry in Ray's own error file."""
+    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    lines = text.rpartition("Failure #")[2].splitlines()[1:]
+    return next((line.strip() for line in lines if line.strip()), "its process died")

@@ -1,0 +1,231 @@
+"""One sweep from its plan to its report: MLflow's parent run, Ray, the trials, what is left in the folder."""
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from evaluator.atomic import write_atomically
+from kernels.benchmarking import usable_cores
+from trainer.config import override
+from trainer.null_tracker import NullTracker, Place
+from trainer.runs import as_json
+from trainer.settings import checked
+from trainer.tracking import open_tracker
+from tuner.plan import FINISHED, Plan
+from tuner.record import BEST_FILE, Sweep, Trial, best, read_trials
+from tuner.recorder import Recorder, Spending
+from tuner.report import write_report
+from tuner.search import ERROR, POINT, SpaceSearch, population, scheduler
+from tuner.space import Space
+from tuner.trial import Setup, run_trial
+
+Objective = Callable[[dict[str, Any], Setup], None]
+RETRIES = 2
+"""Times that a trial is tried again whose process or node died; its own errors are not tried again."""
+_STATE = "ray"
+_OBJECT_STORE = 256 * 2**20
+"""Bytes; a sweep shares little more than its settings."""
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # so that relative paths of photos stay right
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill can make forgotten, in seconds
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+class Interrupted(RuntimeError):
+    """The sweep was asked to stop before its budget was spent."""
+
+
+def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
+    """Run a sweep, or what is left of it, and conclude it.
+
+    Args:
+        plan: a new one, or one that was read from its folder.
+        objective: what a trial does with its values; it reports to Ray Tune as `tuner.trial.run_trial` does.
+
+    Returns:
+        All trials.
+
+    Raises:
+        Interrupted: by Ctrl-C; `--resume` goes on.
+        ValueError: MLflow refuses the sweep's run, or no cluster is at the address.
+        OSError: MLflow does not answer, or the disk is full.
+    """
+    with ExitStack() as stack:
+        parent = stack.enter_context(_open_parent(plan))
+        if not ray.is_initialized():
+            stack.callback(ray.shutdown)
+            _start_ray(plan)
+        _tuner(plan, parent.run_id, objective).fit()
+        trials = read_trials(plan.folder)
+        if any(trial.status == "running" for trial in trials):
+            raise Interrupted(f"stopped; the trials so far are kept: --resume --name {plan.sweep.name} goes on")
+        _conclude(plan, parent, trials)
+    return trials
+
+
+def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, space: Space) -> None:
+    """What Ray runs: one trial. Its own errors become its last report, so that Ray does not try it again."""
+    try:
+        objective(space.active(config[POINT]), setup)
+    except Exception as error:  # whatever it is, it ends this trial and not the sweep
+        name = tune.get_context().get_trial_id()
+        write_atomically(setup.sweep_folder / "errors" / f"{name}.txt", traceback.format_exc().encode())
+        nothing = dict.fromkeys(setup.metrics)
+        tune.report({**nothing, "images_seen": 0, ERROR: _first_line(error)})
+
+
+def _open_parent(plan: Plan) -> NullTracker:
+    """The sweep's run in MLflow, new or taken up again, noted in `sweep.json`."""
+    sweep = Sweep.read(plan.folder)
+    place = Place(
+        work=Path(plan.base.run.work), folder=plan.folder, name=sweep.name, tracking_uri=sweep.tracking_uri
+    )
+    tracker = open_tracker(place, run_id=sweep.parent_run or None)
+    if not sweep.parent_run:
+        replace(sweep, parent_run=tracker.run_id).write(plan.folder)
+        tracker.set_tags(
+            {
+                "sweep": sweep.name,
+                "search": sweep.search,
+                "scheduler": sweep.scheduler,
+                "budget": sweep.budget,
+                "metric": sweep.metric.name,
+                "searched": ", ".join(domain.path for domain in plan.space.domains),
+                "mlflow.source.git.commit": sweep.commit,
+            }
+        )
+    return tracker
+
+
+def _start_ray(plan: Plan) -> None:
+    """Join the cluster, or start Ray on this machine alone.
+
+    Raises:
+        ValueError: no cluster is there.
+    """
+    os.environ.update(_ENVIRONMENT)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if not plan.options.address:
+        ray.init(num_cpus=usable_cores(), include_dashboard=False, object_store_memory=_OBJECT_STORE, **options)
+        return
+    try:
+        ray.init(address=plan.options.address, runtime_env={"env_vars": _ENVIRONMENT}, **options)
+    except ConnectionError as error:
+        raise ValueError(
+            f"there is no Ray cluster at --address {plan.options.address} ({_first_line(error)}); start one as in "
+            "launch/README.md, or leave --address out"
+        ) from error
+
+
+def _tuner(plan: Plan, parent_run: str, objective: Objective) -> tune.Tuner:
+    trainable = tune.with_resources(
+        tune.with_parameters(attempt, objective=objective, setup=_setup(plan, parent_run), space=plan.space),
+        _resources(plan),
+    )
+    state = plan.folder / _STATE
+    if tune.Tuner.can_restore(str(state)):
+        return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
+    evolving = plan.sweep.scheduler == "pbt"
+    return tune.Tuner(
+        trainable,
+        param_space={POINT: tune.grid_search(population(plan))} if evolving else {},
+        tune_config=tune.TuneConfig(
+            search_alg=None if evolving else _searcher(plan),
+            scheduler=scheduler(plan),
+            num_samples=1 if evolving else -1,
+            max_concurrent_trials=None if evolving else parallel(plan),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=_STATE,
+            storage_path=str(plan.folder),
+            callbacks=[Recorder(plan.folder)],
+            stop=Spending(plan.folder),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=None if evolving else 1),
+            verbose=0,
+        ),
+    )
+
+
+def _searcher(plan: Plan) -> SpaceSearch:
+    sweep = plan.sweep
+    return SpaceSearch(plan.space, sweep.metric, sweep.search, sweep.seed, plan.budget.trials)
+
+
+def _setup(plan: Plan, parent_run: str) -> Setup:
+    options = plan.options
+    return Setup(
+        base=plan.base,
+        sweep_folder=plan.folder,
+        parent_run=parent_run,
+        tracking_uri=plan.sweep.tracking_uri,
+        metrics=tuple(measure.name for measure in plan.sweep.metrics),
+        workers=options.workers,
+        threads=options.threads or max(1, int(options.cpus)),
+        share_pretraining=options.share_pretraining,
+    )
+
+
+def _resources(plan: Plan) -> dict[str, float]:
+    """Of the process that runs a trial. Several workers are processes of their own, and it only waits for them."""
+    options = plan.options
+    if options.workers > 1:
+        return {"cpu": 0.01}
+    return {"cpu": options.cpus, "gpu": options.gpus or 0.0}
+
+
+def parallel(plan: Plan) -> int:
+    """Trials at a time: what was asked for, or what the cluster has room for at this moment.
+
+    Raises:
+        ValueError: it has no room for a single one.
+    """
+    if plan.options.parallel:
+        return plan.options.parallel
+    options, there = plan.options, ray.cluster_resources()
+    wanted = {"CPU": options.cpus * options.workers, "GPU": (options.gpus or 0.0) * options.workers}
+    room = min(int(there.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items() if amount)
+    if room < 1:
+        raise ValueError(
+            f"a trial needs {wanted['CPU']:g} cores and {wanted['GPU']:g} GPUs, and there are "
+            f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}; lower --cpus, --gpus or --workers"
+        )
+    return room
+
+
+def _conclude(plan: Plan, parent: NullTracker, trials: list[Trial]) -> None:
+    """The best config, the report, MLflow; in this order, so that nothing found can be lost."""
+    sweep = Sweep.read(plan.folder)
+    leader = best(trials, sweep.metric)
+    if leader:
+        values = {**leader.values, "run.work": plan.options.work.as_posix(), "run.publish": True}
+        config = override(plan.base, checked(values))
+        content = json.dumps(as_json(config), indent=1) + "\n"
+        write_atomically(plan.folder / BEST_FILE, content.encode())
+        parent.log_text(content, BEST_FILE)
+        found = {name: value for name, value in leader.reports[-1].metrics.items() if value is not None}
+        parent.log_metrics({f"best/{name}": value for name, value in found.items()}, step=len(trials))
+        parent.set_tags({"best_trial": leader.number, "best_run": leader.run})
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    replace(sweep, options={**sweep.options, FINISHED: now}).write(plan.folder)
+    page = write_report(plan.folder)
+    parent.log_text(page.read_text(), page.name)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text or type(error).__name__
