@@ -8,12 +8,13 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from trainer.config import Config, flatten, override
-from trainer.settings import as_setting, check_value, nearest
+from trainer.settings import check_value, checked, nearest
 
 Kind = Literal["log_uniform", "uniform", "integer", "choice"]
+Number = int | float
 LARGEST_GRID = 10_000
 """Points of a grid, at most: more are a mistake rather than a wish."""
 EXTRA_SHARE = 0.2
@@ -21,6 +22,7 @@ EXTRA_SHARE = 0.2
 learns from neighbours learns about them too."""
 
 
+@runtime_checkable
 class Draw(Protocol):
     """The part of `optuna.Trial` that a space needs."""
 
@@ -44,13 +46,13 @@ class Domain:
     path: str
     """The setting's name in the trainer's config, such as loss.entropy."""
     kind: Kind
-    low: float | None = None
+    low: Number | None = None
     """Smallest value; None for a choice."""
-    high: float | None = None
+    high: Number | None = None
     """Largest value, included; None for a choice."""
     values: tuple[Any, ...] = ()
     """Of a choice."""
-    extra: tuple[float, ...] = ()
+    extra: tuple[Number, ...] = ()
     """Exact values below the range that are tried too, such as 0, which no logarithm reaches."""
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Searched only where these settings have one of these values; elsewhere it keeps the base config's value."""
@@ -82,7 +84,7 @@ class Domain:
             )
 
     @property
-    def limits(self) -> tuple[float, float]:
+    def limits(self) -> tuple[Number, Number]:
         """Smallest and largest value of the range."""
         assert self.low is not None, f"{self.path} is a choice"
         assert self.high is not None
@@ -107,7 +109,7 @@ class Domain:
         return self._descending[min(int(depth * len(self.extra)), len(self.extra) - 1)]
 
     @property
-    def _descending(self) -> list[float]:
+    def _descending(self) -> list[Number]:
         """The extra values from the one nearest to the range."""
         return sorted(self.extra, reverse=True)
 
@@ -253,6 +255,6 @@ class Space:
         for value in domain.corners():
             check_value(domain.path, value)
             try:
-                override(self.base, {**context, domain.path: as_setting(value)})
+                override(self.base, checked({**context, domain.path: value}))
             except ValueError as error:
                 raise ValueError(f"{domain.path} cannot be {value}: {error}") from error

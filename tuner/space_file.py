@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from trainer.config_file import read_mapping
 from trainer.settings import nearest
-from tuner.space import Domain, Kind
+from tuner.space import Domain, Kind, Number
 
 _OPTIONS = ("extra", "when", "points")
 
@@ -66,7 +66,7 @@ def _parts(path: str, entry: Any) -> tuple[Kind, list[Any], dict[str, Any]]:
     return given[0], values, options
 
 
-def _number(path: str, value: Any) -> float:
+def _number(path: str, value: Any) -> Number:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{path}: {value!r} is no number")
     return value

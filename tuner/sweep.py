@@ -79,7 +79,7 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
 def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, space: Space) -> None:
     """What Ray runs: one trial. Its own errors become its last report, so that Ray does not try it again."""
     try:
-        objective(space.active(config[POINT]), setup)
+        objective(checked(space.active(config[POINT])), setup)
     except Exception as error:  # whatever it is, it ends this trial and not the sweep
         name = tune.get_context().get_trial_id()
         write_atomically(setup.sweep_folder / "errors" / f"{name}.txt", traceback.format_exc().encode())
