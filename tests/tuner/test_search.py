@@ -1,0 +1,146 @@
+import json
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from tests.tuner.toy import BEST, height
+from tuner.course import Course
+from tuner.presets import smoke
+from tuner.record import Measure, Report, Trial, write_trials
+from tuner.search import ERROR, POINT, Asha, SpaceSearch, mutation
+from tuner.space import Domain, Space
+
+PSNR = Measure("ab_psnr", "max", "ab PSNR, dB")
+COURSE = Course(ends=(1000, 1100, 1200, 1300, 1400), shared=1000)
+
+
+def searcher(search: str, seed: int = 0, trials: int | None = None) -> SpaceSearch:
+    preset = smoke()
+    return SpaceSearch(Space(preset.domains, preset.base), PSNR, search, seed, trials)
+
+
+def run_all(search: SpaceSearch, count: int) -> list[tuple[dict[str, Any], float]]:
+    """Suggest and complete, one after another."""
+    found = []
+    for number in range(count):
+        values = search.suggest(str(number))[POINT]
+        result = {"ab_psnr": height(values), "images_seen": 100, "training_iteration": 1}
+        search.on_trial_result(str(number), result)
+        search.on_trial_complete(str(number), result)
+        found.append((values, height(values)))
+    return found
+
+
+def test_tpe_finds_the_planted_optimum_and_random_search_does_not_come_as_near():
+    tpe, random = run_all(searcher("tpe", seed=1), 60), run_all(searcher("random", seed=1), 60)
+    values, top = max(tpe, key=lambda one: one[1])
+    assert values["choice.estimator"] == BEST["choice.estimator"]
+    assert top > 29.9
+    late = [sum(value for _, value in trials[30:]) / 30 for trials in (tpe, random)]
+    assert late[0] > late[1] + 1, "what it learned shows in the mean of the later half"
+
+
+@pytest.mark.parametrize("search", ["tpe", "random", "grid"])
+def test_a_seed_repeats_a_search(search: str):
+    assert run_all(searcher(search, seed=5), 15) == run_all(searcher(search, seed=5), 15)
+
+
+def test_searching_ends_with_the_number_of_trials_or_the_grid():
+    search = searcher("random", trials=3)
+    run_all(search, 3)
+    assert search.suggest("more") == Searcher.FINISHED
+    grid = searcher("grid")
+    points = len(Space(smoke().domains, smoke().base).grid())
+    assert len({json.dumps(values, sort_keys=True) for values, _ in run_all(grid, points)}) == points
+    assert grid.suggest("more") == Searcher.FINISHED
+
+
+def test_a_search_goes_on_after_it_was_saved(tmp_path: Path):
+    one, other = searcher("tpe", seed=2), searcher("tpe", seed=99)
+    run_all(one, 12)
+    one.suggest("open")
+    one.save(str(tmp_path / "state"))
+    other.restore(str(tmp_path / "state"))
+    for search in (one, other):
+        search.on_trial_complete("open", {"ab_psnr": 3.0, "images_seen": 1, "training_iteration": 1})
+    assert run_all(one, 5) == run_all(other, 5)
+
+
+def states(search: SpaceSearch) -> list[str]:
+    return [trial.state.name for trial in search._study.trials]
+
+
+def test_optuna_learns_how_each_trial_ended():
+    search = searcher("tpe")
+    for name in ("whole", "stopped", "broke", "died", "blind", "running"):
+        search.suggest(name)
+        search.on_trial_result(name, {"ab_psnr": 20.0, "images_seen": 100, "training_iteration": 1})
+    search.on_trial_complete("whole", {"ab_psnr": 20.0, "images_seen": 100, "training_iteration": 1})
+    search.on_trial_complete("stopped", {"ab_psnr": 19.0, "images_seen": 200, "training_iteration": 2})
+    search.on_trial_complete("broke", {"ab_psnr": None, ERROR: "no", "images_seen": 0, "training_iteration": 2})
+    search.on_trial_complete("died", error=True)
+    search.on_trial_complete("blind", {"ab_psnr": float("nan"), "images_seen": 100, "training_iteration": 1})
+    assert states(search) == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "FAIL", "RUNNING"]
+    stopped = search._study.trials[1]
+    assert stopped.intermediate_values == {100: 20.0, 200: 19.0}
+
+
+def result(images: int, value: float | None) -> dict[str, Any]:
+    return {"images_seen": images, "ab_psnr": value}
+
+
+def named(name: str) -> Any:
+    return SimpleNamespace(trial_id=name)
+
+
+def test_asha_counts_a_trials_own_photos_and_spares_its_last_report(tmp_path: Path):
+    scheduler = Asha(PSNR, COURSE, tmp_path)
+    for name in "abc":
+        scheduler.on_trial_add(None, named(name))
+    assert scheduler.on_trial_result(None, named("a"), result(1100, 20.0)) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, named("b"), result(1100, 10.0)) == TrialScheduler.STOP
+    assert scheduler.on_trial_result(None, named("c"), result(1100, 30.0)) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, named("c"), result(1200, 30.0)) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, named("a"), result(1200, 5.0)) == TrialScheduler.STOP
+    assert scheduler.on_trial_result(None, named("c"), result(1400, 0.0)) == TrialScheduler.CONTINUE
+    for name in "abc":
+        scheduler.on_trial_complete(None, named(name), {})
+
+
+def test_asha_decides_nothing_without_the_metric(tmp_path: Path):
+    scheduler = Asha(PSNR, COURSE, tmp_path)
+    for name in "ab":
+        scheduler.on_trial_add(None, named(name))
+    assert scheduler.on_trial_result(None, named("a"), result(1100, 20.0)) == TrialScheduler.CONTINUE
+    for value in (None, float("nan")):
+        assert scheduler.on_trial_result(None, named("b"), result(1100, value)) == TrialScheduler.CONTINUE
+
+
+def test_asha_remembers_the_trials_of_an_earlier_session(tmp_path: Path):
+    before = pickle.dumps(Asha(PSNR, COURSE, tmp_path))
+    report = Report(1100, "pretrain-edit", 1.0, {"ab_psnr": 25.0})
+    write_trials(tmp_path, [Trial(id="a", number=0, status="finished", values={}, reports=(report,))])
+    scheduler = pickle.loads(before)
+    scheduler.on_trial_add(None, named("b"))
+    assert scheduler.on_trial_result(None, named("b"), result(1100, 20.0)) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        Domain(path="clicks.interactions", kind="integer", low=1, high=3),
+        Domain(path="loss.entropy", kind="log_uniform", low=1e-3, high=0.1),
+        Domain(path="choice.temperature.warmup", kind="uniform", low=0.1, high=0.5),
+    ],
+)
+def test_mutations_draw_from_the_whole_domain(domain: Domain):
+    values = [mutation(domain).sample() for _ in range(200)]
+    low, high = domain.limits
+    assert all(low <= value <= high for value in values)
+    assert min(values) < low + (high - low) / 3
+    assert max(values) > high - (high - low) / 3
