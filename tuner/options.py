@@ -53,7 +53,7 @@ class Options:
     share_pretraining: bool = True
     """Train ColorNet's first stage once for all trials that agree in it."""
     address: str = ""
-    """Ray cluster: auto, HOST:PORT or ray://HOST:PORT; empty starts Ray on this machine for as long as it takes.
+    """Ray cluster: auto, or HOST:PORT; empty starts Ray on this machine for as long as it takes.
     WORK must then be a folder that every node sees."""
     resume: bool = False
     """Continue the sweep called --name, or the newest unfinished one; what it was started with stays."""

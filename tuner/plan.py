@@ -204,7 +204,7 @@ def _measure(name: str) -> Measure:
 
 
 def _options_as_json(options: Options) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    return json.loads(json.dumps(asdict(options), default=str))
 
 
 def _options_from_json(content: dict[str, Any]) -> Options:

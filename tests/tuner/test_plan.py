@@ -1,0 +1,146 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.config import flatten
+from tuner.course import Course
+from tuner.main import main
+from tuner.options import Options
+from tuner.plan import FINISHED, SWEEPS, Plan, words
+from tuner.presets import smoke
+from tuner.record import Sweep
+
+
+def new(work: Path, **changes: Any) -> Plan:
+    return Plan.new(Options(**{"preset": "smoke", "work": work, "name": "one", **changes}))
+
+
+def test_a_plan_is_the_preset_with_the_options_over_it(tmp_path: Path):
+    plan = new(
+        tmp_path,
+        set=(("seed=4", "loss.heatmap=0.5"), ("choice.estimator=reinmax", "validation.clicks=[0,2]")),
+        metric=(("ab_ssim,lpips",),),
+        budget="3, 1h",
+        seed=9,
+    )
+    flat = flatten(plan.base)
+    assert (flat["seed"], flat["loss.heatmap"], flat["choice.estimator"]) == (4, 0.5, "reinmax")
+    assert flat["validation.clicks"] == (0, 2)
+    assert flat["run.work"] == str(tmp_path.resolve())
+    assert [measure.name for measure in plan.sweep.metrics] == ["ab_ssim", "lpips"]
+    assert (plan.budget.trials, plan.budget.seconds) == (3, 3600)
+    assert (plan.sweep.search, plan.sweep.scheduler, plan.sweep.seed) == ("tpe", "asha", 9)
+    assert plan.sweep.tracking_uri.startswith("sqlite:///")
+    assert str(tmp_path.resolve()) in plan.sweep.tracking_uri
+
+
+def test_a_plan_comes_back_from_its_folder(tmp_path: Path):
+    file = tmp_path / "space.yaml"
+    file.write_text("loss.entropy: {log_uniform: [1e-3, 1e-1], extra: [0]}\nseed: [0, 1]\n")
+    plan = new(tmp_path, space=file, metric=(("lpips", "ab_psnr"),), set=(("seed=2",),), gpus=0.5)
+    assert Plan.read(plan.folder) == plan
+    assert Plan.resumed(Options(work=tmp_path)) == plan
+
+
+def test_the_base_can_be_a_file_of_the_trainer(tmp_path: Path):
+    first = new(tmp_path)
+    file = tmp_path / "base.yaml"
+    file.write_text("preset: tiny\nloss.heatmap: 0.7\n")
+    second = new(tmp_path, name="two", config=file)
+    assert flatten(second.base)["loss.heatmap"] == 0.7
+    assert second.base.preset == "tiny"
+    assert second.course != first.course
+
+
+def test_resuming_takes_the_newest_unfinished_sweep(tmp_path: Path):
+    with pytest.raises(ValueError, match="no sweep at all"):
+        Plan.resumed(Options(work=tmp_path))
+    first, second = new(tmp_path, name="a"), new(tmp_path, name="b")
+    done = Sweep.read(second.folder)
+    done.options[FINISHED] = "now"
+    done.write(second.folder)
+    assert Plan.resumed(Options(work=tmp_path)).folder == first.folder
+    with pytest.raises(ValueError, match="all sweeps are finished"):
+        Plan.resumed(Options(work=tmp_path, name="b"))
+    with pytest.raises(ValueError, match="no sweep c"):
+        Plan.resumed(Options(work=tmp_path, name="c"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "ab_psnrr"], "did you mean ab_psnr"),
+        (["--set", "loss.entropi=1"], "did you mean loss.entropy"),
+        (["--set", "loss.entropy"], "write NAME=VALUE"),
+        (["--set", "loss.entropy=high"], "loss.entropy cannot be 'high'"),
+        (["--budget", "soon"], "is no amount"),
+        (["--space", "missing.yaml"], "cannot be read"),
+        (["--config", "missing.json"], "cannot be read"),
+        (["--name", "../up"], "plain folder name"),
+        (["--mutate", "loss.entropy"], "no effect without --scheduler pbt"),
+        (["--scheduler", "pbt", "--mutate", "loss.heatmap"], "loss.heatmap is not searched"),
+        (["--scheduler", "pbt", "--budget", "3"], "population of 3 is too small"),
+        (["--scheduler", "pbt", "--search", "grid"], "grid has no effect with pbt"),
+        (["--set", 'data.train=["nowhere/0.tar"]'], "nowhere"),
+        (["reprot"], "no command 'reprot'"),
+        (["report", "nowhere"], "no sweep"),
+    ],
+)
+def test_what_a_person_got_wrong_is_one_message_and_exit_code_2(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = words if words[0].startswith("re") else ["--preset", "smoke", "--work", str(tmp_path), *words]
+    assert main(options) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert not (tmp_path / SWEEPS).exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize("words", [["--workers", "0"], ["--cpus", "0"], ["--gpus", "-1"], ["--search", "best"]])
+def test_an_option_that_cannot_be_is_exit_code_2_too(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_a_sweep_is_not_begun_twice(tmp_path: Path):
+    new(tmp_path)
+    with pytest.raises(ValueError, match=r"one exists; give another --name, or --resume"):
+        new(tmp_path)
+
+
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys; from tuner.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'ray', 'optuna', 'torch', 'mlflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+
+
+def test_pbt_perturbs_the_schedules_that_are_searched(tmp_path: Path):
+    plan = new(tmp_path, scheduler="pbt", budget="2h")
+    assert plan.mutated == ("choice.temperature.start", "choice.temperature.end")
+    assert plan.population == 8
+    assert plan.sweep.search == "random"
+    named = new(tmp_path, name="named", scheduler="pbt", mutate=(("loss.entropy",),))
+    assert named.mutated == ("loss.entropy",)
+
+
+def test_the_course_is_the_trainings_own_arithmetic():
+    course = Course.of(smoke().base, share_pretraining=True)
+    assert course.ends == (2048, 3072, 3584, 4096, 4608, 5120)
+    assert course.own == (1024, 1536, 2048, 2560, 3072)
+    assert course.shortest == 512
+    alone = Course.of(smoke().base, share_pretraining=False)
+    assert alone.own == course.ends
+
+
+def test_words_may_be_separated_by_commas():
+    assert words((("a,b", "c"), ("d",))) == ("a", "b", "c", "d")
