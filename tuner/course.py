@@ -28,9 +28,9 @@ class Course:
         photos, batch_size = loader.samples_per_epoch, config.data.batch_size
         loader.close()
         stages = pingpong(config).stages
-        ends = tuple(accumulate(stage.batches(photos, batch_size) * batch_size for stage in stages))
+        ends = list(accumulate(stage.batches(photos, batch_size) * batch_size for stage in stages))
         shares = share_pretraining and config.rounds.pretrain_color > 0 and len(ends) > 1
-        return cls(ends, ends[0] if shares else 0)
+        return cls(tuple(ends), ends[0] if shares else 0)
 
     @property
     def own(self) -> tuple[int, ...]:

@@ -3,13 +3,14 @@
 import json
 import os
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray
 from ray import tune
 
@@ -64,6 +65,7 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
         OSError: MLflow does not answer, or the disk is full.
     """
     with ExitStack() as stack:
+        stack.enter_context(_environment())
         parent = stack.enter_context(_open_parent(plan))
         if not ray.is_initialized():
             stack.callback(ray.shutdown)
@@ -85,6 +87,22 @@ def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, sp
         write_atomically(setup.sweep_folder / "errors" / f"{name}.txt", traceback.format_exc().encode())
         nothing = dict.fromkeys(setup.metrics)
         tune.report({**nothing, "images_seen": 0, ERROR: _first_line(error)})
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Ray's switches, for this process and the ones that it starts."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _open_parent(plan: Plan) -> NullTracker:
@@ -116,7 +134,6 @@ def _start_ray(plan: Plan) -> None:
     Raises:
         ValueError: no cluster is there.
     """
-    os.environ.update(_ENVIRONMENT)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not plan.options.address:
         ray.init(num_cpus=usable_cores(), include_dashboard=False, object_store_memory=_OBJECT_STORE, **options)
@@ -148,6 +165,7 @@ def _tuner(plan: Plan, parent_run: str, objective: Objective) -> tune.Tuner:
             num_samples=1 if evolving else -1,
             max_concurrent_trials=None if evolving else parallel(plan),
             reuse_actors=True,
+            trial_dirname_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
             name=_STATE,
@@ -159,6 +177,11 @@ def _tuner(plan: Plan, parent_run: str, objective: Objective) -> tune.Tuner:
             verbose=0,
         ),
     )
+
+
+def _folder_name(trial: Any) -> str:
+    """Of Ray's own files of a trial; Ray would put every setting into the name."""
+    return trial.trial_id
 
 
 def _searcher(plan: Plan) -> SpaceSearch:
