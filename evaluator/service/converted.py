@@ -68,6 +68,8 @@ def to_onnx(network: Loaded, cache: Path | None) -> Loaded:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise Unusable(f"{error.name} is not installed; pip install chromaclick[serve]") from error
+    except Exception as error:  # installed, but not with what it needs: another protobuf, say
+        raise Unusable(first_line(error)) from error
     file = None if cache is None else cache / f"{network.fingerprint[:32]}-torch{torch.__version__}.onnx"
     try:
         return with_graph(network, _from_cache(file) or _from_graph(network, file))

@@ -63,7 +63,7 @@ def ab_of(colour: Any) -> tuple[float, float]:
     ((name, value),) = given.items()
     if name == "lab":
         return _ab_of_lab(value)
-    return _ab_of_rgb(_rgb_of_hex(value) if name == "hex" else value)
+    return _ab_of_rgb(tuple(_rgb_of_hex(value) if name == "hex" else value))
 
 
 def hex_of(lightness: float | int, ab: tuple[float, float]) -> str:
@@ -79,7 +79,8 @@ def _ab_of_lab(lab: Any) -> tuple[float, float]:
     return float(lab[1]) / AB_SCALE, float(lab[2]) / AB_SCALE
 
 
-def _ab_of_rgb(rgb: Any) -> tuple[float, float]:
+@lru_cache(maxsize=4096)  # a client sends all of its clicks each time
+def _ab_of_rgb(rgb: tuple[float, ...]) -> tuple[float, float]:
     if len(rgb) != 3 or not all(0 <= value <= 255 for value in rgb):
         raise ValueError(f"rgb is {list(rgb)}; give three numbers from 0 to 255")
     pixel = torch.tensor(list(rgb), dtype=torch.float64).view(1, 3, 1, 1) / 255
