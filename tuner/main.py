@@ -61,8 +61,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
         return _report
     if name == "promote":
         return _promote
-    function = import_module(f"tuner.{name}").main
-    return lambda words: tyro.cli(function, prog=f"{PROGRAM} {name}", args=words)
+    bench = import_module(f"tuner.{name}")
+    return lambda words: bench.main(tyro.cli(bench.Arguments, prog=f"{PROGRAM} {name}", args=words))
 
 
 def _report(words: list[str]) -> int:
