@@ -66,21 +66,28 @@ class Checkpoints:
             ValueError: it cannot be read; the message says which folder to remove to use the one before.
         """
         whole = self.list()
-        if not whole:
-            return None
-        try:
-            return torch.load(whole[-1] / STATE_FILE, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"checkpoint {whole[-1]} cannot be read ({reason:.200}); remove it to continue from the one before"
-            ) from error
+        return read_state(whole[-1]) if whole else None
 
     def _drop_old(self) -> None:
         for path in self.list()[: -self._keep]:
             shutil.rmtree(path)
         for path in self.folder.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's state on the CPU.
+
+    Raises:
+        ValueError: it cannot be read; the message says which folder to remove to use the one before.
+    """
+    try:
+        return torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"checkpoint {checkpoint} cannot be read ({reason:.200}); remove it to continue from the one before"
+        ) from error
 
 
 def _flush_folder(folder: Path) -> None:

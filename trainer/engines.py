@@ -172,9 +172,12 @@ class Engine:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned; the optimizer's settings stay this config's."""
         self.module.load_state_dict(state["network"])
+        weight_decay = self._optimizer.param_groups[0]["weight_decay"]
         self._optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer.param_groups:
+            group["weight_decay"] = weight_decay
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -1,7 +1,7 @@
 """The training loop, written once: stages of a recipe, batch by batch, resumable at any step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from trainer.perceptual import Perceptual
 from trainer.recipes import Phase, Recipe, Stage, Step, Term
 from trainer.scene import Scene, lab_converter, prepare_scene
 from trainer.schedules import learning_rate
-from trainer.validation import Validation
+from trainer.validation import Validation, middle_budget
 
 SCALER_PATIENCE = 20
 """fp16's loss scaler finds its scale by overflowing: so many steps in a row may be that."""
@@ -28,6 +28,14 @@ SCALER_PATIENCE = 20
 
 class TrainingBroke(RuntimeError):
     """The loss was not finite too often in a row."""
+
+
+AfterValidation = Callable[["Training", Stage], bool | None]
+"""Hears of each stage after its validation and checkpoint, on every rank; True, on every rank, stops."""
+
+
+def carry_on(training: "Training", stage: Stage) -> None:
+    """Does nothing: an `AfterValidation`."""
 
 
 @runtime_checkable
@@ -77,6 +85,7 @@ class Training:
     """The latest validation."""
     run_id: str = ""
     """The tracking run, kept in checkpoints so that a resumed training continues it."""
+    after_validation: AfterValidation = carry_on
 
     def __post_init__(self) -> None:
         self._to_lab = lab_converter(compiled=self.config.engine.compile)
@@ -97,19 +106,27 @@ class Training:
         """
         while self.progress.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.progress.stage]
-            finished = self._run_stage(stage, stop)
-            self.save()
-            if not finished or self._asked_to_stop(stop):
+            if not self.train_stage(stage, stop):
                 return False
             self._validate(stage)
             self.progress.stage += 1
             self.progress.stage_images = 0
             self.save()
-            if self._asked_to_stop(stop):
+            if self.after_validation(self, stage) or self._asked_to_stop(stop):
                 return False
         if self.results is None:  # resumed after the last stage
             self.results = self._measure()
         return True
+
+    def train_stage(self, stage: Stage, stop: StopRequest) -> bool:
+        """Train the rest of a stage and save; False if asked to stop.
+
+        Raises:
+            TrainingBroke: the loss was not finite several times in a row.
+        """
+        finished = self._run_stage(stage, stop)
+        self.save()
+        return finished and not self._asked_to_stop(stop)
 
     def _asked_to_stop(self, stop: StopRequest) -> bool:
         """Whether some rank was; validation may have taken minutes."""
@@ -140,6 +157,9 @@ class Training:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `save` wrote.
 
+        A network that the state does not have keeps its initial weights, as if trained from the beginning: a
+        shared pretraining holds ColorNet alone.
+
         Raises:
             ValueError: the training data or the way it is read are not those that it was written with.
         """
@@ -154,8 +174,8 @@ class Training:
                 f"cannot continue in the middle of an epoch: {'; '.join(sorted(changed))}; start with the same"
             )
         self.progress = Progress(**{item.name: state["progress"][item.name] for item in fields(Progress)})
-        for name, engine in self.engines.items():
-            engine.load_state_dict(state["engines"][name])
+        for name, saved in state["engines"].items():
+            self.engines[name].load_state_dict(saved)
 
     def _conditions(self) -> dict[str, Any]:
         """What a continuation must share with the training before it, to repeat it exactly."""
@@ -306,8 +326,7 @@ def first_losses(stage: Stage, losses: Mapping[str, float]) -> dict[str, float]:
 
 def headline(results: Results) -> str:
     """Each policy's mean ab PSNR at the middle of the curve, in a line."""
-    budgets = results.protocol.clicks
-    middle = budgets[max(0, len(budgets) - 2)]
+    middle = middle_budget(results.protocol.clicks)
     found = {s.policy: s.mean for s in results.table() if s.metric == "ab_psnr" and s.clicks == middle}
     return f"ab PSNR at {middle} clicks: " + ", ".join(f"{name} {value:.2f} dB" for name, value in found.items())
 

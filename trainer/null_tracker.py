@@ -67,6 +67,8 @@ class Place:
     """MLflow's group of comparable runs."""
     name: str = ""
     """The run's name in MLflow."""
+    parent_run: str = ""
+    """Id of the run that a new one is a child of."""
     tracking_uri: str = ""
     """Database or server; empty: `MLFLOW_TRACKING_URI`, else the work folder's database."""
     warn: Callable[[str], None] = field(default=logging.getLogger("chromaclick").warning, repr=False)

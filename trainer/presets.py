@@ -62,7 +62,7 @@ PRESETS = {"tiny": tiny, "small": small, "paper": paper}
 
 def without_effect(config: Config) -> list[str]:
     """A sentence for each setting that was changed from its preset and does nothing in this training."""
-    default = flatten(PRESETS[config.preset]()) if config.preset in PRESETS else flatten(Config())
+    default = flatten(PRESETS.get(config.preset, paper)())
     given = flatten(config)
     estimator = config.choice.estimator
     reasons = {

@@ -7,29 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
 
 from evaluator.photos.manifest import ShardError
 from kernels.benchmarking import commit
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoints import Checkpoints, read_state
 from trainer.config import Config, flatten
-from trainer.console import Screen
-from trainer.data.sources import open_loader, open_validation
 from trainer.engines import Cluster
+from trainer.hooks import Hooks
 from trainer.interrupts import StopRequest
-from trainer.loop import Training, TrainingBroke, build_engines
+from trainer.loop import Training, TrainingBroke
 from trainer.null_tracker import NullTracker, Place
 from trainer.outcome import conclude
-from trainer.perceptual import Perceptual, load_perceptual
+from trainer.parts import WRONG_INPUT, Parts, on_main
 from trainer.pingpong import pingpong
 from trainer.presets import without_effect
+from trainer.pretraining import find_or_pretrain
 from trainer.runs import RunFolder, find_run, start_run
 from trainer.tracking import open_tracker
-from trainer.validation import Validation
 
-T = TypeVar("T")
-WRONG_INPUT = (ValueError, OSError, ShardError)
-"""What opening a session raises for something that a person can mend (a lost connection is an OSError)."""
 BROKEN = (TrainingBroke, ShardError, OSError)
 """What a training raises when it cannot go on; its state is in the latest checkpoint."""
 
@@ -43,77 +38,81 @@ class Session:
     tracker: NullTracker
 
     @classmethod
-    def open(cls, config: Config, *, resume: bool) -> "Session":
+    def open(cls, config: Config, *, resume: bool, hooks: Hooks | None = None) -> "Session":
         """Open a new run, or the newest unfinished one with this config.
+
+        Args:
+            config: of the training.
+            resume: continue a run in its folder; `hooks` cannot say then where to begin.
+            hooks: what a caller adds.
 
         Raises:
             WRONG_INPUT: see its docstring; the message says what to do.
+            TrainingBroke: in a shared pretraining.
         """
-        cluster = Cluster(config.engine)
-        screen = Screen(enabled=cluster.is_main)
-        loader = open_loader(
-            config.data,
-            seed=config.seed,
-            rank=cluster.rank,
-            world_size=cluster.world_size,
-            pin_memory=cluster.device.type == "cuda",
-        )
-        photos, names = open_validation(config.data, config.validation.photos)
-        perceptual, status = perceptual_everywhere(cluster, config)
+        hooks = hooks or Hooks()
+        parts = Parts.of(config, quiet=hooks.quiet, metrics=hooks.metrics)
+        cluster = parts.cluster
+        start = None if resume else _beginning(parts, hooks)
         folder = RunFolder(Path(on_main(cluster, lambda: str((find_run if resume else start_run)(config).path))))
-        checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
-        # From the main process to all: with a work folder per machine the others have no checkpoint.
-        state = on_main(cluster, checkpoints.load) if resume else None
-        recipe = pingpong(config)
-        training = Training(
-            config=config,
-            recipe=recipe,
-            cluster=cluster,
-            engines=build_engines(config, recipe, cluster),
-            loader=loader,
-            validation=Validation.of(photos, names, config),
-            checkpoints=checkpoints,
-            metrics=NullTracker(),
-            screen=screen,
-            perceptual=perceptual,
-        )
-        if state:
-            training.restore(state)
         try:
-            tracker = on_main_only(cluster, lambda: _open_tracker(config, folder, screen, state))
+            checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
+            # From the main process to all: with a work folder per machine the others have no checkpoint.
+            state = on_main(cluster, lambda: read_state(start) if start else checkpoints.load())
+            training = parts.training(pingpong(config), checkpoints)
+            training.after_validation = hooks.after_validation
+            if state:
+                training.restore(state)
+            run_id = hooks.run_id or (state["run_id"] if state and resume else "")
+            tracker = _on_main_only(
+                cluster, lambda: _open_tracker(parts, folder, hooks, run_id, training.progress.images_seen)
+            )
         except WRONG_INPUT:
             if cluster.is_main and not resume:
                 shutil.rmtree(folder.path)  # nothing was made yet
             raise
         training.metrics, training.run_id = tracker, tracker.run_id
         session = cls(training, folder, tracker)
-        session._introduce(status, resumed=bool(state))
+        session._introduce(parts, hooks, resumed=resume)
         return session
 
     def train(self, stop: StopRequest) -> int:
-        """Train to the end or until asked to stop, and conclude; returns the exit code.
+        """`run` for a person; returns the exit code.
 
         Raises:
             SystemExit: with code 1 when the training cannot go on; what it had is in the latest checkpoint.
         """
-        screen = self.training.screen
         try:
-            finished = self.training.run(stop)
+            finished = self.run(stop)
         except BROKEN as error:
-            self.tracker.finish("FAILED")
-            rank = f"rank {self.training.cluster.rank} " if self.training.cluster.world_size > 1 else ""
+            cluster = self.training.cluster
+            rank = f"rank {cluster.rank} " if cluster.world_size > 1 else ""
             print(f"{rank}stopped: {error}\nLatest checkpoint: {self._latest_checkpoint()}", file=sys.stderr)
             raise SystemExit(1) from error
         if not finished:
-            self.tracker.finish("KILLED")
-            screen.say(
+            self.training.screen.say(
                 f"Saved on {stop.signal_name or 'request'} as {self._latest_checkpoint()}; same command --resume"
             )
-            return 0
-        if self.training.cluster.is_main:
-            conclude(self.training, self.folder, self.tracker)
-        self.tracker.finish("FINISHED")
         return 0
+
+    def run(self, stop: StopRequest) -> bool:
+        """Train to the end or until asked to stop, conclude, and end the tracking run.
+
+        Returns:
+            Whether it came to its end.
+
+        Raises:
+            BROKEN: the training cannot go on; what it had is in the latest checkpoint.
+        """
+        try:
+            finished = self.training.run(stop)
+            if finished and self.training.cluster.is_main:
+                conclude(self.training, self.folder, self.tracker)
+        except BROKEN:
+            self.tracker.finish("FAILED")
+            raise
+        self.tracker.finish("FINISHED" if finished else "KILLED")
+        return finished
 
     def __enter__(self) -> "Session":
         return self
@@ -131,9 +130,9 @@ class Session:
         whole = self.training.checkpoints.list()
         return str(whole[-1]) if whole else "none yet"
 
-    def _introduce(self, perceptual_status: str, *, resumed: bool) -> None:
+    def _introduce(self, parts: Parts, hooks: Hooks, *, resumed: bool) -> None:
         training, config = self.training, self.training.config
-        cluster = training.cluster
+        cluster, perceptual_status = training.cluster, parts.perceptual_status
         self.tracker.log_config(flatten(config))
         self.tracker.set_tags(
             {
@@ -144,6 +143,7 @@ class Session:
                 "processes": cluster.world_size,
                 "device": str(cluster.device),
                 "mlflow.source.git.commit": commit(),
+                **hooks.tags,
             }
         )
         data = ", ".join(config.data.train) or "embedded photographs and scenes"
@@ -152,7 +152,7 @@ class Session:
             f"chromaclick {config.preset}: {config.data.image_size} px, {data}; {cluster.world_size} process(es) "
             f"on {cluster.device}, {cluster.threads} thread(s) each, {cluster.precision}\n"
             f"{'resumed' if resumed else 'new'} run {self.folder.path}"
-            + (f" at photo {training.progress.images_seen:,}" if resumed else "")
+            + (f" at photo {training.progress.images_seen:,}" if training.progress.images_seen else "")
         )
         if perceptual_status.startswith("unavailable"):
             screen.warn(f"ColorNet is trained without its perceptual term: LPIPS is {perceptual_status}")
@@ -168,53 +168,25 @@ class Session:
             screen.warn(note)
 
 
-def _open_tracker(config: Config, folder: RunFolder, screen: Screen, state: dict[str, Any] | None) -> NullTracker:
-    place = Place(work=Path(config.run.work), folder=folder.path, name=folder.name, warn=screen.warn)
-    run_id = state["run_id"] if state else None
-    return open_tracker(place, run_id=run_id, resumed_at_step=state["progress"]["images_seen"] if state else 0)
+def _beginning(parts: Parts, hooks: Hooks) -> Path | None:
+    """The checkpoint that a new run begins from; None: from the beginning."""
+    return find_or_pretrain(parts, hooks.pretrained) if hooks.pretrained else hooks.start
 
 
-def on_main(cluster: Cluster, work: Callable[[], T]) -> T:
-    """Do something on the main process and give every rank its result, or its error."""
-    result, error = None, None
-    if cluster.is_main:
-        try:
-            result = work()
-        except WRONG_INPUT as caught:
-            error = caught
-    result, error = cluster.share((result, error))
-    if error is not None:
-        raise error
-    return result
+def _open_tracker(parts: Parts, folder: RunFolder, hooks: Hooks, run_id: str, step: int) -> NullTracker:
+    place = Place(
+        work=Path(parts.config.run.work),
+        folder=folder.path,
+        name=folder.name,
+        parent_run=hooks.parent_run,
+        tracking_uri=hooks.tracking_uri,
+        warn=parts.screen.warn,
+    )
+    return open_tracker(place, run_id=run_id or None, resumed_at_step=step)
 
 
-def on_main_only(cluster: Cluster, work: Callable[[], NullTracker]) -> NullTracker:
+def _on_main_only(cluster: Cluster, work: Callable[[], NullTracker]) -> NullTracker:
     """Open something on the main process alone; every rank raises its error."""
     opened: list[NullTracker] = []
     on_main(cluster, lambda: opened.append(work()))
     return opened[0] if opened else NullTracker()
-
-
-def perceptual_everywhere(cluster: Cluster, config: Config) -> tuple[Perceptual | None, str]:
-    """LPIPS on every rank or on none, and its status; the main process loads first, so that one downloads.
-
-    Raises:
-        ValueError: it is required, and some rank cannot have it.
-    """
-    mode = config.loss.perceptual
-    loaded: list[tuple[Perceptual | None, str]] = []
-
-    def load_first() -> str:
-        loaded.append(load_perceptual(mode, cluster.device))
-        return loaded[0][1]
-
-    first = on_main(cluster, load_first)
-    if first == "off" or first.startswith("unavailable"):
-        return None, first
-    perceptual, status = loaded[0] if loaded else load_perceptual("auto", cluster.device)
-    missing = [found for found in cluster.gather(status) if found.startswith("unavailable")]
-    if not missing:
-        return perceptual, status
-    if mode == "required":
-        raise ValueError(f"loss.perceptual is required, but some process cannot have it: {missing[0]}")
-    return None, missing[0]

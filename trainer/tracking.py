@@ -27,6 +27,8 @@ else:  # stand-ins for the annotations: MLflow is imported on first use
 
 LONGEST_VALUE = 6000
 """Characters of a parameter that MLflow keeps."""
+PARENT = "mlflow.parentRunId"
+"""Tag by which MLflow's pages show a run below another one."""
 _NAME = re.compile(r"[\w\-. /:]{1,250}")
 
 
@@ -180,7 +182,8 @@ class Tracker(NullTracker):
         client = new_client(self.uri)
         if run_id is None:
             experiment = _experiment(client, self.place.experiment, self.uri, self.place.work)
-            return client, client.create_run(experiment.experiment_id, run_name=self.place.name or None)
+            tags = {PARENT: self.place.parent_run} if self.place.parent_run else None
+            return client, client.create_run(experiment.experiment_id, run_name=self.place.name or None, tags=tags)
         run = _run(client, run_id, self.uri)
         client.update_run(run_id, status="RUNNING")
         return client, run

@@ -1,11 +1,12 @@
 """Validation through the evaluator's own protocol, split over processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import UInt8
 from torch import Tensor
 
+from evaluator.metrics import DEFAULT
 from evaluator.policies import GuidePolicy, Policy, RandomPolicy
 from evaluator.protocol import Protocol, Results, evaluate
 from trainer.config import Config
@@ -21,14 +22,18 @@ class Validation:
     """The whole set, on every process."""
     names: list[str]
     protocol: Protocol
+    metrics: tuple[str, ...] = DEFAULT
+    """Names in `evaluator.metrics.METRICS`."""
 
     @classmethod
-    def of(cls, photos: UInt8[Tensor, "n 3 h w"], names: list[str], config: Config) -> "Validation":
-        """These photos with the config's budgets, hint size and seed."""
+    def of(
+        cls, photos: UInt8[Tensor, "n 3 h w"], names: list[str], config: Config, more: Sequence[str] = ()
+    ) -> "Validation":
+        """These photos with the config's budgets, hint size and seed; `more` metrics than the default."""
         protocol = Protocol(
             clicks=config.validation.clicks, hint_size=config.validation.hint_size, seed=config.seed
         )
-        return cls(photos, names, protocol)
+        return cls(photos, names, protocol, tuple(dict.fromkeys((*DEFAULT, *more))))
 
     def measure(
         self, cluster: Cluster, recipe: Recipe, engines: Mapping[str, Engine], trained: set[str]
@@ -42,8 +47,14 @@ class Validation:
             self.protocol,
             cluster.device,
             first_index=first,
+            metrics=self.metrics,
         )
         return Results.merge(cluster.gather(part))
+
+
+def middle_budget(clicks: Sequence[int]) -> int:
+    """The number of clicks that headlines and searches look at: the last but one, where there are several."""
+    return clicks[max(0, len(clicks) - 2)]
 
 
 def policies(recipe: Recipe, engines: Mapping[str, Engine], trained: set[str]) -> dict[str, Policy]:

@@ -1,0 +1,126 @@
+"""From a validation to the numbers that a trial reports.
+
+Each is the mean over the validation photos, of the guide `editnet-blind`; with `oracle_` before its name, of
+`editnet-oracle`. Budgets are the config's `validation.clicks`: quality is taken at the last but one
+(`trainer.validation.middle_budget`), as in the trainer's headline, and what asks where clicks fall at the largest.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from evaluator.click_metrics import click_crowding, click_distance
+from evaluator.metrics import METRICS
+from evaluator.nri import nri
+from evaluator.results import BASELINE, Results
+from trainer.config import Config
+from trainer.validation import middle_budget
+from tuner.record import Direction, Measure
+
+GUIDES = {"": "editnet-blind", "oracle_": "editnet-oracle"}
+"""Published names of the guides, by what stands before a measure's name."""
+
+
+def _measure(name: str, direction: Direction, what: str) -> dict[str, Measure]:
+    return {
+        prefix + name: Measure(prefix + name, direction, f"{what}, guide {guide.removeprefix('editnet-')}")
+        for prefix, guide in GUIDES.items()
+    }
+
+
+MEASURES: dict[str, Measure] = {
+    **_measure("ab_psnr", "max", "ab PSNR, dB, range 2, {middle} clicks"),
+    **_measure("ab_psnr_gain", "max", "ab PSNR above random clicks, dB, {middle} clicks"),
+    **_measure("ab_ssim", "max", "ab SSIM, range 2, {middle} clicks"),
+    **_measure("lpips", "min", "LPIPS, {middle} clicks"),
+    **_measure("nri", "min", "NRI, clicks to reach what {last} random ones do (ab PSNR)"),
+    **_measure("dispersion", "max", "distance to the nearest click, share of the diagonal, {last} clicks"),
+    **_measure("crowding", "min", "share of clicks within 3 % of the diagonal of an earlier one, {last} clicks"),
+}
+"""What a sweep may look for, by name; `measure` fills in the numbers of clicks."""
+
+
+def measure(name: str, config: Config) -> Measure:
+    """One of `MEASURES` with this config's numbers of clicks in its label.
+
+    Raises:
+        ValueError: there is no such measure.
+    """
+    if name not in MEASURES:
+        raise ValueError(f"there is no metric {name!r}; choose from {', '.join(MEASURES)}")
+    clicks = config.validation.clicks
+    found = MEASURES[name]
+    return replace(found, label=found.label.format(middle=middle_budget(clicks), last=clicks[-1]))
+
+
+def measured(results: Results) -> dict[str, float | None]:
+    """All measures of a validation; None for what was not measured, or is defined for no photo.
+
+    A guide that was not trained yet has not been measured.
+    """
+    values: dict[str, float | None] = {}
+    for prefix, guide in GUIDES.items():
+        for name, take in _TAKES.items():
+            value = take(results, guide) if guide in results.policies else math.nan
+            values[prefix + name] = value if math.isfinite(value) else None
+    return values
+
+
+def _quality(results: Results, guide: str, metric: str) -> float:
+    """The table's mean at the middle budget."""
+    return _mean(_at_middle(results, guide, metric)) if metric in results.metrics else math.nan
+
+
+def _gain(results: Results, guide: str) -> float:
+    """ab PSNR minus that of random clicks on the same photo."""
+    return _mean(_at_middle(results, guide, "ab_psnr") - _at_middle(results, BASELINE, "ab_psnr"))
+
+
+def _nri(results: Results, guide: str) -> float:
+    """Clicks until a photo is as good as random clicks make it at the largest budget: its own level per photo.
+
+    Counted on the budgets, as in `evaluator.nri`; a photo that never is counts as the largest budget + 1.
+    """
+    level = _finite(results, BASELINE, "ab_psnr")[:, -1:]
+    return nri(_finite(results, guide, "ab_psnr") - level, results.protocol.clicks, 0.0).mean
+
+
+def _dispersion(results: Results, guide: str) -> float:
+    positions = torch.from_numpy(results.positions[guide])
+    return _mean(click_distance(positions, *results.size).numpy())
+
+
+def _crowding(results: Results, guide: str) -> float:
+    positions = torch.from_numpy(results.positions[guide])
+    return _mean(click_crowding(positions, *results.size).numpy())
+
+
+_TAKES: dict[str, Callable[[Results, str], float]] = {
+    "ab_psnr": lambda results, guide: _quality(results, guide, "ab_psnr"),
+    "ab_psnr_gain": _gain,
+    "ab_ssim": lambda results, guide: _quality(results, guide, "ab_ssim"),
+    "lpips": lambda results, guide: _quality(results, guide, "lpips"),
+    "nri": _nri,
+    "dispersion": _dispersion,
+    "crowding": _crowding,
+}
+
+
+def _at_middle(results: Results, policy: str, metric: str) -> Float64[np.ndarray, " n"]:
+    budgets = results.protocol.clicks
+    return _finite(results, policy, metric)[:, budgets.index(middle_budget(budgets))]
+
+
+def _finite(results: Results, policy: str, metric: str) -> Float64[np.ndarray, "n budgets"]:
+    """Values fit for averaging: see `Metric.ceiling`."""
+    return np.minimum(results.values[policy][metric], METRICS[metric].ceiling)
+
+
+def _mean(values: Float64[np.ndarray, " n"]) -> float:
+    """Over the photos for which the value is defined."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan
