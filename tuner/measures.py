@@ -7,7 +7,6 @@ Each is the mean over the validation photos, of the guide `editnet-blind`; with 
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,36 +24,37 @@ GUIDES = {"": "editnet-blind", "oracle_": "editnet-oracle"}
 """Published names of the guides, by what stands before a measure's name."""
 
 
-def _measure(name: str, direction: Direction, what: str) -> dict[str, Measure]:
+_WANTED: dict[str, tuple[Direction, str]] = {
+    "ab_psnr": ("max", "ab PSNR, dB, range 2, at {middle}"),
+    "ab_psnr_gain": ("max", "ab PSNR above random clicks, dB, at {middle}"),
+    "ab_ssim": ("max", "ab SSIM, range 2, at {middle}"),
+    "lpips": ("min", "LPIPS at {middle}"),
+    "nri": ("min", "NRI: clicks to reach the ab PSNR of random ones at {last}"),
+    "dispersion": ("max", "distance to the nearest click, share of the diagonal, at {last}"),
+    "crowding": ("min", "share of clicks within 3 % of the diagonal of an earlier one, at {last}"),
+}
+
+
+def _measures(middle: str, last: str) -> dict[str, Measure]:
     return {
-        prefix + name: Measure(prefix + name, direction, f"{what}, guide {guide.removeprefix('editnet-')}")
+        prefix + name: Measure(
+            prefix + name,
+            direction,
+            f"{label.format(middle=middle, last=last)}, guide {guide.removeprefix('editnet-')}",
+        )
         for prefix, guide in GUIDES.items()
+        for name, (direction, label) in _WANTED.items()
     }
 
 
-MEASURES: dict[str, Measure] = {
-    **_measure("ab_psnr", "max", "ab PSNR, dB, range 2, {middle} clicks"),
-    **_measure("ab_psnr_gain", "max", "ab PSNR above random clicks, dB, {middle} clicks"),
-    **_measure("ab_ssim", "max", "ab SSIM, range 2, {middle} clicks"),
-    **_measure("lpips", "min", "LPIPS, {middle} clicks"),
-    **_measure("nri", "min", "NRI, clicks to reach what {last} random ones do (ab PSNR)"),
-    **_measure("dispersion", "max", "distance to the nearest click, share of the diagonal, {last} clicks"),
-    **_measure("crowding", "min", "share of clicks within 3 % of the diagonal of an earlier one, {last} clicks"),
-}
-"""What a sweep may look for, by name; `measure` fills in the numbers of clicks."""
+MEASURES = _measures("the middle budget", "the largest budget")
+"""What a sweep may look for, by name."""
 
 
-def measure(name: str, config: Config) -> Measure:
-    """One of `MEASURES` with this config's numbers of clicks in its label.
-
-    Raises:
-        ValueError: there is no such measure.
-    """
-    if name not in MEASURES:
-        raise ValueError(f"there is no metric {name!r}; choose from {', '.join(MEASURES)}")
+def measures_of(config: Config) -> dict[str, Measure]:
+    """`MEASURES` with this config's numbers of clicks in their labels."""
     clicks = config.validation.clicks
-    found = MEASURES[name]
-    return replace(found, label=found.label.format(middle=middle_budget(clicks), last=clicks[-1]))
+    return _measures(f"{middle_budget(clicks)} clicks", f"{clicks[-1]} clicks")
 
 
 def measured(results: Results) -> dict[str, float | None]:

@@ -1,0 +1,276 @@
+"""One trial: a training that reports its validations to Ray Tune, as a child of the sweep's MLflow run.
+
+A trial keeps everything in `<sweep>/trials`: its run folders, and the id of its MLflow run. It has one run folder
+`<trial>`, and one more, `<trial>-2`..., each time that population-based training gave it another trial's weights.
+"""
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import train, tune
+
+from evaluator.metrics import METRICS, unavailable
+from trainer.checkpoints import Checkpoints
+from trainer.config import Config, override
+from trainer.hooks import Hooks
+from trainer.interrupts import StopRequest
+from trainer.loop import Training
+from trainer.pretraining import FOLDER
+from trainer.recipes import Stage
+from trainer.runs import RESULTS_FILE, RunFolder
+from trainer.session import Session
+from trainer.settings import checked
+from tuner.measures import GUIDES, measured
+
+TRIALS = "trials"
+"""Folder of the trials' run folders in the sweep's."""
+_TRIAL, _SECONDS = "trial", "seconds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What all trials of a sweep have in common; pickled to where they run."""
+
+    base: Config
+    """The values replace parts of it."""
+    sweep_folder: Path
+    """Absolute, and the same for all machines."""
+    parent_run: str
+    """MLflow run of the sweep."""
+    tracking_uri: str
+    metrics: tuple[str, ...]
+    """Names in `tuner.measures.MEASURES` that the sweep looks for."""
+    workers: int = 1
+    """Processes of each trial."""
+    threads: int = 1
+    """CPU threads of each process."""
+    share_pretraining: bool = True
+    """Begin with the ColorNet of the first trial with the same pretraining."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """How a trial begins, or goes on."""
+
+    config: Config
+    trial: str
+    """Its id."""
+    resume: bool = False
+    """Whether the config's run folder is continued."""
+    seconds: float = 0.0
+    """What the trial has taken before."""
+    hooks: Hooks = field(default_factory=Hooks)
+
+
+def run_trial(values: dict[str, Any], setup: Setup) -> None:
+    """Train with these values, and report to Ray Tune after each stage that has a trained guide.
+
+    A report has all of `tuner.measures.MEASURES` (None where not measured), `images_seen`, `stage`, `seconds`,
+    `run` (MLflow's id) and `folder`, and with one process a checkpoint. The trial goes on in its own run folder
+    where that has a checkpoint; else it begins with Ray's checkpoint, or the shared pretraining.
+
+    Raises:
+        ValueError: values that do not go together, or data that cannot be used.
+        TrainingBroke: it diverged.
+        OSError: files or MLflow cannot be reached.
+        RuntimeError: one of several workers died.
+    """
+    trial = tune.get_context().get_trial_id()
+    config = trial_config(values, setup, trial)
+    hooks = Hooks(
+        parent_run=setup.parent_run,
+        tracking_uri=setup.tracking_uri,
+        tags=_tags(values, setup, trial, config),
+        metrics=_more_metrics(setup, config),
+        quiet=True,
+    )
+    with ExitStack() as stack:
+        checkpoint = tune.get_checkpoint()
+        start = Path(stack.enter_context(checkpoint.as_directory())) if checkpoint else None
+        told = checkpoint.get_metadata() if checkpoint else {}
+        leg = next_leg(Leg(config=config, trial=trial, hooks=hooks), start, told, _pretrained(setup))
+        if setup.workers > 1:
+            _train_with_workers(leg, setup)
+        else:
+            _train(leg, _report_to_tune)
+
+
+def trial_config(values: Mapping[str, Any], setup: Setup, name: str) -> Config:
+    """The config of a trial; its run folder is in the sweep's.
+
+    Raises:
+        ValueError: values that do not exist or do not go together.
+    """
+    place = {
+        "run.work": str(setup.sweep_folder / TRIALS),
+        "run.name": name,
+        "run.publish": False,
+        "engine.threads": setup.threads,
+    }
+    return override(setup.base, {**checked(values), **place})
+
+
+def next_leg(first: Leg, start: Path | None, told: Mapping[str, Any], pretrained: Path | None) -> Leg:
+    """Where this trial begins, or goes on after an interruption or with another trial's weights.
+
+    Args:
+        first: as the trial begins for the first time.
+        start: Ray's checkpoint, its own latest one or another trial's.
+        told: that checkpoint's metadata.
+        pretrained: folder of shared pretrainings, if they are shared.
+    """
+    folder = Path(first.config.run.work)
+    names = (first.trial if number == 1 else f"{first.trial}-{number}" for number in itertools.count(1))
+    taken = list(itertools.takewhile(lambda name: (folder / name).exists(), names))
+    if taken and not Checkpoints(RunFolder(folder / taken[-1]).checkpoints, keep=1).list():
+        shutil.rmtree(folder / taken.pop())  # it did not come far enough to be continued
+    note = _note(folder, first.trial)
+    run_id = note.read_text() if note.exists() else ""
+    own = told.get(_TRIAL) in (None, first.trial)
+    seconds = float(told.get(_SECONDS, 0.0)) if own else 0.0
+    leg = replace(first, seconds=seconds, hooks=replace(first.hooks, run_id=run_id))
+    if own and taken:
+        latest = override(first.config, {"run.name": taken[-1]})
+        if not RunFolder(folder / taken[-1]).differences(latest):
+            (folder / taken[-1] / RESULTS_FILE).unlink(missing_ok=True)  # Ray does not know that it had ended
+            return replace(leg, config=latest, resume=True)
+    name = first.trial if not taken else f"{first.trial}-{len(taken) + 1}"
+    hooks = replace(leg.hooks, start=start, pretrained=None if start else pretrained)
+    return replace(leg, config=override(first.config, {"run.name": name}), hooks=hooks)
+
+
+@dataclass
+class Reporter:
+    """Tells Ray, and MLflow, what each validation has measured; an `AfterValidation`."""
+
+    leg: Leg
+    report: Callable[[dict[str, Any], Path], None]
+    """Gets the numbers and the checkpoint's folder, on every rank."""
+    started: float = field(default_factory=time.monotonic)
+    reported: bool = False
+
+    def __call__(self, training: Training, stage: Stage) -> None:
+        """Report; before a guide is trained there is nothing to compare trials by."""
+        results, seen = training.results, training.progress.images_seen
+        if results is None or GUIDES[""] not in results.policies:
+            return
+        values = measured(results)
+        tracker = training.metrics
+        tracker.log_metrics({name: value for name, value in values.items() if value is not None}, seen)
+        self.reported = True
+        folder = training.checkpoints.folder
+        seconds = round(self.leg.seconds + time.monotonic() - self.started, 2)
+        about = {"stage": stage.name, "seconds": seconds, "run": training.run_id, "folder": str(folder.parent)}
+        self.report({**values, "images_seen": seen, **about}, folder)
+
+
+def _train(leg: Leg, report: Callable[[dict[str, Any], Path], None]) -> None:
+    """The training itself, in each of the trial's processes."""
+    reporter = Reporter(leg, report)
+    hooks = replace(leg.hooks, after_validation=reporter)
+    with Session.open(leg.config, resume=leg.resume, hooks=hooks) as session:
+        training = session.training
+        if training.cluster.is_main:
+            _note(Path(leg.config.run.work), leg.trial).write_text(training.run_id)
+
+        def flushed(numbers: dict[str, Any], folder: Path) -> None:
+            session.tracker.flush()  # Ray may end this process at its report
+            report(numbers, folder)
+
+        reporter.report = flushed
+        session.run(StopRequest())
+        if not reporter.reported:  # it had come to its end before, and Ray does not know
+            reporter(training, training.recipe.stages[-1])
+
+
+def _report_to_tune(numbers: dict[str, Any], checkpoints: Path) -> None:
+    """Report with the latest checkpoint, which says whose it is; Ray ends a trial that is to stop in here."""
+    checkpoint = tune.Checkpoint.from_directory(str(Checkpoints(checkpoints, keep=1).list()[-1]))
+    checkpoint.set_metadata({_TRIAL: tune.get_context().get_trial_id(), _SECONDS: numbers["seconds"]})
+    tune.report(numbers, checkpoint=checkpoint)
+
+
+def _train_with_workers(leg: Leg, setup: Setup) -> None:
+    """The training in several processes that Ray Train starts, on one machine or several.
+
+    Their checkpoints stay in the run folder: `TuneReportCallback` forwards numbers alone.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"leg": leg},
+        scaling_config=train.ScalingConfig(
+            num_workers=setup.workers,
+            use_gpu=bool(ray.cluster_resources().get("GPU")),
+            resources_per_worker={"CPU": setup.threads},
+        ),
+        run_config=train.RunConfig(
+            name=f"{leg.trial}-{time.time_ns()}",
+            storage_path=str(setup.sweep_folder / "workers"),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    try:
+        trainer.fit()
+    except train.TrainingFailedError as error:
+        raise RuntimeError(_first_failure(error)) from error
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """One process of several; Ray has set their ranks, and accelerate has to be told where there is no GPU."""
+    if not torch.cuda.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    _train(settings["leg"], lambda numbers, _: train.report(numbers))
+
+
+def _first_failure(error: Exception) -> str:
+    """A line about the worker that failed first, for it is the cause of the others' failures."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    for rank, failure in failures.items():
+        return f"worker {rank}: {str(failure).strip().splitlines()[-1]}"
+    return str(error)
+
+
+def _pretrained(setup: Setup) -> Path | None:
+    return Path(setup.base.run.work) / FOLDER if setup.share_pretraining else None
+
+
+def _note(folder: Path, trial: str) -> Path:
+    """The file with the id of a trial's MLflow run."""
+    return folder / f"{trial}.mlflow"
+
+
+def _tags(values: Mapping[str, Any], setup: Setup, trial: str, config: Config) -> dict[str, object]:
+    return {
+        "sweep": setup.sweep_folder.name,
+        "trial": trial,
+        "estimator": config.choice.estimator,
+        **{f"tuned.{path}": value for path, value in values.items()},
+    }
+
+
+def _more_metrics(setup: Setup, config: Config) -> tuple[str, ...]:
+    """LPIPS, which takes more time than all others together, where the sweep looks for it.
+
+    Raises:
+        ValueError: it cannot be measured here.
+    """
+    if not any(name.endswith("lpips") for name in setup.metrics):
+        return ()
+    smallest = METRICS["lpips"].smallest
+    if config.data.image_size < smallest:
+        raise ValueError(f"data.image_size is {config.data.image_size}; lpips needs at least {smallest}")
+    if why := unavailable("lpips"):
+        raise ValueError(f"lpips cannot be measured here: {why}")
+    return ("lpips",)
