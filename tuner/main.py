@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(error, BAD_INPUT)
     except OSError as error:
         return _failed(error, FAILED)
-    except KeyboardInterrupt:
-        return _failed("stopped; --resume goes on", STOPPED)
+    except KeyboardInterrupt as error:
+        return _failed(str(error) or "stopped; --resume goes on", STOPPED)
 
 
 def _sweep(words: list[str]) -> int:
@@ -43,12 +43,9 @@ def _sweep(words: list[str]) -> int:
     from tuner.screen import conclusion
 
     plan = Plan.resumed(options) if options.resume else Plan.new(options)
-    from tuner.sweep import Interrupted, run  # Ray only now: a wrong setting is refused in a moment
+    from tuner.sweep import run  # Ray only now: a wrong setting is refused in a moment
 
-    try:
-        trials = run(plan)
-    except Interrupted as error:
-        return _failed(error, STOPPED)
+    trials = run(plan)
     print(conclusion(plan.sweep, trials, plan.folder))
     return _promote([str(plan.folder)]) if plan.options.promote else 0
 

@@ -19,7 +19,7 @@ from trainer.runs import as_json
 from trainer.settings import checked, nearest
 from tuner.budget import Budget
 from tuner.course import Course
-from tuner.measures import MEASURES
+from tuner.measures import MEASURES, measures_of
 from tuner.options import Options, Repeated
 from tuner.presets import PRESETS, Preset
 from tuner.record import SWEEP_FILE, Measure, Sweep
@@ -93,7 +93,7 @@ class Plan:
             search=options.search or ("random" if scheduler == "pbt" else preset.search),
             scheduler=scheduler,
             budget=options.budget or preset.budget,
-            metrics=tuple(_measure(metric) for metric in words(options.metric) or _DEFAULT_METRICS),
+            metrics=tuple(_measure(name, base) for name in words(options.metric) or _DEFAULT_METRICS),
             space=tuple(domain.as_json() for domain in domains),
             base=as_json(base),
             tracking_uri=default_tracking_uri(work),
@@ -197,10 +197,10 @@ def _value(text: str) -> Any:
         return text
 
 
-def _measure(name: str) -> Measure:
+def _measure(name: str, base: Config) -> Measure:
     if name not in MEASURES:
         raise ValueError(f"there is no metric {name!r}{nearest(name, MEASURES)}; have {', '.join(MEASURES)}")
-    return MEASURES[name]
+    return measures_of(base)[name]
 
 
 def _options_as_json(options: Options) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One sweep from its plan to its report: MLflow's parent run, Ray, the trials, what is left in the folder."""
 
 import json
+import logging
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +46,7 @@ _ENVIRONMENT = {
 }
 
 
-class Interrupted(RuntimeError):
+class Interrupted(KeyboardInterrupt):
     """The sweep was asked to stop before its budget was spent."""
 
 
@@ -95,6 +96,7 @@ def _environment() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own loggers' files
     try:
         yield
     finally:
@@ -198,7 +200,7 @@ def _setup(plan: Plan, parent_run: str) -> Setup:
         tracking_uri=plan.sweep.tracking_uri,
         metrics=tuple(measure.name for measure in plan.sweep.metrics),
         workers=options.workers,
-        threads=options.threads or max(1, int(options.cpus)),
+        threads=_threads(plan),
         share_pretraining=options.share_pretraining,
     )
 
@@ -220,14 +222,22 @@ def parallel(plan: Plan) -> int:
     if plan.options.parallel:
         return plan.options.parallel
     options, there = plan.options, ray.cluster_resources()
-    wanted = {"CPU": options.cpus * options.workers, "GPU": (options.gpus or 0.0) * options.workers}
+    several = options.workers > 1  # then each has whole cores, and a GPU of its own where there are any
+    wanted = {
+        "CPU": options.workers * _threads(plan) if several else options.cpus,
+        "GPU": options.workers * float("GPU" in there) if several else options.gpus or 0.0,
+    }
     room = min(int(there.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items() if amount)
     if room < 1:
         raise ValueError(
             f"a trial needs {wanted['CPU']:g} cores and {wanted['GPU']:g} GPUs, and there are "
-            f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}; lower --cpus, --gpus or --workers"
+            f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}; lower --cpus, --gpus, --threads or --workers"
         )
     return room
+
+
+def _threads(plan: Plan) -> int:
+    return plan.options.threads or max(1, int(plan.options.cpus))
 
 
 def _conclude(plan: Plan, parent: NullTracker, trials: list[Trial]) -> None:
