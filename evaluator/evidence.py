@@ -32,7 +32,13 @@ class Evidence:
         if self.chosen.verdict != "better":
             return f"the challenger is not better beyond its interval: {in_words(self.chosen)}"
         worse = [in_words(one) for one in self.others if one.verdict == "worse"]
-        return f"the challenger is worse beyond its interval: {'; '.join(worse)}" if worse else None
+        if worse:
+            return f"the challenger is worse beyond its interval: {'; '.join(worse)}"
+        unknown = [METRICS[one.metric].label for one in self.others if not one.verdict]
+        if unknown or not self.others:
+            lacking = f"{', '.join(unknown)} has no interval" if unknown else "no other metric was measured"
+            return f"{lacking}, so nothing shows that the challenger is not worse elsewhere; measure more"
+        return None
 
 
 def weigh(champion: Path, challenger: Path, metric: str, policy: str, clicks: int | None = None) -> Evidence:

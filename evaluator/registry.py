@@ -106,7 +106,7 @@ def load(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") 
         contract = Contract.read(contract_file)
         graph = _open(graph_file, target, source)
     kind = LoadedColorizer if contract.kind == "colorizer" else LoadedGuide
-    return kind(graph, contract, source, next(graph.parameters()).device)
+    return kind(graph, contract, source, next((weight.device for weight in graph.parameters()), target))
 
 
 def _files(place: Path, source: str) -> tuple[Path, Path]:

@@ -5,7 +5,9 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from evaluator.registry import import_mlflow, new_client, unreachable
@@ -40,20 +42,30 @@ def log_run(tracking_uri: str, name: str, summary: Mapping[str, Any], files: Seq
             found.experiment_id if found else client.create_experiment(EXPERIMENT, _artifacts(tracking_uri))
         )
         run_id = client.create_run(experiment, run_name=name).info.run_id
-        parameters = [mlflow.entities.Param(key, value) for key, value in _parameters(summary).items()]
-        client.log_batch(run_id, params=parameters)
-        now = int(time.time() * 1000)
-        metrics = [mlflow.entities.Metric(key, value, now, step) for key, value, step in _metrics(summary)]
-        for first in range(0, len(metrics), _BATCH):
-            client.log_batch(run_id, metrics=metrics[first : first + _BATCH])
-        for file in files:
-            client.log_artifact(run_id, str(file))
+        try:
+            _fill(mlflow, client, run_id, summary, files)
+        except BaseException:
+            with suppress(mlflow.MlflowException, OSError):  # the first error says why
+                client.set_terminated(run_id, "FAILED")
+            raise
         client.set_terminated(run_id)
     except ConnectionError:
         raise
     except (mlflow.MlflowException, OSError) as error:
         raise unreachable(tracking_uri, error) from error
     return run_id
+
+
+def _fill(mlflow: ModuleType, client: Any, run_id: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """Parameters, metrics and files of a run."""
+    parameters = [mlflow.entities.Param(key, value) for key, value in _parameters(summary).items()]
+    client.log_batch(run_id, params=parameters)
+    now = int(time.time() * 1000)
+    metrics = [mlflow.entities.Metric(key, value, now, step) for key, value, step in _metrics(summary)]
+    for first in range(0, len(metrics), _BATCH):
+        client.log_batch(run_id, metrics=metrics[first : first + _BATCH])
+    for file in files:
+        client.log_artifact(run_id, str(file))
 
 
 def _artifacts(tracking_uri: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class FilePhotos:
 
     def __init__(self, files: Sequence[SourceFile], limit: int | None = None) -> None:
         self._files = list({file.name: file for file in files}.values())[:limit]
-        self.names = [file.name for file in self._files]
+        self.names = [_readable(file.name) for file in self._files]
 
     @property
     def fingerprint(self) -> str:
@@ -94,6 +95,11 @@ def open_photos(source: Path, limit: int | None = None) -> FilePhotos | ShardPho
     if not photos.names:
         raise ValueError(f"{source} holds no photo; give a folder or zip of photos, or shards with {FILE_NAME}")
     return photos
+
+
+def _readable(name: str) -> str:
+    """A name that can be written anywhere: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _sha256(content: object) -> str:

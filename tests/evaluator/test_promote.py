@@ -149,6 +149,26 @@ def test_better_on_the_metric_and_worse_on_another_is_refused(store, bench, caps
     assert champion(store) == "1"
 
 
+def test_a_metric_alone_or_without_an_interval_shows_too_little(store, bench, capsys):
+    alone = {
+        "champion": bench("old", rows=made_up_rows(seed=1, metrics=["ab_psnr"])),
+        "challenger": bench(
+            "new", rows=made_up_rows(seed=2, gain=0.5, metrics=["ab_psnr"]), colorizer="colornet/2"
+        ),
+    }
+    assert main(**alone, work=store.work) == 3
+    assert "no other metric was measured" in capsys.readouterr().err
+    undefined = {
+        "champion": bench("old-2", rows=made_up_rows(seed=1)),
+        "challenger": bench(
+            "new-2", rows=made_up_rows(seed=2, gain=0.5).assign(ab_ssim=np.nan), colorizer="colornet/2"
+        ),
+    }
+    assert main(**undefined, work=store.work) == 3
+    assert "ab SSIM has no interval" in capsys.readouterr().err
+    assert champion(store) == "1"
+
+
 def test_metrics_that_describe_have_no_veto(store, bench):
     """Click distance and colourfulness have no better side; crowding is about the policy."""
     extra = {"colourfulness": 50.0, "click_distance": 0.3, "click_crowding": 0.1}

@@ -55,3 +55,24 @@ def test_a_server_that_is_away_costs_no_measurement(bench: Bench, tmp_path: Path
     assert (out / "report.html").exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert main(bench.words(out, "--limit", "2", "--resume")) == 0
+
+
+def test_a_run_whose_files_cannot_be_kept_is_marked_as_failed(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    summary = {
+        "protocol": {"clicks": [0]},
+        "preset": None,
+        "photos": {"source": "photos", "count": 1, "sha256": "ab"},
+        "commit": "0123abc",
+        "colorizer": {"source": "model.pt2", "estimator": None},
+        "guides": {},
+        "rows": [],
+        "nri": [],
+        "fid": [],
+    }
+    with pytest.raises(ConnectionError):
+        run_log.log_run(uri, "broken", summary, [tmp_path / "missing.json"])
+    client = new_client(uri)
+    experiment = client.get_experiment_by_name(run_log.EXPERIMENT)
+    assert experiment is not None
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]

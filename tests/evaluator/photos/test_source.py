@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,16 @@ def test_a_folder_and_a_zip_give_the_same_photos_by_name(folder: Path, tmp_path:
     assert list(files.names) == list(members.names) == ["a.JPEG", "b.jpg", "below/c.png"]
     assert [files.read(i) for i in range(3)] == [members.read(i) for i in range(3)]
     assert files.read(1) == (folder / "b.jpg").read_bytes()
+
+
+def test_a_name_that_is_not_utf8_is_readable_and_its_photo_too(folder: Path):
+    other = os.fsencode(folder) + b"/caf\xe9.jpg"
+    os.rename(folder / "b.jpg", other)
+    photos = open_photos(folder)
+    assert photos.names[2] == "caf\\xe9.jpg"
+    photos.names[2].encode()
+    with open(other, "rb") as file:
+        assert photos.read(2) == file.read()
 
 
 def test_one_photo_is_a_set_too(folder: Path):
