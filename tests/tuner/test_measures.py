@@ -1,0 +1,88 @@
+"""The numbers that trials report, against the table and against what can be counted by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from evaluator.results import Protocol, Results
+from trainer.config import override
+from trainer.presets import tiny
+from tuner.measures import MEASURES, measured, measures_of
+from tuner.record import Measure
+
+BUDGETS = (0, 1, 2, 4)
+
+
+@pytest.fixture
+def results() -> Results:
+    """Two photos of 30 x 40 pixels (diagonal 50), three policies."""
+    made = Results.empty(
+        Protocol(clicks=BUDGETS), (2, 3, 30, 40), 0, ["random", "editnet-oracle", "editnet-blind"], ["ab_psnr"]
+    )
+    made.values["random"]["ab_psnr"][:] = [[20, 21, 22, 23], [30, 31, 32, math.inf]]
+    made.values["editnet-oracle"]["ab_psnr"][:] = [[20, 23, 24, 25], [30, 31, 32, 33]]
+    made.values["editnet-blind"]["ab_psnr"][:] = [[20, 22, 23, 22], [30, 33, 35, math.inf]]
+    # (row, column): (0, 0), (0, 10), (29, 0), (29, 30); and four side by side.
+    made.positions["editnet-blind"][:] = [[0, 10, 29 * 40, 29 * 40 + 30], [0, 1, 2, 3]]
+    made.positions["editnet-oracle"][:] = [[0, 39, 29 * 40, 29 * 40 + 39]] * 2
+    return made
+
+
+def test_quality_is_the_table_s_mean_at_the_last_budget_but_one(results: Results):
+    table = {(row.policy, row.clicks): row for row in results.table()}
+    found = measured(results)
+    for prefix, guide in (("", "editnet-blind"), ("oracle_", "editnet-oracle")):
+        assert found[f"{prefix}ab_psnr"] == pytest.approx(table[guide, 2].mean)
+        assert found[f"{prefix}ab_psnr_gain"] == pytest.approx(table[guide, 2].gain)
+    assert found["ab_psnr"] == 29.0
+    assert found["ab_psnr_gain"] == 2.0
+
+
+def test_nri_counts_clicks_to_what_random_ones_reach_in_the_end(results: Results):
+    """Blind: 23 dB at 2 clicks, an exact photo at 4. Oracle: 23 dB at 1 click; the other never, which counts 5."""
+    found = measured(results)
+    assert found["nri"] == (2 + 4) / 2
+    assert found["oracle_nri"] == (1 + 5) / 2
+
+
+def test_dispersion_and_crowding_are_measured_on_all_clicks(results: Results):
+    """The nearest clicks are 10, 10, 29 and 30 pixels away, or 1; 3 % of the diagonal are 1.5."""
+    found = measured(results)
+    assert found["dispersion"] == pytest.approx(((10 + 10 + 29 + 30) / 4 + 1) / 2 / 50)
+    assert found["crowding"] == pytest.approx((0 + 1) / 2)
+    assert found["oracle_dispersion"] == pytest.approx(29 / 50)
+    assert found["oracle_crowding"] == 0
+
+
+def test_what_was_not_measured_is_none(results: Results):
+    assert measured(results)["lpips"] is None
+    assert measured(results)["ab_ssim"] is None
+    for table in (results.values, results.positions):
+        del table["editnet-blind"]
+    assert measured(results)["ab_psnr"] is None
+    assert measured(results)["oracle_ab_psnr"] is not None
+
+
+def test_one_click_has_no_dispersion(results: Results):
+    few = Results.empty(Protocol(clicks=(0, 1)), (2, 3, 30, 40), 0, results.policies, ["ab_psnr"])
+    for policy in few.policies:
+        few.values[policy]["ab_psnr"][:] = 20.0
+        few.positions[policy][:] = 7
+    assert measured(few)["dispersion"] is None
+    assert measured(few)["crowding"] is None
+    assert measured(few)["nri"] == 0
+
+
+def test_every_measure_is_in_the_table_and_says_what_it_is(results: Results):
+    assert set(measured(results)) == set(MEASURES)
+    assert all(name == measure.name for name, measure in MEASURES.items())
+    named = measures_of(override(tiny(), {"validation.clicks": (0, 5, 10, 20)}))
+    assert named["ab_psnr"] == Measure("ab_psnr", "max", "ab PSNR, dB, range 2, at 10 clicks, guide blind")
+    assert named["oracle_crowding"].label.endswith("at 20 clicks, guide oracle")
+    assert named["nri"].direction == named["lpips"].direction == named["crowding"].direction == "min"
+
+
+def test_an_exact_photo_counts_as_the_metric_s_ceiling(results: Results):
+    results.values["editnet-blind"]["ab_psnr"][:, 2] = [20, np.inf]
+    assert measured(results)["ab_psnr"] == (20 + 100) / 2
