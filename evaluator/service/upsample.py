@@ -46,11 +46,17 @@ class Upsampler:
             sizes = f"{tuple(ab.shape[-2:])} and {tuple(lightness_small.shape[-2:])}"
             raise ValueError(f"ab and small lightness have sizes {sizes}; they must be one size")
         self._size, self._method = size, method
-        self._planes = _planes(ab, lightness_small, method)
+        # Along the rows once for all; half the work of doing it after the other axis.
+        self._planes = interpolate(
+            _planes(ab, lightness_small, method),
+            size=(ab.shape[-2], size[1]),
+            mode="bilinear",
+            align_corners=False,
+        )
 
     def rows(self, lightness: Float[Tensor, "1 1 rows w"], first: int) -> Float[Tensor, "1 2 rows w"]:
         """The ab of the rows that begin at `first`, from their lightness."""
-        planes = _enlarged_rows(self._planes, first, lightness.shape[-2], self._size)
+        planes = _rows_between(self._planes, first, lightness.shape[-2], self._size[0])
         if self._method == "bilinear":
             return planes
         offsets, slopes = planes[:, :2], planes[:, 2:4]
@@ -95,12 +101,12 @@ def _mean(planes: Tensor, radius: int) -> Tensor:
     return planes
 
 
-def _enlarged_rows(planes: Tensor, first: int, rows: int, size: tuple[int, int]) -> Tensor:
-    """Some rows of the bilinear enlargement of planes to `size`."""
+def _rows_between(planes: Tensor, first: int, rows: int, height: int) -> Tensor:
+    """Some rows of the linear enlargement of planes to `height`."""
     small = planes.shape[-2]
-    place = (torch.arange(first, first + rows, dtype=torch.float64) + 0.5) * small / size[0] - 0.5
+    place = (torch.arange(first, first + rows, dtype=torch.float64) + 0.5) * small / height - 0.5
     place = place.clamp(0, small - 1)
     above = place.floor().long()
     share = (place - above).to(planes.dtype)[:, None]
-    lines = torch.lerp(planes[..., above, :], planes[..., (above + 1).clamp(max=small - 1), :], share)
-    return interpolate(lines, size=(rows, size[1]), mode="bilinear", align_corners=False)
+    below = (above + 1).clamp(max=small - 1)
+    return planes.index_select(-2, above).lerp_(planes.index_select(-2, below), share)
