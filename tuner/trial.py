@@ -33,6 +33,8 @@ from tuner.measures import GUIDES, measured
 
 TRIALS = "trials"
 """Folder of the trials' run folders in the sweep's."""
+WAITING = 0.01
+"""Of a core; what the process that waits for a trial's workers may ask for, so that n cores hold n workers."""
 _TRIAL, _SECONDS = "trial", "seconds"
 
 
@@ -213,7 +215,7 @@ def _train_with_workers(leg: Leg, setup: Setup) -> None:
         scaling_config=train.ScalingConfig(
             num_workers=setup.workers,
             use_gpu=bool(ray.cluster_resources().get("GPU")),
-            resources_per_worker={"CPU": setup.threads},
+            resources_per_worker={"CPU": setup.threads - WAITING},
         ),
         run_config=train.RunConfig(
             name=f"{leg.trial}-{time.time_ns()}",
