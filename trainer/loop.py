@@ -15,12 +15,13 @@ from trainer.config import Config
 from trainer.console import Screen, StageDisplay
 from trainer.data.batch import Batch, Loader
 from trainer.engines import Cluster, Engine, backward, borrow, train
+from trainer.headlines import first_losses, headline
 from trainer.interrupts import StopRequest
 from trainer.perceptual import Perceptual
 from trainer.recipes import Phase, Recipe, Stage, Step, Term
 from trainer.scene import Scene, lab_converter, prepare_scene
 from trainer.schedules import learning_rate
-from trainer.validation import Validation, middle_budget
+from trainer.validation import Validation
 
 SCALER_PATIENCE = 20
 """fp16's loss scaler finds its scale by overflowing: so many steps in a row may be that."""
@@ -310,25 +311,6 @@ class Training:
 def total(terms: Mapping[str, Term]) -> Tensor:
     """The weighted sum that a step minimises."""
     return torch.stack([term.value * term.weight for term in terms.values() if term.weight]).sum()
-
-
-def first_losses(stage: Stage, losses: Mapping[str, float]) -> dict[str, float]:
-    """The first term of each phase, named shortly enough for a progress bar."""
-    found: dict[str, float] = {}
-    for phase in stage.phases:
-        terms = [name for name in losses if name.startswith(f"{phase.name}/")]
-        if terms:
-            alone = len(stage.phases) == 1
-            label = terms[0].partition("/")[2] if alone else phase.name.rpartition("-")[2]
-            found[label] = losses[terms[0]]
-    return found
-
-
-def headline(results: Results) -> str:
-    """Each policy's mean ab PSNR at the middle of the curve, in a line."""
-    middle = middle_budget(results.protocol.clicks)
-    found = {s.policy: s.mean for s in results.table() if s.metric == "ab_psnr" and s.clicks == middle}
-    return f"ab PSNR at {middle} clicks: " + ", ".join(f"{name} {value:.2f} dB" for name, value in found.items())
 
 
 def build_engines(config: Config, recipe: Recipe, cluster: Cluster) -> dict[str, Engine]:
