@@ -59,7 +59,7 @@ def test_options_win_over_the_file_and_a_preset_before_it_is_what_it_fills_up(wr
     [
         ("loss.entropi: 1", ["there is no setting 'loss.entropi'; did you mean loss.entropy?"]),
         ("loss:\n  entropy: high", ["loss.entropy cannot be 'high'; it is a number"]),
-        ("loss.target: regio", ["loss.target cannot be 'regio'", "did you mean region?"]),
+        ("loss.target: reggion", ["loss.target cannot be 'reggion'", "did you mean region?"]),
         ("network.color: [8, 8.5]", ["network.color cannot be [8, 8.5]; it is a list, each a whole number"]),
         ("choice.hint_size: [1]", ["it is a list of 2, each a whole number"]),
         ("seed: true", ["seed cannot be True; it is a whole number"]),
