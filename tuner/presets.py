@@ -100,7 +100,7 @@ def smoke() -> Preset:
         loss=LossConfig(perceptual="off"),
         clicks=ClicksConfig(most_random=10, interactions=1),
         optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
-        rounds=RoundsConfig(pretrain_color=0.5, pretrain_edit=0.25, ping=0.125, pong=0.125, cycles=2),
+        rounds=RoundsConfig(pretrain_color=0.5, pretrain_edit=0.125, ping=0.0625, pong=0.0625, cycles=2),
         validation=ValidationConfig(photos=32, clicks=(0, 1, 5, 10), hint_size=3),
         run=RunConfig(publish=False),
     )

@@ -25,7 +25,6 @@ from trainer.tracking import open_tracker
 from tuner.plan import FINISHED, Plan
 from tuner.record import BEST_FILE, Sweep, Trial, best, read_trials
 from tuner.recorder import Recorder, Spending
-from tuner.report import write_report
 from tuner.search import ERROR, POINT, SpaceSearch, population, scheduler
 from tuner.space import Space
 from tuner.trial import Setup, run_trial
@@ -39,6 +38,7 @@ _OBJECT_STORE = 256 * 2**20
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # so that relative paths of photos stay right
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables beside ours, also where nothing is asked for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill can make forgotten, in seconds
@@ -255,6 +255,8 @@ def _conclude(plan: Plan, parent: NullTracker, trials: list[Trial]) -> None:
         parent.set_tags({"best_trial": leader.number, "best_run": leader.run})
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     replace(sweep, options={**sweep.options, FINISHED: now}).write(plan.folder)
+    from tuner.report import write_report  # its figures bring libraries that trials do not need
+
     page = write_report(plan.folder)
     parent.log_text(page.read_text(), page.name)
 

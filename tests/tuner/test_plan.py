@@ -135,9 +135,9 @@ def test_pbt_perturbs_the_schedules_that_are_searched(tmp_path: Path):
 
 def test_the_course_is_the_trainings_own_arithmetic():
     course = Course.of(smoke().base, share_pretraining=True)
-    assert course.ends == (2048, 3072, 3584, 4096, 4608, 5120)
-    assert course.own == (1024, 1536, 2048, 2560, 3072)
-    assert course.shortest == 512
+    assert course.ends == (2048, 2560, 2816, 3072, 3328, 3584)
+    assert course.own == (512, 768, 1024, 1280, 1536)
+    assert course.shortest == 256
     alone = Course.of(smoke().base, share_pretraining=False)
     assert alone.own == course.ends
 
