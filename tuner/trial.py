@@ -1,10 +1,11 @@
 """One trial: a training that reports its validations to Ray Tune, as a child of the sweep's MLflow run.
 
-A trial keeps everything in `<sweep>/trials`: its run folders, and the id of its MLflow run. It has one run folder
+A trial keeps everything in `<sweep>/trials`: its run folders, and a note of its MLflow run. It has one run folder
 `<trial>`, and one more, `<trial>-2`..., each time that population-based training gave it another trial's weights.
 """
 
 import itertools
+import json
 import os
 import shutil
 import time
@@ -18,6 +19,7 @@ import ray
 import torch
 from ray import train, tune
 
+from evaluator.atomic import write_atomically
 from evaluator.metrics import METRICS, unavailable
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, override
@@ -136,10 +138,10 @@ def next_leg(first: Leg, start: Path | None, told: Mapping[str, Any], pretrained
     if taken and not Checkpoints(RunFolder(folder / taken[-1]).checkpoints, keep=1).list():
         shutil.rmtree(folder / taken.pop())  # it did not come far enough to be continued
     note = _note(folder, first.trial)
-    run_id = note.read_text() if note.exists() else ""
+    noted = json.loads(note.read_text()) if note.exists() else {"run": "", _SECONDS: 0.0}
     own = told.get(_TRIAL) in (None, first.trial)
-    seconds = float(told.get(_SECONDS, 0.0)) if own else 0.0
-    leg = replace(first, seconds=seconds, hooks=replace(first.hooks, run_id=run_id))
+    seconds = max(noted[_SECONDS], told.get(_SECONDS, 0.0) if own else 0.0)
+    leg = replace(first, seconds=seconds, hooks=replace(first.hooks, run_id=noted["run"]))
     if own and taken:
         latest = override(first.config, {"run.name": taken[-1]})
         if not RunFolder(folder / taken[-1]).differences(latest):
@@ -181,12 +183,18 @@ def _train(leg: Leg, report: Callable[[dict[str, Any], Path], None]) -> None:
     hooks = replace(leg.hooks, after_validation=reporter)
     with Session.open(leg.config, resume=leg.resume, hooks=hooks) as session:
         training = session.training
-        if training.cluster.is_main:
-            _note(Path(leg.config.run.work), leg.trial).write_text(training.run_id)
+
+        def note(seconds: float) -> None:
+            if training.cluster.is_main:
+                content = json.dumps({"run": training.run_id, _SECONDS: seconds})
+                write_atomically(_note(Path(leg.config.run.work), leg.trial), content.encode())
 
         def flushed(numbers: dict[str, Any], folder: Path) -> None:
             session.tracker.flush()  # Ray may end this process at its report
+            note(numbers[_SECONDS])
             report(numbers, folder)
+
+        note(leg.seconds)
 
         reporter.report = flushed
         session.run(StopRequest())
@@ -249,8 +257,8 @@ def _pretrained(setup: Setup) -> Path | None:
 
 
 def _note(folder: Path, trial: str) -> Path:
-    """The file with the id of a trial's MLflow run."""
-    return folder / f"{trial}.mlflow"
+    """The file with the id of a trial's MLflow run, and the seconds that the trial has taken."""
+    return folder / f"{trial}.json"
 
 
 def _tags(values: Mapping[str, Any], setup: Setup, trial: str, config: Config) -> dict[str, object]:

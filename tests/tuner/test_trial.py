@@ -178,14 +178,16 @@ def test_another_trial_s_weights_begin_a_new_folder_in_the_same_run(setup: Setup
     assert [report["stage"] for report in after] == ["ping-1"]
     assert after[0]["run"] == "run of t1"
     assert after[0]["folder"].endswith("t1-2")
+    assert after[0]["seconds"] > own[0]["seconds"] > 0
     assert after[0]["ab_psnr"] == better[-1]["ab_psnr"], "the same weights under the same settings"
 
 
 def test_a_trial_that_died_before_its_first_checkpoint_begins_again(setup: Setup, tmp_path: Path):
     start_run(trial_config({}, setup, "t1"))
-    (setup.sweep_folder / TRIALS / "t1.mlflow").write_text("its run")
+    (setup.sweep_folder / TRIALS / "t1.json").write_text(json.dumps({"run": "its run", "seconds": 7.0}))
     leg = next_leg(first_leg(setup), None, {}, tmp_path / "pretrained")
     assert (leg.resume, leg.config.run.name, leg.hooks.run_id) == (False, "t1", "its run")
+    assert leg.seconds == 7
     assert leg.hooks.pretrained == tmp_path / "pretrained"
     assert not (setup.sweep_folder / TRIALS / "t1").exists()
 
