@@ -1,6 +1,6 @@
 /**
  * The work in progress, kept in the browser's IndexedDB: the photo's file once, and the clicks at every change.
- * One piece of work is kept; a second tab on the same address replaces it.
+ * One piece of work is kept, whole: of two tabs on the same address the one that changed last.
  */
 
 /**
@@ -28,12 +28,9 @@ function settle(request) {
 export class Autosave {
   /** @type {IDBDatabase | null} */
   #database = null;
-  /** @type {string | null} */
-  #photoSaved = null;
   /** @type {Saved | null} */
   #waiting = null;
-  /** @type {Promise<void> | null} */
-  #writing = null;
+  #writing = false;
 
   /** @param {(error: Error | null) => void} onSaved Called after each write, with what went wrong. */
   constructor(onSaved) {
@@ -54,7 +51,6 @@ export class Autosave {
     const store = (await this.#open()).transaction(STORE).objectStore(STORE);
     const [photo, work] = await Promise.all([settle(store.get("photo")), settle(store.get("work"))]);
     if (!photo || !work || work.photo !== photo.id) return null;
-    this.#photoSaved = photo.id;
     return { photo, history: work.history, skipped: work.skipped };
   }
 
@@ -65,10 +61,11 @@ export class Autosave {
    */
   save(saved) {
     this.#waiting = saved;
-    this.#writing ??= this.#writeAll().finally(() => (this.#writing = null));
+    if (!this.#writing) void this.#writeAll();
   }
 
   async #writeAll() {
+    this.#writing = true;
     while (this.#waiting) {
       const saved = this.#waiting;
       this.#waiting = null;
@@ -79,6 +76,7 @@ export class Autosave {
         this.onSaved(error instanceof Error ? error : new Error(String(error)));
       }
     }
+    this.#writing = false;
   }
 
   /** @param {Saved} saved */
@@ -89,9 +87,10 @@ export class Autosave {
       transaction.onabort = () => reject(transaction.error);
     });
     const store = transaction.objectStore(STORE);
-    if (this.#photoSaved !== photo.id) store.put(photo, "photo");
+    // Asked each time, in the same transaction: another tab may have put its own photo there.
+    const kept = await settle(store.get("photo"));
+    if (kept?.id !== photo.id || (photo.blob && !kept.blob)) store.put(photo, "photo");
     store.put({ photo: photo.id, history, skipped }, "work");
     await done;
-    this.#photoSaved = photo.id;
   }
 }

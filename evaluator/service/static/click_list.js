@@ -8,27 +8,49 @@ import { byId, icon, make } from "./dom.js";
 
 export class ClickList {
   #list = byId("click-list");
+  #removeAll = byId("remove-all");
 
   /**
    * @param {import("./session.js").Session} session
-   * @param {(click: Click) => void} onOpen
+   * @param {object} hooks
+   * @param {(click: Click) => void} hooks.onOpen
+   * @param {() => void} hooks.onLeave Focus goes to the photo.
    */
-  constructor(session, onOpen) {
+  constructor(session, hooks) {
     this.session = session;
-    this.onOpen = onOpen;
-    byId("remove-all").addEventListener("click", () => session.change(removeAll(session.clicks)));
+    this.hooks = hooks;
+    this.#removeAll.addEventListener("click", () => session.change(removeAll(session.clicks)));
     session.addEventListener("clicks", () => this.#render());
   }
 
   #render() {
     const { clicks } = this.session;
-    const focused = document.activeElement?.getAttribute("data-focus");
+    const focused = document.activeElement;
+    const row = [...this.#list.children].findIndex((one) => one.contains(focused));
+    const had = row >= 0 || focused === this.#removeAll;
     this.#list.replaceChildren(...clicks.map((click, index) => this.#row(click, index)));
     byId("no-clicks").hidden = clicks.length > 0;
-    byId("remove-all").hidden = clicks.every((click) => click.locked);
+    this.#removeAll.hidden = clicks.every((click) => click.locked);
     const text = clicks.length === 1 ? "1 click" : `${clicks.length} clicks`;
     byId("counter").textContent = text;
-    if (focused) /** @type {HTMLElement | null} */ (this.#list.querySelector(`[data-focus="${focused}"]`))?.focus();
+    if (had) this.#refocus(focused?.getAttribute("data-focus") ?? "", Math.max(0, row));
+  }
+
+  /**
+   * The rows are new, and the focused one may be gone: then its neighbour's same button, or the photo.
+   *
+   * @param {string} key Of the button that had the focus; empty for "Remove all".
+   * @param {number} row
+   */
+  #refocus(key, row) {
+    if (!key && !this.#removeAll.hidden) return;
+    const neighbour = this.#list.children[Math.min(row, this.#list.children.length - 1)];
+    const found =
+      this.#list.querySelector(`[data-focus="${key}"]:enabled`) ??
+      neighbour?.querySelector(`[data-focus^="${key.split("-")[0]}-"]:enabled`) ??
+      neighbour?.querySelector("button");
+    if (found instanceof HTMLElement) found.focus();
+    else this.hooks.onLeave();
   }
 
   /** @param {Click} click @param {number} index */
@@ -40,7 +62,7 @@ export class ClickList {
     const open = make("button", { type: "button", class: "click-name", "data-focus": `open-${click.id}` });
     open.append(dot, make("span", { class: "number" }, String(index + 1)), make("span", {}, name));
     open.setAttribute("aria-label", `Change click ${index + 1}, ${name} ${click.colour.hex}`);
-    open.addEventListener("click", () => this.onOpen(click));
+    open.addEventListener("click", () => this.hooks.onOpen(click));
     const lock = this.#button(`lock-${click.id}`, click.locked ? "lock" : "unlock", `Lock click ${index + 1}`, () =>
       session.change(toggleLock(session.clicks, click.id)),
     );

@@ -26,6 +26,7 @@ export class Colouring {
    * @param {(busy: boolean) => void} hooks.onBusy
    * @param {(clicks: readonly Click[]) => void} hooks.onShown
    * @param {(clicks: readonly Click[] | null) => void} hooks.onHeat The heat map's clicks; null when it is hidden.
+   * @param {(colorizer: string | null) => void} hooks.onColorizer The registry address of the network that answered.
    * @param {(error: unknown) => void} hooks.onError
    */
   constructor(api, session, view, hooks) {
@@ -34,19 +35,22 @@ export class Colouring {
     this.view = view;
     this.hooks = hooks;
     this.#picture = new Newest(hooks.onBusy);
-    session.addEventListener("photo", () => void this.#showGrey());
+    session.addEventListener("photo", () => {
+      if (session.photo) view.open(session.photo);
+      void this.#showGrey();
+    });
+    session.addEventListener("file", () => void this.#showGrey());
     session.addEventListener("clicks", () => this.#refresh());
   }
 
   async #showGrey() {
     const { photo } = this.session;
     if (!photo) return;
-    this.view.open(photo);
     try {
       const grey = await this.api.picture({ path: `/v1/photos/${photo.id}/grey?size=${SHARP}` });
       if (photo === this.session.photo) this.view.setGrey(grey);
     } catch (error) {
-      this.hooks.onError(error);
+      if (photo === this.session.photo) this.hooks.onError(error);
     }
   }
 
@@ -72,8 +76,9 @@ export class Colouring {
     return [
       async (signal) => {
         const response = await this.api.send({ path: "/v1/colorize", json, signal });
-        this.session.colorizer = response.headers.get("X-Colorizer");
-        return createImageBitmap(await response.blob());
+        const picture = await createImageBitmap(await response.blob());
+        if (!signal.aborted) this.hooks.onColorizer(response.headers.get("X-Colorizer"));
+        return picture;
       },
       (picture) => this.#show(picture, clicks, side),
       this.hooks.onError,

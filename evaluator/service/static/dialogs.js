@@ -9,7 +9,7 @@ import { byId } from "./dom.js";
 function ask(id) {
   const dialog = /** @type {HTMLDialogElement} */ (byId(id));
   dialog.returnValue = "";
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
 }
 
@@ -22,8 +22,19 @@ export function listen() {
   }
   byId("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    /** @type {HTMLDialogElement} */ (byId("token-dialog")).close("use");
+    // A header takes no other letters: the server cannot have such a token.
+    const usable = /^[\x21-\xff]+( +[\x21-\xff]+)*$/.test(typedToken());
+    if (usable) /** @type {HTMLDialogElement} */ (byId("token-dialog")).close("use");
+    else showTokenError();
   });
+}
+
+function typedToken() {
+  return /** @type {HTMLInputElement} */ (byId("token")).value.trim();
+}
+
+function showTokenError() {
+  byId("token-error").textContent = "That token is wrong. Type it again.";
 }
 
 /**
@@ -35,14 +46,20 @@ export function askReplace(text) {
   return ask("replace-dialog");
 }
 
-/** @type {Promise<string> | null} Several requests may be refused at once: one dialog asks. */
+/** @type {Promise<string | null> | null} Several requests may be refused at once: one dialog asks. */
 let asking = null;
 
-/** @returns {Promise<string>} The token that the person typed. */
-export function askToken() {
-  asking ??= ask("token-dialog").then(() => {
+/**
+ * @param {boolean} wrong Whether the server refused the one before.
+ * @returns {Promise<string | null>} The token that the person typed; null where the dialog was dismissed.
+ */
+export function askToken(wrong) {
+  if (asking) return asking;
+  byId("token-error").textContent = "";
+  if (wrong) showTokenError();
+  asking = ask("token-dialog").then((pressed) => {
     asking = null;
-    return /** @type {HTMLInputElement} */ (byId("token")).value.trim();
+    return pressed === "use" ? typedToken() : null;
   });
   return asking;
 }

@@ -2,6 +2,7 @@
 
 import { forServer } from "./clicks.js";
 import { byId, download, stem } from "./dom.js";
+import { waiting } from "./notices.js";
 import { write } from "./project.js";
 
 const EXPORT_SECONDS = 300;
@@ -64,8 +65,11 @@ export class Export {
     const running = (this.#running = new AbortController());
     this.#setBusy(true);
     try {
-      const request = { path: "/v1/export", json, signal: running.signal, seconds: EXPORT_SECONDS };
-      const blob = await (await this.api.send(request)).blob();
+      const { signal } = running;
+      // The page's own notice lies behind the dialog.
+      const onTrouble = (/** @type {import("./api.js").Trouble | null} */ trouble) => this.#showProgress(trouble);
+      const answer = await this.api.send({ path: "/v1/export", json, signal, seconds: EXPORT_SECONDS, onTrouble });
+      const blob = await answer.blob();
       const name = `${stem(photo.name)}-coloured.${ENDINGS[format]}`;
       download(blob, name);
       this.say(`Saved ${name}, ${(blob.size / 2 ** 20).toFixed(1)} MB.`);
@@ -82,7 +86,13 @@ export class Export {
   #setBusy(busy) {
     this.#start.disabled = busy;
     this.#progress.hidden = !busy;
+    this.#showProgress(null);
     if (busy) this.#error.textContent = "";
+  }
+
+  /** @param {import("./api.js").Trouble | null} trouble */
+  #showProgress(trouble) {
+    byId("export-progress-text").textContent = trouble ? waiting(trouble) : "Colouring in full size …";
   }
 
   saveProject() {

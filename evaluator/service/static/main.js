@@ -35,7 +35,7 @@ const fail = (/** @type {unknown} */ error) => notices.fail(error);
 /** @type {Api} */
 const api = new Api({
   onTrouble: (trouble) => notices.connection(trouble),
-  sendPhotoAgain: (signal) => photos.sendAgain(signal),
+  sendPhotoAgain: (id) => photos.sendAgain(id),
   askToken,
 });
 const view = new View(stage, /** @type {HTMLCanvasElement} */ (byId("canvas")));
@@ -44,6 +44,7 @@ const colouring = new Colouring(api, session, view, {
   onBusy: (busy) => stage.setAttribute("aria-busy", String(busy)),
   onShown: (clicks) => (stage.dataset.shownClicks = String(clicks.length)),
   onHeat: (clicks) => (stage.dataset.heatClicks = String(clicks?.length ?? "")),
+  onColorizer: (colorizer) => photos.answeredBy(colorizer),
   onError: fail,
 });
 const picker = new Picker(api, session, view, {
@@ -74,9 +75,12 @@ new Gestures(surface, view, {
     else picker.close();
   },
 });
-new ClickList(session, (click) => {
-  view.reveal(click);
-  picker.openFor(click);
+new ClickList(session, {
+  onOpen: (click) => {
+    view.reveal(click);
+    picker.openFor(click);
+  },
+  onLeave: () => surface.focus({ preventScroll: true }),
 });
 
 /** @param {import("./types.js").Place} place */
@@ -161,8 +165,9 @@ function showPhoto() {
 
 function clicksChanged() {
   const { photo, history, skipped } = session;
-  /** @type {HTMLButtonElement} */ (byId("undo")).disabled = history.past.length === 0;
-  /** @type {HTMLButtonElement} */ (byId("redo")).disabled = history.future.length === 0;
+  // Not `disabled`: the last step would take the focus from the button that was pressed.
+  byId("undo").setAttribute("aria-disabled", String(history.past.length === 0));
+  byId("redo").setAttribute("aria-disabled", String(history.future.length === 0));
   if (!photo) return;
   byId("saved").textContent = "";
   autosave.save({ photo, history, skipped });

@@ -181,13 +181,14 @@ export class Markers {
     drag.moved ||= Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > DRAG_STARTS;
     const box = this.layer.getBoundingClientRect();
     const place = this.view.pixelAt(event.clientX - box.left, event.clientY - box.top);
-    const moved = place && drag.moved ? move(this.session.clicks, drag.id, place.row, place.col) : this.session.clicks;
+    const { clicks } = this.session;
     const button = this.#buttons.get(drag.id);
-    if (moved === this.session.clicks || !place || !button) return;
+    const locked = clicks.find(({ id }) => id === drag.id)?.locked;
+    if (!drag.moved || locked || !place || !button) return;
     drag.place = place;
     button.classList.add("dragged");
     this.#place(button, place);
-    this.hooks.onDrag(moved);
+    this.hooks.onDrag(move(clicks, drag.id, place.row, place.col));
   }
 
   #drop() {

@@ -5,6 +5,16 @@ import { Refusal } from "./refusal.js";
 
 const STATUS_SECONDS = 6;
 
+/** @param {import("./api.js").Trouble} trouble */
+export function waiting({ kind, seconds }) {
+  const texts = {
+    down: "The server does not answer. Your work is safe in this browser; trying again …",
+    starting: "The server is getting ready. Trying again …",
+    full: `Many people colour at the moment. Trying again in ${Math.ceil(seconds)} s …`,
+  };
+  return texts[kind];
+}
+
 export class Notices {
   #status = byId("status");
   #alert = byId("alert");
@@ -43,12 +53,6 @@ export class Notices {
   connection(trouble) {
     if (!trouble && !this.#connection.hidden) this.say("The server answers again.");
     this.#connection.hidden = !trouble;
-    if (!trouble) return;
-    const texts = {
-      down: "The server does not answer. Your work is safe in this browser; trying again …",
-      starting: "The server is getting ready. Trying again …",
-      full: `Many people colour at the moment. Trying again in ${Math.ceil(trouble.seconds)} s …`,
-    };
-    this.#connectionText.textContent = texts[trouble.kind];
+    if (trouble) this.#connectionText.textContent = waiting(trouble);
   }
 }

@@ -164,18 +164,25 @@ export class Picker {
   #lock() {
     if (this.#click === null) return;
     this.session.change(toggleLock(this.session.clicks, this.#click));
-    this.#stepped = false;
   }
 
-  /** Undo and redo also happen while the popover is open. */
+  /** Undo, and changes of this click or others from elsewhere, also happen while the popover is open. */
   #clicksChanged() {
     if (!this.#place) return;
+    // The step before is no longer this popover's: `#choose` says so again after a change of its own.
+    this.#stepped = false;
     const click = this.session.clicks.find(({ id }) => id === this.#click);
-    if (this.#click !== null && !click) {
-      this.#click = null;
-      this.#stepped = false;
-    }
+    if (!click) this.#click = null;
+    else if (click.row !== this.#place.row || click.col !== this.#place.col) this.#follow(click);
     this.#render();
+  }
+
+  /** @param {Click} click That was moved. */
+  #follow({ row, col }) {
+    this.#place = { row, col };
+    this.#ask(this.#place);
+    this.#position();
+    this.hooks.onPlace(this.#place);
   }
 
   #render() {

@@ -34,6 +34,7 @@ export class Reference {
     this.#canvas.addEventListener("click", (event) => this.#clicked(event));
     this.#canvas.addEventListener("keydown", (event) => this.#key(event));
     session.addEventListener("photo", () => this.#photoChanged());
+    session.addEventListener("file", () => this.#photoChanged());
   }
 
   #photoChanged() {

@@ -6,7 +6,7 @@ import { begin, amend, redo, step, undo } from "./history.js";
 /** @typedef {import("./types.js").Photo} Photo */
 /** @typedef {import("./types.js").Place} Place */
 
-/** Tells "photo" when another photo is opened, and "clicks" when the clicks change. */
+/** Tells "photo" when another photo is opened, "file" when the open one gets its file, "clicks" when the clicks change. */
 export class Session extends EventTarget {
   /** @type {Photo | null} */
   photo = null;
@@ -31,6 +31,14 @@ export class Session extends EventTarget {
     this.history = history;
     this.skipped = skipped;
     this.dispatchEvent(new Event("photo"));
+    this.dispatchEvent(new Event("clicks"));
+  }
+
+  /** @param {Photo} photo The open one, with its file: the work goes on, and everything is asked again. */
+  attach({ blob }) {
+    if (!this.photo) return;
+    this.photo = { ...this.photo, blob };
+    this.dispatchEvent(new Event("file"));
     this.dispatchEvent(new Event("clicks"));
   }
 

@@ -9,10 +9,9 @@ import { swatches } from "./palette.js";
 /** @typedef {import("./types.js").SuggestedPlace} SuggestedPlace */
 
 const PLACES = 3;
-const MOST_PLACES = 10;
+/** The API's limit. */
+const MOST_AVOIDED = 1000;
 const COLOURS = 5;
-/** A place nearer to a skipped one than this share of the long side counts as the same. */
-const SAME_PLACE = 0.04;
 const GAP = 24;
 
 export class Suggestions {
@@ -51,6 +50,7 @@ export class Suggestions {
     byId("skip-place").addEventListener("click", () => this.skip());
     byId("accept-colour").addEventListener("click", () => this.accept());
     byId("show-skipped").addEventListener("click", () => session.forgetSkipped());
+    session.addEventListener("photo", () => this.#forget());
     session.addEventListener("clicks", () => this.#ask());
     session.addEventListener("skipped", () => this.#ask());
     view.addEventListener("move", () => this.#position());
@@ -60,8 +60,9 @@ export class Suggestions {
     const { photo, clicks, skipped } = this.session;
     if (!photo || !this.wanted) return;
     this.#setFresh(false);
-    const places = Math.min(MOST_PLACES, PLACES + skipped.length);
-    const json = { photo: photo.id, clicks: forServer(clicks), places, colours: COLOURS };
+    const avoid = skipped.slice(-MOST_AVOIDED).map(({ row, col }) => ({ row, col }));
+    const asked = { photo: photo.id, clicks: forServer(clicks), places: PLACES, colours: COLOURS };
+    const json = avoid.length > 0 ? { ...asked, avoid } : asked;
     this.#newest.ask(
       (signal) => this.api.json({ path: "/v1/suggest", json, signal }),
       (answer) => this.#show(answer.places),
@@ -71,10 +72,7 @@ export class Suggestions {
 
   /** @param {SuggestedPlace[]} places */
   #show(places) {
-    const reach = SAME_PLACE * Math.max(this.view.photo.width, this.view.photo.height);
-    const isSkipped = (/** @type {SuggestedPlace} */ place) =>
-      this.session.skipped.some(({ row, col }) => Math.hypot(row - place.row, col - place.col) < reach);
-    this.#places = places.filter((place) => !isSkipped(place));
+    this.#places = places;
     this.#place = 0;
     this.#colour = 0;
     this.#setFresh(true);
@@ -90,6 +88,18 @@ export class Suggestions {
 
   get #current() {
     return this.#places[this.#place];
+  }
+
+  /** @returns {SuggestedPlace | undefined} The place that a person may act on: seen, and of the present clicks. */
+  get #offered() {
+    return this.#aside || !this.#fresh ? undefined : this.#current;
+  }
+
+  /** The places of one photo mean nothing on another. */
+  #forget() {
+    this.#places = [];
+    this.#setFresh(false);
+    this.#render();
   }
 
   /** @param {boolean} aside */
@@ -157,8 +167,8 @@ export class Suggestions {
 
   /** @param {string} [hex] Another colour than the chosen one. */
   accept(hex) {
-    const place = this.#current;
-    if (!place || this.#aside) return;
+    const place = this.#offered;
+    if (!place) return;
     const colour = hex ?? place.colours[this.#colour].hex;
     const { row, col } = place;
     const clicks = add(this.session.clicks, { row, col, hex: colour, size: this.clickSize });
@@ -169,15 +179,15 @@ export class Suggestions {
   }
 
   nextColour() {
-    const place = this.#current;
-    if (!place || this.#aside) return;
+    const place = this.#offered;
+    if (!place) return;
     this.#colour = (this.#colour + 1) % place.colours.length;
     this.#render();
     this.hooks.say(`${nameOf(place.colours[this.#colour].hex)}, colour ${this.#colour + 1} of ${place.colours.length}`);
   }
 
   anotherPlace() {
-    if (!this.#current || this.#aside) return;
+    if (!this.#offered) return;
     this.#place = (this.#place + 1) % this.#places.length;
     this.#colour = 0;
     this.view.reveal(this.#current);
@@ -186,8 +196,9 @@ export class Suggestions {
   }
 
   skip() {
-    if (!this.#current || this.#aside) return;
-    this.session.skip(this.#current);
+    const place = this.#offered;
+    if (!place) return;
+    this.session.skip(place);
     this.hooks.say("Skipped. This place is not suggested again.");
   }
 }

@@ -26,9 +26,9 @@ MOST_MILLISECONDS = 60_000
 expect.set_options(timeout=MOST_MILLISECONDS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One for each module: while Playwright runs, no other test of this process could use asyncio."""
+    """For these tests only: while Playwright runs, no other test of this process could use asyncio."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not here; Debian's package chromium has it")
     with sync_playwright() as playwright:
@@ -37,12 +37,24 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def server() -> Iterator[Server]:
     server = Server()
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="package")
+def blank(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page without a photo, whose modules a test takes one by one."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.locator("body[data-ready]")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    yield page
+    context.close()
 
 
 class Watch:

@@ -9,6 +9,12 @@ from playwright.sync_api import JSHandle, Page, expect
 Colour = tuple[int, int, int]
 
 
+def run(page: Page, module: str, body: str, argument: object = None) -> object:
+    """The value of JavaScript that finds the module's names in `m`."""
+    code = f"async (argument) => {{ const m = await import('/static/{module}.js'); {body} }}"
+    return page.evaluate(code, argument)
+
+
 def choose(page: Page, content: bytes, name: str = "coffee.jpg", kind: str = "image/jpeg") -> None:
     """By the file dialog's input."""
     page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": content})

@@ -142,6 +142,25 @@ def test_focus_returns_to_the_photo_when_the_colours_close(page: Page, grey_phot
     expect(page.locator("#surface")).to_be_focused()
 
 
+def test_focus_is_not_lost_with_what_had_it(page: Page, grey_photo: bytes):
+    steps.opened(page, grey_photo)
+    for share in (0.2, 0.5, 0.8):
+        steps.colour(page, share, share, "#c03030")
+    page.get_by_role("button", name="Remove click 2").focus()
+    for left in ("Remove click 2", "Remove click 1"):
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name=left)).to_be_focused()
+    page.locator("#remove-all").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#surface")).to_be_focused()
+    page.locator("#undo").focus()
+    for _ in range(7):
+        page.keyboard.press("Enter")
+    expect(page.locator("#counter")).to_have_text("0 clicks")
+    expect(page.locator("#undo")).to_be_disabled()
+    expect(page.locator("#undo")).to_be_focused()
+
+
 def test_page_has_no_inline_script_or_style(page: Page):
     markup = page.evaluate("fetch('/').then((answer) => answer.text())")
     assert " style=" not in markup

@@ -31,6 +31,15 @@ def test_click_is_moved_recoloured_locked_and_removed(page: Page, grey_photo: by
     with page.expect_request(lambda request: _clicks(request)[0]["row"] in range(98, 103)):
         page.mouse.up()
     expect(page.locator("#picker")).to_be_hidden()
+    moved = steps.marker(page, 1).get_attribute("aria-label") or ""
+    page.mouse.down()
+    page.mouse.move(*steps.point(page, 0.7, 0.7), steps=4)
+    page.mouse.move(*steps.point(page, 0.5, 0.5), steps=4)
+    page.mouse.up()
+    expect(steps.marker(page, 1)).to_have_accessible_name(moved)
+    page.click("#undo")  # one step: to where it began is no move
+    expect(steps.marker(page, 1)).to_have_accessible_name("Click 1: red #c03030, row 60, column 90")
+    page.click("#redo")
 
     steps.marker(page, 1).click()
     page.fill("#hex", "#30a040")

@@ -111,6 +111,13 @@ def guarded(watch) -> Iterator[Server]:
 
 
 def test_server_with_a_token_asks_for_it_once(guarded: Server, page: Page, grey_photo: bytes):
+    page.fill("#token", "not this one, my friend")
+    page.press("#token", "Enter")
+    expect(page.locator("#token-error")).to_contain_text("wrong")
+    page.keyboard.press("Escape")
+    expect(page.locator("#token-dialog")).to_be_hidden()
+    expect(page.locator("#alert")).to_contain_text("Reload the page")
+    page.reload()
     page.fill("#token", TOKEN)
     page.press("#token", "Enter")
     expect(page.locator(".sample").first).to_be_visible()

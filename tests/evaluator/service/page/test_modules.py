@@ -3,20 +3,9 @@
 import pytest
 from playwright.sync_api import Page
 
+from tests.evaluator.service.page.steps import run
+
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def blank(browser, server) -> Page:
-    page = browser.new_page()
-    page.goto(server.url)
-    return page
-
-
-def run(page: Page, module: str, body: str, argument: object = None) -> object:
-    """The value of JavaScript that finds the module's names in `m`."""
-    code = f"async (argument) => {{ const m = await import('/static/{module}.js'); {body} }}"
-    return page.evaluate(code, argument)
 
 
 def test_history_undoes_in_reverse_and_redoes_in_order(blank: Page):

@@ -167,6 +167,18 @@ def test_full_server_is_waited_for_as_long_as_it_asks(page: Page, watch, grey_ph
     expect(page.locator("#connection")).to_be_hidden()
 
 
+def test_export_to_a_full_server_waits_inside_its_dialog(page: Page, watch, grey_photo: bytes):
+    watch.expected = ("429",)
+    steps.opened(page, grey_photo)
+    full = {"status": 429, "headers": {"Retry-After": "30"}, "content_type": PROBLEM, "body": "{}"}
+    page.route("**/v1/export", lambda route: route.fulfill(**full))
+    page.click("#export")
+    page.click("#export-start")
+    expect(page.locator("#export-progress")).to_contain_text("Trying again in 30 s")
+    expect(page.locator("#connection")).to_be_hidden()
+    page.keyboard.press("Escape")
+
+
 def test_request_that_died_with_its_replica_is_sent_again(page: Page, watch, grey_photo: bytes):
     watch.expected = ("500",)
     steps.opened(page, grey_photo)
