@@ -81,7 +81,7 @@ class SpaceSearch(Searcher):
         self._reported[trial_id] = result["training_iteration"]
         value = measured(result, self._measure)
         if trial_id in self._open and value is not None:
-            self._open[trial_id].report(value, step=result["images_seen"])
+            self._report(self._open[trial_id], value, result["images_seen"])
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
@@ -96,10 +96,15 @@ class SpaceSearch(Searcher):
         if error or ERROR in result or value is None:
             self._study.tell(trial, state=TrialState.FAIL)
         elif result["training_iteration"] > reported:  # stopped at this report
-            trial.report(value, step=result["images_seen"])
+            self._report(trial, value, result["images_seen"])
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, value)
+
+    def _report(self, trial: optuna.Trial, value: float, images_seen: int) -> None:
+        """Note a value once: a trial that goes on after a kill reports some of them again."""
+        if images_seen not in self._study.trials[trial.number].intermediate_values:
+            trial.report(value, step=images_seen)
 
     def save(self, checkpoint_path: str) -> None:
         """Everything, for a sweep that is resumed."""

@@ -90,6 +90,14 @@ def test_optuna_learns_how_each_trial_ended():
     assert stopped.intermediate_values == {100: 20.0, 200: 19.0}
 
 
+def test_a_report_that_a_resumed_trial_repeats_counts_once():
+    search = searcher("tpe")
+    search.suggest("resumed")
+    for iteration, value in ((1, 20.0), (2, 20.5)):
+        search.on_trial_result("resumed", {"ab_psnr": value, "images_seen": 100, "training_iteration": iteration})
+    assert search._study.trials[0].intermediate_values == {100: 20.0}
+
+
 def result(images: int, value: float | None) -> dict[str, Any]:
     return {"images_seen": images, "ab_psnr": value}
 
