@@ -22,6 +22,7 @@ from trainer.null_tracker import NullTracker, Place
 from trainer.runs import as_json
 from trainer.settings import checked
 from trainer.tracking import open_tracker
+from tuner.orphans import end_with_parent
 from tuner.plan import FINISHED, Plan
 from tuner.record import BEST_FILE, Sweep, Trial, best, read_trials
 from tuner.recorder import Recorder, Spending
@@ -81,6 +82,7 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
 
 def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, space: Space) -> None:
     """What Ray runs: one trial. Its own errors become its last report, so that Ray does not try it again."""
+    end_with_parent()
     try:
         objective(checked(space.active(config[POINT])), setup)
     except Exception as error:  # whatever it is, it ends this trial and not the sweep

@@ -32,6 +32,7 @@ from trainer.runs import RESULTS_FILE, RunFolder
 from trainer.session import Session
 from trainer.settings import checked
 from tuner.measures import GUIDES, measured
+from tuner.orphans import end_with_parent
 
 TRIALS = "trials"
 """Folder of the trials' run folders in the sweep's."""
@@ -239,6 +240,7 @@ def _train_with_workers(leg: Leg, setup: Setup) -> None:
 
 def _worker(settings: dict[str, Any]) -> None:
     """One process of several; Ray has set their ranks, and accelerate has to be told where there is no GPU."""
+    end_with_parent()
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
     _train(settings["leg"], lambda numbers, _: train.report(numbers))
