@@ -1,8 +1,8 @@
 """Processes that Ray started end with Ray.
 
-Ray's workers look whether the process id of their node's daemon is still there. Where nobody collects dead processes,
-as in a container without an init, it is there for ever: a sweep that was killed would go on training in the background,
-in the folders that `--resume` continues.
+Ray's workers look whether the process id of their node's daemon is still there. Where nobody collects dead
+processes, as in a container without an init, it is there for ever: a sweep that was killed would go on training in
+the background, in the folders that `--resume` continues.
 """
 
 import os
