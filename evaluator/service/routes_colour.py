@@ -65,8 +65,9 @@ async def suggest_places(service: Served, request: Request, asked: Suggest) -> S
 async def _suggest(service: Service, asked: Suggest) -> Suggestions:
     coloured = await service.colour(asked)
     photo, networks = coloured.photo, coloured.networks
+    avoid = [working_pixel(photo, at.row, at.col) for at in asked.avoid]
     found = await suggest.places(
-        service.engine, photo.working, coloured.clicks, asked.places, coloured.ab, networks
+        service.engine, photo.working, coloured.clicks, asked.places, coloured.ab, networks, avoid
     )
     # At once, so that the networks may compute them together.
     colours = await asyncio.gather(

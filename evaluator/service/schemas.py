@@ -82,11 +82,22 @@ class Colorize(Clicked):
     format: PreviewFormat = "jpeg"
 
 
+class At(Sent):
+    """A place of the photo."""
+
+    row: Side = Field(description="from the top, in pixels of the upright photo", examples=[120])
+    col: Side = Field(description="from the left, in pixels of the upright photo", examples=[340])
+
+
 class Suggest(Clicked):
     """Ask for the next places and colours."""
 
-    places: Annotated[int, Field(ge=1, le=10)] = 3
-    colours: Annotated[int, Field(ge=1, le=9)] = 5
+    places: Annotated[int, Field(ge=1, le=10, examples=[3])] = 3
+    colours: Annotated[int, Field(ge=1, le=9, description="for each place", examples=[5])] = 5
+    avoid: Annotated[
+        list[At],
+        Field(max_length=MOST_CLICKS, description="places that were refused: nothing near them is suggested"),
+    ] = []
 
 
 class ColoursAt(Clicked):

@@ -1,6 +1,8 @@
 """Where the next click helps most, and which colours are plausible there: both without the true colours."""
 
+import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +46,7 @@ async def places(
     count: int,
     predicted_ab: Float[Tensor, "1 2 h w"] | None = None,
     networks: Networks | None = None,
+    avoid: Sequence[tuple[int, int]] = (),
 ) -> list[Place]:
     """The `count` best places for the next click, the best first, a neighbourhood's radius apart.
 
@@ -56,6 +59,7 @@ async def places(
         count: at least 1.
         predicted_ab: the present colours, where they are known already.
         networks: a pair to use; default: the present one.
+        avoid: row and column of places whose neighbourhoods are left out.
 
     Raises:
         Overloaded: too many requests wait.
@@ -64,26 +68,35 @@ async def places(
     if predicted_ab is None:
         predicted_ab = await engine.colorize(working, clicks, pair)
     logits = await engine.logits(working, predicted_ab, clicks, pair)
-    return peaks(logits[0], clicked(clicks)[0], count)
+    return await asyncio.to_thread(peaks, logits[0], clicked(clicks)[0], count, avoid)
 
 
-def peaks(logits: Float[Tensor, "h w"], taken: Tensor, count: int) -> list[Place]:
+def peaks(
+    logits: Float[Tensor, "h w"], taken: Tensor, count: int, avoid: Sequence[tuple[int, int]] = ()
+) -> list[Place]:
     """The largest logits one after the other; each keeps others out of its neighbourhood.
 
     Args:
         logits: z / T.
         taken: (h, w), True at pixels that are clicked.
         count: at least 1.
+        avoid: row and column of places whose neighbourhoods are left out.
     """
     height, width = logits.shape
     heat = logits.double().flatten().softmax(0).view_as(logits)
     free = logits.masked_fill(taken, -math.inf)
     radius = max(1.0, NEIGHBOURHOOD * min(height, width))
     rows, cols = torch.arange(height)[:, None], torch.arange(width)
+
+    def near_to(row: int, col: int) -> Tensor:
+        return (rows - row).square() + (cols - col).square() <= radius**2
+
+    for place in avoid:
+        free = free.masked_fill(near_to(*place), -math.inf)
     found: list[Place] = []
     while len(found) < count and float(free.max()) > -math.inf:
         row, col = divmod(int(free.argmax()), width)
-        near = (rows - row).square() + (cols - col).square() <= radius**2
+        near = near_to(row, col)
         found.append(Place(row, col, float(heat[near].sum())))
         heat = heat.masked_fill(near, 0.0)
         free = free.masked_fill(near, -math.inf)

@@ -137,6 +137,21 @@ def test_suggested_places_are_apart_in_the_photo_and_have_colours(client: TestCl
             assert 0 <= colour["lab"][0] <= 100
 
 
+def test_places_that_were_refused_are_not_suggested_again(client: TestClient, photo: dict):
+    def suggested(**more) -> list[dict]:
+        answer = client.post("/v1/suggest", json={"photo": photo["id"], "places": 3, "colours": 1, **more})
+        assert answer.status_code == 200, answer.text
+        return [{"row": place["row"], "col": place["col"]} for place in answer.json()["places"]]
+
+    refused: list[dict] = []
+    for _ in range(4):  # more than there are in one answer
+        refused += suggested(avoid=refused)
+    assert len({(place["row"], place["col"]) for place in refused}) == 12
+    assert suggested(avoid=[]) == refused[:3]
+    answer = client.post("/v1/suggest", json={"photo": photo["id"], "avoid": [{"row": 480, "col": 0}]})
+    assert (answer.status_code, slug(answer)) == (422, "outside")
+
+
 def test_colours_are_suggested_at_any_place(client: TestClient, photo: dict):
     asked = {"photo": photo["id"], "clicks": [], "row": 479, "col": 0, "colours": 5}
     colours = client.post("/v1/colours", json=asked).json()["colours"]

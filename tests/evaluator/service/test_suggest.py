@@ -96,6 +96,16 @@ def test_where_no_pixel_is_left_there_are_fewer_places():
     assert [(place.row, place.col) for place in peaks(torch.zeros(8, 8), taken, 3)] == [(4, 4)]
 
 
+def test_nothing_near_a_place_to_avoid_is_found_and_the_others_keep_their_share():
+    logits = torch.full((64, 96), -50.0)
+    logits[10, 10], logits[10, 12], logits[40, 70] = 2.0, 1.0, 1.5
+    free = torch.zeros(64, 96, dtype=torch.bool)
+    (place,) = peaks(logits, free, 1, [(11, 9)])
+    assert (place.row, place.col) == (40, 70)
+    assert place.probability == peaks(logits, free, 2)[1].probability
+    assert peaks(logits[:8, :8], free[:8, :8], 3, [(row, col) for row in range(8) for col in range(8)]) == []
+
+
 def test_scores_that_are_far_apart_still_give_places():
     logits = torch.zeros(40, 40)
     logits[5, 5] = 5000.0
