@@ -34,18 +34,35 @@ def build(folder: Path, gallery: Gallery | None = None) -> Path:
         ValueError: the folder has no finished benchmark (see `Finished.read`).
     """
     finished = Finished.read(folder)
+    page = templates().get_template("page.html.jinja").render(_content(finished, gallery))
+    target = folder / FILE_NAME
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def templates(*folders: Path) -> Environment:
+    """Jinja over these folders and this one, which has the parts that reports share."""
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader([*folders, _HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["jpeg"] = jpeg
-    page = environment.get_template("page.html.jinja").render(_content(finished, gallery))
-    target = folder / FILE_NAME
-    target.write_text(page, encoding="utf-8")
-    return target
+    return environment
+
+
+def style() -> str:
+    """The style sheet of reports."""
+    return (_HERE / "style.css").read_text(encoding="utf-8")
+
+
+def facts(commit: str, machine: Mapping[str, Any], versions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Machine, versions and commit as names and values."""
+    hardware = [(key.replace("_", " "), "none" if value is None else str(value)) for key, value in machine.items()]
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return [("commit", str(commit)), *hardware, ("versions", packages)]
 
 
 def save_figures(folder: Path, target: Path) -> list[Path]:
@@ -75,7 +92,7 @@ def _content(finished: Finished, gallery: Gallery | None) -> dict[str, Any]:
     about, summaries = finished.about, finished.summaries()
     return {
         "finished": finished,
-        "style": (_HERE / "style.css").read_text(encoding="utf-8"),
+        "style": style(),
         "protocol": words.protocol_sentences(finished),
         "findings": words.findings(finished, summaries),
         "glance": tables.glance_table(finished, summaries, nearest_budget(finished.budgets)),
@@ -91,7 +108,7 @@ def _content(finished: Finished, gallery: Gallery | None) -> dict[str, Any]:
         "most_named": _MOST_NAMED,
         "not_measured": about.get("not_measured") or [],
         "networks": {"colorizer": about["colorizer"], **(about.get("guides") or {})},
-        "facts": _facts(about),
+        "facts": facts(about["commit"], about["machine"], about["versions"]),
     }
 
 
@@ -128,12 +145,3 @@ def _heat_maps(finished: Finished) -> dict[str, figures.Picture]:
     positions = finished.positions(finished.budgets[-1])
     densities = {policy: figures.click_density(clicks, finished.sizes) for policy, clicks in positions.items()}
     return {policy: figures.heat_map(cells, policy) for policy, cells in densities.items() if cells is not None}
-
-
-def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Machine, versions and commit as names and values."""
-    machine = [
-        (key.replace("_", " "), "none" if value is None else str(value)) for key, value in about["machine"].items()
-    ]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return [("commit", str(about["commit"])), *machine, ("versions", versions)]
