@@ -1,0 +1,301 @@
+"""`python -m tuner promote FOLDER`: the best settings of a sweep are trained in full; @champion if they win.
+
+The retraining registers its networks as every training does. Then the evaluator measures the new networks and the
+present champions on the same photos under the same protocol, and its own `promote` decides, first about the
+colorizer with random clicks, then about the blind guide with whichever colorizer is the champion by then.
+
+The same command goes on where an earlier one ended: it resumes the retraining, and measures nothing twice.
+Exit code 0: both are champions now. 3: the evidence was refused for one of them at least. 2: wrong input.
+"""
+
+import fcntl
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from PIL import Image
+
+from evaluator import promote as evaluation
+from evaluator import registry
+from evaluator.atomic import write_atomically
+from evaluator.benchmark.main import Benchmark
+from evaluator.benchmark.options import Options
+from evaluator.benchmark.ranks import Ranks
+from evaluator.finished import SUMMARY_FILE
+from evaluator.metrics import METRICS
+from evaluator.photos.source import open_photos
+from evaluator.results import BASELINE
+from trainer.checkpoints import Checkpoints
+from trainer.config import Config, override
+from trainer.data.sources import open_validation
+from trainer.hooks import Hooks
+from trainer.interrupts import StopRequest
+from trainer.presets import paper
+from trainer.runs import RESULTS_FILE, RunFolder
+from trainer.session import Session
+from trainer.settings import checked, nearest
+from tuner.record import Sweep, best, read_trials
+
+COLORIZER, GUIDE, POLICY = "colornet", "editnet-blind", "guide-blind"
+"""Registered names, and what benchmarks call the guide."""
+PROMOTION = "promotion"
+"""Folder in the sweep's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train the best settings of a sweep in full, and make its networks champions if benchmarks say so."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Of the sweep, such as runs/sweeps/NAME."""
+    photos: Path | None = None
+    """What is measured: a folder or a zip of photos, or shards. Without it the trainings' validation photos, by
+    which the sweep has chosen its best: give others where you have them."""
+    limit: int | None = None
+    """Take only the first so many photos."""
+    metric: str = "ab_psnr"
+    """The new networks must be better on it, and not worse on any other."""
+    seed: int | None = None
+    """Of the retraining; without it the best trial's."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; the exit code is in the module's docstring.
+
+    Raises:
+        ValueError: wrong input; the message says what to do.
+        OSError: MLflow does not answer, or the disk is full.
+        KeyboardInterrupt: asked to stop; the same command goes on.
+        SystemExit: with code 1 when the training broke.
+    """
+    arguments = tyro.cli(Arguments, prog="python -m tuner promote", args=list(words))
+    return promote(
+        arguments.folder,
+        photos=arguments.photos,
+        limit=arguments.limit,
+        metric=arguments.metric,
+        seed=arguments.seed,
+    )
+
+
+def promote(
+    folder: Path,
+    *,
+    photos: Path | None = None,
+    limit: int | None = None,
+    metric: str = "ab_psnr",
+    seed: int | None = None,
+) -> int:
+    """Retrain, measure, decide: see `Arguments` and the module's docstring, and for errors `main`."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("promote is one process; leave accelerate launch out")
+    if metric not in METRICS:
+        raise ValueError(f"there is no metric {metric!r}{nearest(metric, METRICS)}; have {', '.join(METRICS)}")
+    retraining = Retraining.of(folder, seed)
+    with _alone(retraining.folder / PROMOTION):
+        source = photos or _validation_photos(retraining.config, retraining.folder / PROMOTION / "validation")
+        fingerprint = open_photos(source, limit).fingerprint  # what is wrong with them is said before the training
+        versions = retraining.run()
+        out = retraining.folder / PROMOTION / f"photos-{fingerprint[:8]}"
+        contest = Contest(
+            config=retraining.config, versions=versions, photos=source, limit=limit, metric=metric, out=out
+        )
+        return contest.decide()
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """The whole training with a sweep's best settings."""
+
+    folder: Path
+    """The sweep's."""
+    trial: str
+    """Id of the best."""
+    parent_run: str
+    tracking_uri: str
+    config: Config
+
+    @classmethod
+    def of(cls, folder: Path, seed: int | None) -> "Retraining":
+        """What is to be trained.
+
+        Raises:
+            ValueError: no sweep, nothing measured in it, or MLflow is elsewhere now.
+        """
+        folder = folder.resolve()
+        sweep = Sweep.read(folder)
+        base = override(paper(), checked(sweep.base))
+        best_one = best(read_trials(folder), sweep.metric)
+        if best_one is None:
+            raise ValueError(
+                f"no trial of {folder} has measured {sweep.metric.name}; there is no best one to train"
+            )
+        if (here := registry.default_tracking_uri(base.run.work)) != sweep.tracking_uri:
+            raise ValueError(
+                f"the sweep is in MLflow at {sweep.tracking_uri}, and networks would be registered at {here}; "
+                f"set MLFLOW_TRACKING_URI={sweep.tracking_uri}"
+            )
+        config = override(base, checked(best_one.values))
+        config = override(config, {"seed": config.seed if seed is None else seed})
+        name = f"{sweep.name}-best-{best_one.id}-seed-{config.seed}"
+        config = override(config, {"run.name": name, "run.publish": True})
+        return cls(folder, best_one.id, sweep.parent_run, sweep.tracking_uri, config)
+
+    def run(self) -> dict[str, str]:
+        """Train, or go on with it, unless it is finished.
+
+        Returns:
+            The versions that were registered, by name.
+
+        Raises:
+            WRONG_INPUT: see `trainer.parts`.
+            KeyboardInterrupt: asked to stop.
+            SystemExit: with code 1, the training broke.
+        """
+        run = RunFolder(Path(self.config.run.work) / self.config.run.name)
+        if not run.is_finished:
+            self._train(run)
+        if not run.is_finished:
+            raise KeyboardInterrupt("stopped; python -m tuner promote with the same words goes on")
+        registered = json.loads((run.path / RESULTS_FILE).read_text())["registered"]
+        if missing := [name for name in (COLORIZER, GUIDE) if name not in registered]:
+            raise ConnectionError(
+                f"{run.path} is trained, but MLflow did not take {' and '.join(missing)}: they are in "
+                f"{run.path / 'networks'}. Train again with another --seed, or compare them by hand"
+            )
+        return {name: str(registered[name]) for name in (COLORIZER, GUIDE)}
+
+    def _train(self, run: RunFolder) -> None:
+        resume = bool(Checkpoints(run.checkpoints, keep=1).list())
+        if run.path.exists() and not resume:
+            shutil.rmtree(run.path)  # it ended before its first checkpoint
+        hooks = Hooks(
+            parent_run=self.parent_run,
+            tracking_uri=self.tracking_uri,
+            tags={"sweep": self.folder.name, "retrains": self.trial},
+        )
+        with StopRequest() as stop, Session.open(self.config, resume=resume, hooks=hooks) as session:
+            session.train(stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """The new networks against the champions."""
+
+    config: Config
+    """Of the new networks; benchmarks have the protocol of its validation."""
+    versions: dict[str, str]
+    """Of the new networks, by registered name."""
+    photos: Path
+    limit: int | None
+    metric: str
+    out: Path
+    """Folder for the benchmarks."""
+
+    @property
+    def work(self) -> Path:
+        """Work folder, with the registry where no server is set."""
+        return Path(self.config.run.work)
+
+    def decide(self) -> int:
+        """First the colorizer, then the guide with whichever colorizer is the champion by then.
+
+        Returns:
+            0 when both are champions, else 3.
+
+        Raises:
+            ValueError, OSError: as `evaluator benchmark` and `evaluator promote`.
+        """
+        return max(self._colorizer(), self._guide())
+
+    def _colorizer(self) -> int:
+        old, new = self._champion(COLORIZER), self.versions[COLORIZER]
+        if old == new:
+            return self._already(COLORIZER)
+        challenger = self._measure(new, self.versions[GUIDE])
+        # Its clicks are random ones: the guide is there for the next question.
+        champion = self._measure(old, self._champion(GUIDE) or self.versions[GUIDE]) if old else None
+        return self._judge(challenger, champion, evaluation.COLORIZER)
+
+    def _guide(self) -> int:
+        old, new = self._champion(GUIDE), self.versions[GUIDE]
+        if old == new:
+            return self._already(GUIDE)
+        colorizer = self._champion(COLORIZER) or self.versions[COLORIZER]
+        challenger = self._measure(colorizer, new)
+        champion = self._measure(colorizer, old) if old else None
+        return self._judge(challenger, champion, POLICY)
+
+    def _judge(self, challenger: Path, champion: Path | None, network: str) -> int:
+        return evaluation.main(
+            challenger=challenger,
+            champion=champion,
+            metric=self.metric,
+            network=network,
+            first=champion is None,
+            work=self.work,
+        )
+
+    def _measure(self, colorizer: str, guide: str) -> Path:
+        """The folder of a benchmark of two registered versions, measured now where it is not yet."""
+        out = self.out / f"{COLORIZER}-{colorizer}_{GUIDE}-{guide}"
+        if (out / SUMMARY_FILE).exists():
+            return out
+        validation = self.config.validation
+        options = Options(
+            colorizer=f"models:/{COLORIZER}/{colorizer}",
+            guide=((f"models:/{GUIDE}/{guide}",),),
+            photos=self.photos,
+            limit=self.limit,
+            out=out,
+            policies=(BASELINE,),
+            clicks=tuple(map(str, validation.clicks)),
+            hint_size=validation.hint_size,
+            size=self.config.data.image_size,
+            threads=self.config.engine.threads,
+            resume=True,
+            work=self.work,
+        )
+        Benchmark.open(options, Ranks.start()).run()
+        return out
+
+    def _champion(self, name: str) -> str | None:
+        return registry.champion(registry.default_tracking_uri(self.work), name)
+
+    def _already(self, name: str) -> int:
+        print(f"models:/{name}@{registry.CHAMPION} is version {self.versions[name]}, which was trained here")
+        return 0
+
+
+def _validation_photos(config: Config, folder: Path) -> Path:
+    """The photos of the trainings' validation as files, without loss; files that are right are left alone.
+
+    A benchmark is continued only on files that nobody has written since.
+    """
+    photos, _ = open_validation(config.data, config.validation.photos)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, photo in enumerate(photos):
+        png, file = io.BytesIO(), folder / f"{index:05}.png"
+        Image.fromarray(photo.permute(1, 2, 0).numpy()).save(png, "PNG")
+        if not file.exists() or file.read_bytes() != png.getvalue():
+            write_atomically(file, png.getvalue())
+    return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a second promotion of the same sweep while the block runs."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder.parent} is being promoted by another process") from None
+        yield
