@@ -195,6 +195,8 @@ class Batcher:
         started = time.perf_counter()
         try:
             outputs = _together(live)
+            if len(outputs) != len(live):
+                raise RuntimeError(f"the network gave {len(outputs)} outputs for {len(live)} photos")
         except Exception as error:
             for request in live:
                 request.future.set_exception(error)

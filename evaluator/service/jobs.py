@@ -13,7 +13,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evaluator.atomic import write_atomically
@@ -29,6 +29,7 @@ MOST_BYTES = 2**30
 _PATIENCE = 60
 """Tries to get a photo's turn while people use the service."""
 _FINISHED = ("done", "failed", "cancelled")
+RESULT_FILE = "result.zip"
 _log = logging.getLogger("chromaclick")
 
 
@@ -43,8 +44,9 @@ class Jobs:
     def start(self) -> None:
         """Go on with the jobs that a process left when it ended."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for job in self._unfinished():
-            self._continue(job)
+        for folder, state in self._all():
+            if state.state not in _FINISHED:
+                self._continue(folder.name)
 
     async def close(self) -> None:
         """Stop; another process, or the next start, goes on."""
@@ -53,19 +55,13 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def create(self, batch: Batch) -> Job:
+    async def create(self, batch: Batch) -> Job:
         """Take a batch.
 
         Raises:
             Problem: 429, too many are unfinished.
         """
-        if len(self._unfinished()) >= self._most:
-            raise overloaded(30.0, "the batch queue")
-        self._forget_old()
-        job = secrets.token_hex(16)
-        folder = self._folder / job
-        write_atomically(folder / "request.json", batch.model_dump_json().encode())
-        _write(folder, JobState(job=job, state="queued", done=0, total=len(batch.items), errors=[]))
+        job = await asyncio.to_thread(self._enqueue, batch)
         self._continue(job)
         return Job(job=job)
 
@@ -75,7 +71,7 @@ class Jobs:
         Raises:
             Problem: 404, there is no such job.
         """
-        state = _read(self._existing(job))
+        state = self._existing(job)
         if state.state in _FINISHED:
             return state
         if _cancelled(self._folder / job):
@@ -92,7 +88,7 @@ class Jobs:
         state = self.state(job)
         if state.state != "done":
             raise Problem(409, "no-result", f"the job is {state.state}; its result is there once it is done")
-        return self._folder / job / "result.zip"
+        return self._folder / job / RESULT_FILE
 
     def remove(self, job: str) -> None:
         """Cancel a job, or remove a finished one.
@@ -100,30 +96,41 @@ class Jobs:
         Raises:
             Problem: 404, there is no such job.
         """
-        folder = self._existing(job)
-        if _read(folder).state in _FINISHED:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder = self._folder / job
+        if self._existing(job).state in _FINISHED or _is_cancelled_and_idle(folder):
+            _take_away(folder)
         else:
             (folder / "cancel").touch()
 
-    def _existing(self, job: str) -> Path:
-        folder = self._folder / job
-        if not re.fullmatch(r"[0-9a-f]{32}", job) or not (folder / "state.json").exists():
-            raise Problem(404, "job-missing", f"there is no job {ascii(job)[:40]}; send the batch again")
-        return folder
-
-    def _unfinished(self) -> list[str]:
-        return [folder.name for folder in self._all() if _read(folder).state not in _FINISHED]
-
-    def _all(self) -> list[Path]:
-        """Folders of jobs, the oldest first."""
-        files = sorted(self._folder.glob("*/state.json"), key=lambda file: file.stat().st_mtime)
-        return [file.parent for file in files]
-
-    def _forget_old(self) -> None:
-        finished = [folder for folder in self._all() if _read(folder).state in _FINISHED]
+    def _enqueue(self, batch: Batch) -> str:
+        jobs = self._all()
+        waiting = [folder for folder, state in jobs if state.state not in _FINISHED and not _cancelled(folder)]
+        if len(waiting) >= self._most:
+            raise overloaded(30.0, "the batch queue")
+        finished = [folder for folder, state in jobs if state.state in _FINISHED]
         for folder in finished[:-KEPT]:
-            shutil.rmtree(folder, ignore_errors=True)
+            _take_away(folder)
+        job = secrets.token_hex(16)
+        write_atomically(self._folder / job / "request.json", batch.model_dump_json().encode())
+        state = JobState(job=job, state="queued", done=0, total=len(batch.items), errors=[])
+        _write(self._folder / job, state)
+        return job
+
+    def _existing(self, job: str) -> JobState:
+        state = _read(self._folder / job) if re.fullmatch(r"[0-9a-f]{32}", job) else None
+        if state is None:
+            raise Problem(404, "job-missing", f"there is no job {ascii(job)[:40]}; send the batch again")
+        return state
+
+    def _all(self) -> list[tuple[Path, JobState]]:
+        """Folders of jobs with their states, the oldest first. Others may remove some meanwhile."""
+        found: list[tuple[float, Path, JobState]] = []
+        for file in self._folder.glob("*/state.json"):
+            state = _read(file.parent)
+            with suppress(FileNotFoundError):
+                if state is not None:
+                    found.append((file.stat().st_mtime, file.parent, state))
+        return [(folder, state) for _, folder, state in sorted(found, key=lambda one: one[0])]
 
     def _continue(self, job: str) -> None:
         if job in self._tasks:
@@ -133,22 +140,30 @@ class Jobs:
         task.add_done_callback(lambda _: self._tasks.pop(job))
 
     async def _run(self, folder: Path) -> None:
-        with _owned(folder) as mine:
-            if not mine:
-                return
-            async with self._turn:
-                try:
-                    await self._work(folder)
-                except Exception as error:
-                    _log.exception("job %s failed", folder.name)
-                    state = _read(folder)
-                    why = f"the service failed at this job ({type(error).__name__}); its log has the reason"
-                    _write(folder, state.model_copy(update={"state": "failed", "errors": [*state.errors, why]}))
+        try:
+            with _owned(folder) as mine:
+                if mine:
+                    async with self._turn:
+                        await self._work(folder)
+        except FileNotFoundError:
+            if folder.exists():
+                raise
+            # It was removed meanwhile.
 
     async def _work(self, folder: Path) -> None:
         state = _read(folder)
-        if state.state in _FINISHED:  # by another process, just now
-            return None
+        if state is None or state.state in _FINISHED:  # by another process, just now
+            return
+        try:
+            await self._all_items(folder, state)
+        except Exception as error:
+            _log.exception("job %s failed", folder.name)
+            state.errors.append(f"the service failed at this job ({type(error).__name__}); its log has the reason")
+            _finish(folder, state, "failed")
+
+    async def _all_items(self, folder: Path, state: JobState) -> None:
+        if (folder / RESULT_FILE).exists():  # its process died between the last two steps
+            return _finish(folder, state, "done")
         batch = Batch.model_validate_json((folder / "request.json").read_text())
         state.state = "running"
         for number in range(state.done, state.total):
@@ -161,7 +176,7 @@ class Jobs:
         results = sorted((folder / "results").glob("*.*"))
         if not results:
             return _finish(folder, state, "failed")
-        await asyncio.to_thread(_zip, results, folder / "result.zip")
+        await asyncio.to_thread(_zip, results, folder / RESULT_FILE)
         return _finish(folder, state, "done")
 
     async def _one(self, folder: Path, batch: Batch, number: int) -> str | None:
@@ -174,6 +189,9 @@ class Jobs:
             content = await self._patiently(item, batch)
         except Problem as problem:
             return str(problem.detail)
+        except Exception as error:  # one photo's trouble is not the others'
+            _log.exception("job %s failed at item %d", folder.name, number)
+            return f"the service failed at this photo ({type(error).__name__}); its log has the reason"
         file = results / f"{number:03d}-{item.photo[:12]}.{batch.format}"
         await asyncio.to_thread(write_atomically, file, content)
         return None
@@ -197,16 +215,39 @@ def _item(batch: Batch, number: int) -> Clicked:
 
 
 def _finish(folder: Path, state: JobState, how: str) -> None:
-    shutil.rmtree(folder / "results", ignore_errors=True)
     _write(folder, state.model_copy(update={"state": how}))
+    shutil.rmtree(folder / "results", ignore_errors=True)
 
 
 def _cancelled(folder: Path) -> bool:
     return (folder / "cancel").exists()
 
 
-def _read(folder: Path) -> JobState:
-    return JobState(**json.loads((folder / "state.json").read_text()))
+def _is_cancelled_and_idle(folder: Path) -> bool:
+    """Whether a job was cancelled, and no process works on it that would have to find out."""
+    if not _cancelled(folder):
+        return False
+    with _owned(folder) as mine:
+        return mine
+
+
+def _take_away(folder: Path) -> None:
+    """Out of sight in one step, so that nobody finds half a job."""
+    grave = folder.with_name(f".removed-{folder.name}")
+    with suppress(FileNotFoundError):
+        folder.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def _read(folder: Path) -> JobState | None:
+    """A job's state; None where there is none (any more), or none that can be read."""
+    try:
+        return JobState(**json.loads((folder / "state.json").read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        _log.error("the job in %s cannot be read and is left alone: %s", folder, error)
+        return None
 
 
 def _write(folder: Path, state: JobState) -> None:

@@ -13,7 +13,7 @@ IN_GAMUT = 1.0
 """A colour counts as shown when sRGB gives it back within this distance, in CIE units."""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # some half a MiB each with the finest step
 def in_gamut(lightness: float | int, step: int) -> tuple[tuple[float, float, str], ...]:
     """The colours `(a, b, hex)` of a lightness that sRGB can show, on a grid of multiples of `step`.
 
@@ -80,7 +80,7 @@ def _ab_of_lab(lab: Any) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=4096)  # a client sends all of its clicks each time
-def _ab_of_rgb(rgb: tuple[float, ...]) -> tuple[float, float]:
+def _ab_of_rgb(rgb: tuple[int | float, ...]) -> tuple[float, float]:
     if len(rgb) != 3 or not all(0 <= value <= 255 for value in rgb):
         raise ValueError(f"rgb is {list(rgb)}; give three numbers from 0 to 255")
     pixel = torch.tensor(list(rgb), dtype=torch.float64).view(1, 3, 1, 1) / 255

@@ -37,13 +37,18 @@ class Problem(HTTPException):
         """The answer as it is sent."""
         content: dict[str, Any] = {
             "type": TYPES + self.slug,
-            "title": HTTPStatus(self.status_code).phrase,
+            "title": _title(self.status_code),
             "status": self.status_code,
             "detail": self.detail,
         }
         if self.errors:
             content["errors"] = self.errors
         return JSONResponse(content, self.status_code, self.headers, MEDIA_TYPE)
+
+
+def _title(status: int) -> str:
+    """What a status means; nginx's 499, for a client that went away, is in no standard."""
+    return "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
 
 
 def overloaded(retry_after: float, what: str = "the service") -> Problem:

@@ -18,7 +18,7 @@ AnyJob = Annotated[JobId, Path()]
 async def create_batch(service: Served, asked: Batch) -> Job:
     """Colour many photos, with clicks or project files; photos are sent before."""
     service.check_ready()
-    return service.jobs.create(asked)
+    return await service.jobs.create(asked)
 
 
 @routes.get("/{job}", responses=problems(404))

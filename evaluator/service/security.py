@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -88,14 +87,14 @@ class Gatekeeper:
         if path in ("/healthz", "/readyz"):
             return None
         problem = _wrong_host(headers, settings) or _foreign_origin(scope["method"], headers, settings)
+        if problem is None and path.startswith(("/v1", "/metrics")):  # first, so that no token is guessed
+            problem = self._too_fast(scope)
         if problem is None and settings.token and path.startswith(("/v1", "/metrics")):
             problem = _wrong_token(headers.get("authorization", ""), settings.token)
         if problem is None and self._under_way >= settings.most_requests:
             problem = overloaded(1.0)
         if problem is None and _is_upload(scope) and self._uploads >= UPLOADS_PER_WORKER * settings.upload_workers:
             problem = overloaded(1.0, "the upload queue")
-        if problem is None and path.startswith("/v1"):
-            problem = self._too_fast(scope)
         return problem
 
     def _too_fast(self, scope: Scope) -> Problem | None:
@@ -207,7 +206,7 @@ def _foreign_origin(method: str, headers: Headers, settings: Settings) -> Proble
     origin = headers.get("origin")
     if method in _SAFE or origin is None or origin in settings.origins:
         return None
-    if urlsplit(origin).netloc == headers.get("host"):
+    if origin.partition("://")[2] == headers.get("host"):
         return None
     return Problem(403, "foreign-origin", f"{ascii(origin)[:80]} may not call this service; --origins allows it")
 

@@ -43,9 +43,14 @@ class PhotoMissing(ValueError):
     """The store does not have a photo, perhaps not any more."""
 
 
+_KEPT_PREFIX = b"chromaclick: with colours\0"
+"""No file that anybody can find has the same hash."""
+
+
 def photo_id(data: bytes, keep_colours: bool) -> str:
     """The id of an uploaded file; another one where its colours are kept, so that they go to who asked alone."""
-    return hashlib.sha256(data + b"keep" if keep_colours else data).hexdigest()
+    digest = hashlib.sha256(data)
+    return hashlib.sha256(_KEPT_PREFIX + digest.digest()).hexdigest() if keep_colours else digest.hexdigest()
 
 
 def fitted(height: int, width: int, long_side: int) -> tuple[int, int]:

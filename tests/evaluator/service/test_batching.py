@@ -225,6 +225,24 @@ def test_an_error_reaches_every_request_of_its_batch_and_no_other():
     run(test)
 
 
+def test_a_network_that_gives_too_few_outputs_is_an_error_and_the_next_one_works():
+    async def test() -> None:
+        batcher, gate = Batcher(), Gate()
+        first = asyncio.create_task(batcher.submit(gate, number(0.0)))
+        await asyncio.to_thread(gate.busy.wait, PATIENCE)
+        short = lambda x: x[:1]  # noqa: E731
+        both = [asyncio.create_task(batcher.submit(short, number(value))) for value in (1.0, 2.0)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await first
+        for outcome in await asyncio.gather(*both, return_exceptions=True):
+            assert "1 outputs for 2 photos" in str(outcome)
+        assert float((await batcher.submit(lambda x: 3 * x, number(1.0))).max()) == 3.0
+        batcher.close()
+
+    run(test)
+
+
 def test_closing_answers_those_who_wait_and_finishes_what_is_being_computed():
     async def test() -> None:
         gate, batcher = Gate(), Batcher()

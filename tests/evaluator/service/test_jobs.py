@@ -46,7 +46,7 @@ def test_a_batch_becomes_a_zip_with_a_file_for_each_photo(tmp_path: Path):
     async def story() -> None:
         jobs = Jobs(tmp_path, Painter().render, 2)
         jobs.start()
-        job = jobs.create(BATCH).job
+        job = (await jobs.create(BATCH)).job
         state = jobs.state(job)
         assert (state.state, state.done, state.total) == ("queued", 0, 3)
         with pytest.raises(Problem, match="the job is queued"):
@@ -70,7 +70,7 @@ def test_a_project_is_coloured_by_its_own_clicks(tmp_path: Path):
     async def story() -> None:
         painter = Painter()
         jobs = Jobs(tmp_path, painter.render, 2)
-        job = jobs.create(Batch(items=[ProjectItem(project=Project.model_validate(project))])).job
+        job = (await jobs.create(Batch(items=[ProjectItem(project=Project.model_validate(project))]))).job
         assert (await finished(jobs, job)).state == "done"
         (seen,) = painter.seen
         assert seen.photo == IDS[0]
@@ -87,7 +87,7 @@ def test_a_photo_that_fails_is_named_and_the_others_are_made(tmp_path: Path):
 
     async def story() -> None:
         jobs = Jobs(tmp_path, render, 2)
-        job = jobs.create(BATCH).job
+        job = (await jobs.create(BATCH)).job
         state = await finished(jobs, job)
         assert (state.state, state.done) == ("done", 3)
         assert state.errors == ["item 1: it is gone; send it again"]
@@ -102,7 +102,7 @@ def test_a_batch_without_any_result_has_failed(tmp_path: Path):
 
     async def story() -> None:
         jobs = Jobs(tmp_path, render, 2)
-        job = jobs.create(BATCH).job
+        job = (await jobs.create(BATCH)).job
         state = await finished(jobs, job)
         assert (state.state, len(state.errors)) == ("failed", 3)
         with pytest.raises(Problem, match="the job is failed"):
@@ -119,7 +119,7 @@ def test_an_error_of_ours_fails_the_job_and_says_where_the_reason_is(
 
     async def story() -> None:
         jobs = Jobs(tmp_path, render, 2)
-        state = await finished(jobs, jobs.create(BATCH).job)
+        state = await finished(jobs, (await jobs.create(BATCH)).job)
         assert state.state == "failed"
         assert "ZeroDivisionError" in state.errors[0]
         assert "secret" not in state.errors[0]
@@ -142,7 +142,7 @@ def test_while_the_service_is_busy_a_batch_waits(tmp_path: Path, monkeypatch: py
     async def story() -> None:
         monkeypatch.setattr(jobs_module.asyncio, "sleep", sleep)
         jobs = Jobs(tmp_path, render, 2)
-        state = await finished(jobs, jobs.create(BATCH).job)
+        state = await finished(jobs, (await jobs.create(BATCH)).job)
         assert (state.state, state.errors) == ("done", [])
         assert waits == [1.0, 2.0]
 
@@ -153,7 +153,7 @@ def test_a_cancelled_batch_ends_at_the_next_photo(tmp_path: Path):
     async def story() -> None:
         painter = Painter(stops_at=IDS[1])
         jobs = Jobs(tmp_path, painter.render, 2)
-        job = jobs.create(BATCH).job
+        job = (await jobs.create(BATCH)).job
         await painter.entered.wait()
         jobs.remove(job)
         assert jobs.state(job).state == "cancelled"
@@ -169,15 +169,15 @@ def test_one_batch_too_many_is_told_to_come_back(tmp_path: Path):
     async def story() -> None:
         painter = Painter(stops_at=IDS[0])
         jobs = Jobs(tmp_path, painter.render, 2)
-        jobs.create(BATCH)
-        jobs.create(BATCH)
+        await jobs.create(BATCH)
+        await jobs.create(BATCH)
         with pytest.raises(Problem) as refused:
-            jobs.create(BATCH)
+            await jobs.create(BATCH)
         assert refused.value.status_code == 429
         await painter.entered.wait()
         painter.leave.set()
         await asyncio.gather(*jobs._tasks.values())
-        jobs.create(BATCH)
+        await jobs.create(BATCH)
         await jobs.close()
 
     asyncio.run(story())
@@ -190,7 +190,7 @@ def test_only_the_latest_finished_batches_are_kept(tmp_path: Path, monkeypatch: 
         jobs = Jobs(tmp_path, Painter().render, 2)
         made = []
         for _ in range(4):
-            made.append(jobs.create(BATCH).job)
+            made.append((await jobs.create(BATCH)).job)
             await finished(jobs, made[-1])
         assert {folder.name for folder in tmp_path.iterdir()} == set(made[1:])
 
@@ -201,7 +201,7 @@ def test_the_next_process_goes_on_where_the_first_was_stopped(tmp_path: Path):
     async def first() -> str:
         painter = Painter(stops_at=IDS[1])
         jobs = Jobs(tmp_path, painter.render, 2)
-        job = jobs.create(BATCH).job
+        job = (await jobs.create(BATCH)).job
         await painter.entered.wait()
         await jobs.close()
         assert [asked.photo for asked in painter.seen] == IDS[:1]
@@ -223,7 +223,7 @@ def test_a_batch_that_another_process_runs_is_left_to_it(tmp_path: Path):
     async def story() -> None:
         painter = Painter(stops_at=IDS[0])
         jobs = Jobs(tmp_path, painter.render, 2)
-        job = jobs.create(BATCH).job
+        job = (await jobs.create(BATCH)).job
         await jobs.close()
         with (tmp_path / job / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -236,6 +236,97 @@ def test_a_batch_that_another_process_runs_is_left_to_it(tmp_path: Path):
         assert (await finished(there, job)).state == "done"
 
     asyncio.run(story())
+
+
+def test_a_process_that_died_at_the_very_end_costs_no_result(tmp_path: Path):
+    async def first() -> str:
+        jobs = Jobs(tmp_path, Painter().render, 2)
+        job = (await jobs.create(BATCH)).job
+        await finished(jobs, job)
+        return job
+
+    async def second(job: str) -> None:
+        state = JobState(job=job, state="running", done=3, total=3, errors=[])
+        (tmp_path / job / "state.json").write_text(state.model_dump_json())
+        jobs = Jobs(tmp_path, Painter().render, 2)
+        jobs.start()
+        assert (await finished(jobs, job)).state == "done"
+        assert len(contents(jobs.result(job))) == 3
+
+    asyncio.run(second(asyncio.run(first())))
+
+
+def test_a_cancelled_batch_keeps_no_place_in_the_queue(tmp_path: Path):
+    async def story() -> None:
+        painter = Painter(stops_at=IDS[0])
+        jobs = Jobs(tmp_path, painter.render, 2)
+        await jobs.create(BATCH)
+        waiting = (await jobs.create(BATCH)).job
+        jobs.remove(waiting)
+        assert jobs.state(waiting).state == "cancelled"
+        await jobs.create(BATCH)
+        await jobs.close()
+        jobs.remove(waiting)  # nobody works on it any more
+        assert not (tmp_path / waiting).exists()
+
+    asyncio.run(story())
+
+
+def test_trouble_of_ours_with_one_photo_costs_that_photo(tmp_path: Path):
+    class Troubled(Painter):
+        async def render(self, asked: Clicked, batch: Batch) -> bytes:
+            if asked.photo == IDS[1]:
+                raise OSError("the disk is on fire")
+            return await super().render(asked, batch)
+
+    async def story() -> None:
+        jobs = Jobs(tmp_path, Troubled().render, 2)
+        state = await finished(jobs, (await jobs.create(BATCH)).job)
+        assert (state.state, len(state.errors)) == ("done", 1)
+        assert state.errors[0].startswith("item 1: the service failed at this photo (OSError)")
+        assert contents(jobs.result(state.job)) == [IDS[0].encode(), IDS[2].encode()]
+
+    asyncio.run(story())
+
+
+def test_a_job_that_cannot_be_read_stops_no_other(tmp_path: Path):
+    broken = tmp_path / ("0" * 32)
+    broken.mkdir()
+    (broken / "state.json").write_text("{}")
+
+    async def story() -> None:
+        jobs = Jobs(tmp_path, Painter().render, 1)
+        jobs.start()
+        with pytest.raises(Problem, match="there is no job"):
+            jobs.state(broken.name)
+        assert (await finished(jobs, (await jobs.create(BATCH)).job)).state == "done"
+
+    asyncio.run(story())
+
+
+def test_jobs_may_vanish_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    """Another client removes every job, each time just after its state was read."""
+    read = jobs_module._read
+
+    def read_and_lose(folder: Path) -> JobState | None:
+        state = read(folder)
+        jobs_module._take_away(folder)
+        return state
+
+    async def story() -> None:
+        jobs = Jobs(tmp_path, Painter().render, 1)
+        first = (await jobs.create(BATCH)).job
+        await finished(jobs, first)
+        running = (await jobs.create(BATCH)).job
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs_module, "_read", read_and_lose)
+            assert jobs._all() == []
+            await asyncio.gather(*jobs._tasks.values())
+        with pytest.raises(Problem, match="there is no job"):
+            jobs.state(running)
+
+    asyncio.run(story())
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("job", ["..", "../photos", "0" * 31, "0" * 32, "A" * 32])

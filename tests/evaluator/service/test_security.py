@@ -7,7 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from evaluator.service.problems import MEDIA_TYPE, install
+from evaluator.service.problems import MEDIA_TYPE, Problem, install
 from evaluator.service.security import (
     MOST_JSON_BYTES,
     BodyLimit,
@@ -158,6 +158,24 @@ def test_a_client_that_is_too_fast_waits():
     assert [response.status_code for response in passed] == [200] * 3
     assert (refused.status_code, slug(refused)) == (429, "slow-down")
     assert refused.headers["retry-after"] == "2"
+
+
+def test_tokens_cannot_be_guessed_faster_than_the_rate():
+    settings = Settings(token=TOKEN, rate=1.0, burst=3)
+    guess = post(headers={"Authorization": "Bearer wrong"})
+    assert [answer.status_code for answer in call(settings, *[guess] * 5)] == [401, 401, 401, 429, 429]
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "", "http://127.0.0.1:8000@elsewhere"])
+def test_an_origin_that_is_no_address_is_foreign(origin: str):
+    (answer,) = call(Settings(), post(headers={"Origin": origin}))
+    assert (answer.status_code, slug(answer)) == (403, "foreign-origin")
+
+
+def test_the_answer_to_a_client_that_went_away_is_no_error_of_ours():
+    answer = Problem(499, "client-gone", "the client closed the connection").response()
+    assert answer.status_code == 499
+    assert b"Client Closed Request" in answer.body
 
 
 def test_rates_are_of_each_client_and_fill_up_again():

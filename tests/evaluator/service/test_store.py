@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -113,7 +114,9 @@ def test_an_id_cannot_name_a_path(store: PhotoStore, name: str):
 
 def test_keeping_colours_gives_another_id():
     assert photo_id(b"x", False) == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-    assert photo_id(b"x", True) == photo_id(b"xkeep", False)
+    kept = b"chromaclick: with colours\0" + hashlib.sha256(b"x").digest()
+    assert photo_id(b"x", True) == hashlib.sha256(kept).hexdigest()
+    assert photo_id(b"x", True) not in (photo_id(b"x", False), photo_id(b"xkeep", False))
 
 
 @pytest.mark.usefixtures("clock")
