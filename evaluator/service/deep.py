@@ -1,4 +1,4 @@
-"""Colour photos with 16 bits a channel, of which Pillow would drop eight."""
+"""Photos with 16 bits a channel, of which Pillow would drop eight."""
 
 import io
 
@@ -12,7 +12,8 @@ from evaluator.photos.reading import BrokenPhoto
 
 _PNG_DEPTH, _PNG_COLOUR = 24, 25
 """Offsets of the bit depth and the colour type in a PNG."""
-_TORCHVISION_RGB = 3
+_TORCHVISION_MODES = {2: 3, 4: 1, 6: 3}
+"""Of a PNG's colour type, without alpha: RGB 3, grey 1."""
 _RGB = 2
 _READABLE = (1, 8, 32946)
 """Compressions that tifffile reads by itself: none and deflate."""
@@ -30,28 +31,28 @@ _TURNS = {
 
 
 def deep_pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """Upright uint16 pixels (h, w, 3) of a 16-bit colour PNG or TIFF; None of every other file.
+    """Upright uint16 pixels (h, w, 3) of a 16-bit colour PNG or TIFF, (h, w) of grey with alpha; None of others.
 
     Args:
         image: opened by Pillow, not yet decoded; its size was checked.
         data: the same file.
     """
-    if image.format == "PNG" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] in (2, 6):
-        return _png(data)
+    if image.format == "PNG" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] in _TORCHVISION_MODES:
+        return _png(data, _TORCHVISION_MODES[data[_PNG_COLOUR]])
     if image.format == "TIFF" and _is_deep_tiff(image):
         return _tiff(data, (image.width, image.height))
     return None
 
 
-def _png(data: bytes) -> np.ndarray:
+def _png(data: bytes, mode: int) -> np.ndarray:
     import torchvision  # noqa: F401  registers torch.ops.image; 170 MB that few uploads need
 
     # A bytearray, because torch wants memory that may be written.
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    rgb = torch.ops.image.decode_png(encoded, _TORCHVISION_RGB, True)
-    if rgb.dtype != torch.uint16:
+    planes = torch.ops.image.decode_png(encoded, mode, True)
+    if planes.dtype != torch.uint16:
         raise BrokenPhoto("its header and its pixels disagree about its depth")
-    return rgb.permute(1, 2, 0).numpy()
+    return planes[0].numpy() if len(planes) == 1 else planes.permute(1, 2, 0).numpy()
 
 
 def _is_deep_tiff(image: Image.Image) -> bool:

@@ -2,6 +2,8 @@
 
 import logging
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -18,6 +20,19 @@ _SRGB = 1
 _DAMAGED = (ValueError, SyntaxError, OSError, struct.error, KeyError, TypeError, IndexError, AttributeError)
 """What Pillow raises for damaged EXIF."""
 _log = logging.getLogger("chromaclick")
+
+
+class AsRead(str):
+    """Text of a file: Pillow reads it as Latin-1, whatever it is, and would write what is not ASCII as ?."""
+
+    def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
+        """The bytes that were read."""
+        return super().encode("latin-1", "replace")
+
+
+def as_read(tags: Mapping[int, Any]) -> dict[int, Any]:
+    """Tags with their texts as bytes are to be written: those that Pillow read."""
+    return {tag: AsRead(value) if isinstance(value, str) else value for tag, value in tags.items()}
 
 
 def turn_upright(image: Image.Image) -> None:
@@ -37,8 +52,8 @@ def kept_exif(image: Image.Image) -> Image.Exif:
     kept = Image.Exif()
     try:
         given = image.getexif()
-        details, place = dict(given.get_ifd(_IFD.Exif)), dict(given.get_ifd(_IFD.GPSInfo))
-        kept.update({tag: given[tag] for tag in _KEPT if tag in given})
+        details, place = (as_read(given.get_ifd(number)) for number in (_IFD.Exif, _IFD.GPSInfo))
+        kept.update(as_read({tag: given[tag] for tag in _KEPT if tag in given}))
     except _DAMAGED as error:
         _log.warning("a photo's EXIF is damaged and is not kept: %s", error)
         return Image.Exif()

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pillow_heif
+import tifffile
 import torch
 from jaxtyping import UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from evaluator.photos.grey import NEAR_GREY_CHROMA
 from evaluator.photos.reading import BrokenPhoto, as_rgb, explained
@@ -29,9 +31,15 @@ FULL = 65535
 """Stored lightness of white, L* = 100."""
 MOST_SIDE = 65_500
 """Longest side of a photo, in pixels: what a JPEG can have."""
+_LIBRARIES = 2**28
+"""Bytes for what is imported when it is first needed, and for strips."""
 _STRIP = 2**20
 """Pixels that are converted at once: 40 MB in float32."""
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"RIFF")
+_TIFF = (b"II*\0", b"MM\0*")
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_TIFF, b"RIFF")
+_WHITE_IS_ZERO = 0
+_PLAIN_MEANINGS = (_WHITE_IS_ZERO, 1, 2, 3, 5, 6)
+"""Of a TIFF's pixels: grey, RGB, palette, inks, YCbCr."""
 
 
 class TooLarge(BrokenPhoto):
@@ -54,10 +62,13 @@ class Limits:
     """Of the file."""
     most_pixels: int = 50_000_000
     """Of the photo."""
-    most_memory: int = 2**30
-    """Of a parser, in bytes, beyond what it takes before its first photo."""
     seconds: float = 30.0
     """For parsing."""
+
+    @property
+    def most_memory(self) -> int:
+        """Of a parser, in bytes, beyond what it takes before its first photo: WebP wants 22 for each pixel."""
+        return _LIBRARIES + 4 * self.most_bytes + 24 * self.most_pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +94,7 @@ def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
     Raises:
         TooLarge: over `limits`.
         NotAPhoto: of no kind that is known.
-        Broken: cut short, damaged, or with 32-bit pixels.
+        Broken: cut short, damaged, or a TIFF of a rare kind, such as with 32-bit pixels.
     """
     if len(data) > limits.most_bytes:
         raise TooLarge(f"the file has {_mib(len(data))}; send one of at most {_mib(limits.most_bytes)}")
@@ -91,7 +102,7 @@ def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
         # Pillow warns of odd metadata; what matters of it is raised.
         with warnings.catch_warnings(action="ignore"), explained():
             return _parsed(data, limits, keep_colours)
-    except (TooLarge, NotAPhoto):
+    except (TooLarge, NotAPhoto, Broken):
         raise
     except BrokenPhoto as error:
         raise Broken(f"the photo cannot be read ({error}); save it again, and send that") from error
@@ -103,9 +114,11 @@ def _parsed(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
         exif = kept_exif(image)
         pixels = deep_pixels(image, data)
         if pixels is None:
+            negative = _is_deep_negative(image)
             image.load()
             turn_upright(image)  # in place: two copies of a large photo are too many
             pixels = np.asarray(_plain(image))
+            pixels = FULL - pixels if negative else pixels
         elif pixels.shape[0] * pixels.shape[1] > limits.most_pixels:
             raise BrokenPhoto("its header and its pixels disagree about its size")
     lightness, share = _lightness(pixels)
@@ -115,15 +128,38 @@ def _parsed(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
     return GreyPhoto(lightness=lightness, exif=written, grey=share >= GREY_SHARE, colours=colours)
 
 
+def _is_deep_negative(image: Image.Image) -> bool:
+    """Whether 0 is white: Pillow turns that round for 8 bits alone."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode.startswith("I;16") and tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
+
+
 def _opened(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         if data.startswith(_BEGINNINGS):
+            _refuse_rare_tiff(data)
             raise BrokenPhoto("its header is damaged") from error
         raise NotAPhoto("the file is no photo that is known here; send JPEG, PNG, WebP, TIFF or HEIC") from error
     except Image.DecompressionBombError as error:
         raise TooLarge("the photo has far too many pixels; send a smaller one") from error
+
+
+def _refuse_rare_tiff(data: bytes) -> None:
+    """Raise Broken, with a description, for a TIFF whose only trouble is that Pillow does not know its kind."""
+    if not data.startswith(_TIFF):
+        return
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            bits, meaning = page.bitspersample, page.photometric
+    except Exception:  # damaged indeed, and then tifffile raises anything
+        return
+    if bits not in (1, 8, 16) or meaning not in _PLAIN_MEANINGS or (bits, meaning) == (16, _WHITE_IS_ZERO):
+        name = getattr(meaning, "name", meaning)
+        kind = f"a TIFF with {page.samplesperpixel} x {bits} bits, {name},"
+        raise Broken(f"{kind} is not read here; save it with 8 or 16 bits, RGB or grey, and send that")
 
 
 def _check_size(image: Image.Image, limits: Limits) -> None:

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
+from evaluator.service.exif import as_read
 from kernels.color import AB_SCALE
 
 _AB_STEPS = 256
@@ -87,6 +88,6 @@ def _main_tags(exif: bytes) -> dict[int, Any]:
         return {}
     parsed = Image.Exif()
     parsed.load(exif)
-    inner = {int(number): dict(parsed.get_ifd(number)) for number in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
-    main = {tag: value for tag, value in parsed.items() if tag not in inner}
+    inner = {int(number): as_read(parsed.get_ifd(number)) for number in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
+    main = as_read({tag: value for tag, value in parsed.items() if tag not in inner})
     return main | {number: directory for number, directory in inner.items() if directory}

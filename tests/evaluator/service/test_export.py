@@ -133,6 +133,34 @@ def test_exif_is_kept_in_tiff(stored: StoredPhoto):
     assert place["GPSLatitudeRef"] == "N"
 
 
+@pytest.mark.parametrize("format", ["png", "jpeg", "tiff"])
+def test_exif_keeps_its_letters_whatever_their_encoding(picture: Callable[..., bytes], tmp_path: Path, format):
+    letters = {
+        b"A" * 9: "Jörg Mü".encode(),
+        b"B" * 6: "© 2020".encode("latin-1"),
+        b"C" * 7: "Öwner".encode() + b".",
+    }
+    exif = Image.Exif()
+    exif[0x013B], exif[0x8298] = "A" * 9, "B" * 6
+    exif.get_ifd(0x8769)[42032] = "C" * 7  # the camera's owner
+    content = exif.tobytes()
+    for placeholder, text in letters.items():  # Pillow would not write them
+        content = content.replace(placeholder, text)
+    file = io.BytesIO()
+    Image.open(io.BytesIO(picture(0))).save(file, "JPEG", exif=content)
+    stored = PhotoStore(tmp_path, 2**24, 64).put("4" * 64, parse(file.getvalue(), Limits(), False))
+    exported = render(stored, torch.zeros(1, 2, *stored.working.shape[-2:]), format)
+    for text in letters.values():
+        assert exported.count(text + b"\0") == 1
+    if format == "tiff":
+        with tifffile.TiffFile(io.BytesIO(exported)) as tiff:
+            assert tiff.pages.first.tags["ExifTag"].value["CameraOwnerName"] == "Öwner."
+        return
+    with Image.open(io.BytesIO(exported)) as image:
+        assert image.getexif()[0x013B] == "Jörg Mü".encode().decode("latin-1")  # as Pillow reads it
+        assert isinstance(image.getexif().get_ifd(0x8769)[42032], str)
+
+
 def test_a_photo_without_exif_gets_none(picture: Callable[..., bytes], tmp_path: Path):
     stored = PhotoStore(tmp_path, 2**24, 64).put("2" * 64, parse(picture(0), Limits(), False))
     ab = torch.zeros(1, 2, *stored.working.shape[-2:])

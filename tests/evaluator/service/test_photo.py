@@ -114,7 +114,8 @@ def deep_png(pixels: np.ndarray) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[pixels[0, 0].size]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
@@ -128,6 +129,10 @@ def deep() -> np.ndarray:
 def test_16_bit_pngs_keep_their_depth(deep: np.ndarray):
     assert_lightness(deep_png(deep), deep)
     assert_lightness(deep_png(deep[..., 0]), deep[..., 0])
+    alpha = deep[..., :1]
+    assert_lightness(deep_png(np.concatenate([deep, alpha], axis=-1)), deep)
+    assert_lightness(deep_png(deep[..., 1::-1]), deep[..., 1])  # grey with alpha
+    assert parse(deep_png(deep[..., :2]), LIMITS, True).grey
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
@@ -146,6 +151,11 @@ def test_16_bit_grey_tiffs_keep_their_depth(deep: np.ndarray, byteorder):
     file = io.BytesIO()
     tifffile.imwrite(file, deep[..., 1], photometric="minisblack", byteorder=byteorder)
     assert_lightness(file.getvalue(), deep[..., 1])
+    if byteorder == ">":  # Pillow knows no negative of this order
+        return
+    file = io.BytesIO()
+    tifffile.imwrite(file, deep[..., 1], photometric="miniswhite", byteorder=byteorder)
+    assert_lightness(file.getvalue(), 65535 - deep[..., 1])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -164,6 +174,22 @@ def test_16_bit_tiffs_are_upright(deep: np.ndarray, orientation: int):
 def test_32_bit_pixels_are_refused():
     with pytest.raises(Broken, match="32-bit"):
         parse(saved(Image.new("F", (8, 8)), "TIFF"), LIMITS, False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "photometric", "kind"),
+    [
+        (np.float32, "rgb", "3 x 32 bits, RGB"),
+        (np.uint16, "cielab", "3 x 16 bits, CIELAB"),
+        (">u2", "miniswhite", "1 x 16 bits, MINISWHITE"),
+    ],
+)
+def test_a_kind_of_tiff_that_is_not_read_is_named_and_not_called_damaged(dtype, photometric: str, kind: str):
+    file = io.BytesIO()
+    pixels = np.zeros((9, 8) if photometric == "miniswhite" else (9, 8, 3), dtype)
+    tifffile.imwrite(file, pixels, photometric=photometric, byteorder=">")
+    with pytest.raises(Broken, match=f"a TIFF with {kind}, is not read here; save it with 8 or 16 bits"):
+        parse(file.getvalue(), LIMITS, False)
 
 
 def test_near_grey_is_told(photo: Image.Image):
@@ -226,6 +252,11 @@ def test_files_and_photos_over_the_limits_are_refused(photo: Image.Image):
     with pytest.raises(TooLarge, match=r"90 x 60 = 0\.0 million pixels"):
         parse(data, Limits(most_pixels=90 * 60 - 1), False)
     parse(data, Limits(most_bytes=len(data), most_pixels=90 * 60), False)
+
+
+def test_memory_is_enough_for_the_largest_photo_that_is_taken():
+    assert Limits().most_memory > 22 * Limits().most_pixels + 3 * Limits().most_bytes
+    assert Limits(most_pixels=10**8).most_memory - Limits(most_pixels=10**6).most_memory > 22 * 99 * 10**6
 
 
 @pytest.mark.parametrize("size", [(30_000, 30_000), (9_000, 9_000)])
