@@ -9,10 +9,9 @@ import { swatches } from "./palette.js";
 /** @typedef {import("./types.js").SuggestedPlace} SuggestedPlace */
 
 const PLACES = 3;
-const MOST_PLACES = 10;
+/** The API's limit. */
+const MOST_AVOIDED = 1000;
 const COLOURS = 5;
-/** A place nearer to a skipped one than this share of the long side counts as the same. */
-const SAME_PLACE = 0.04;
 const GAP = 24;
 
 export class Suggestions {
@@ -61,8 +60,9 @@ export class Suggestions {
     const { photo, clicks, skipped } = this.session;
     if (!photo || !this.wanted) return;
     this.#setFresh(false);
-    const places = Math.min(MOST_PLACES, PLACES + skipped.length);
-    const json = { photo: photo.id, clicks: forServer(clicks), places, colours: COLOURS };
+    const avoid = skipped.slice(-MOST_AVOIDED).map(({ row, col }) => ({ row, col }));
+    const asked = { photo: photo.id, clicks: forServer(clicks), places: PLACES, colours: COLOURS };
+    const json = avoid.length > 0 ? { ...asked, avoid } : asked;
     this.#newest.ask(
       (signal) => this.api.json({ path: "/v1/suggest", json, signal }),
       (answer) => this.#show(answer.places),
@@ -72,10 +72,7 @@ export class Suggestions {
 
   /** @param {SuggestedPlace[]} places */
   #show(places) {
-    const reach = SAME_PLACE * Math.max(this.view.photo.width, this.view.photo.height);
-    const isSkipped = (/** @type {SuggestedPlace} */ place) =>
-      this.session.skipped.some(({ row, col }) => Math.hypot(row - place.row, col - place.col) < reach);
-    this.#places = places.filter((place) => !isSkipped(place));
+    this.#places = places;
     this.#place = 0;
     this.#colour = 0;
     this.#setFresh(true);

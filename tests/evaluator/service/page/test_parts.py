@@ -96,3 +96,12 @@ def test_suggestion_of_another_photo_or_of_older_clicks_is_not_accepted(blank: P
         return [onAnother, stale, colours()];"""
     outcome = [[], [["#ffffff"], []], ["#ffffff", "#ff0000"]]
     assert run(blank, "suggestions", _SUGGESTIONS + body) == outcome
+
+
+def test_skipped_places_are_told_to_the_server(blank: Page):
+    body = """
+        session.open(photo('a'));
+        await answer(0);
+        suggestions.skip();
+        return sent.map(({ json }) => json.avoid);"""
+    assert run(blank, "suggestions", _SUGGESTIONS + body) == [None, [{"row": 1, "col": 2}]]
