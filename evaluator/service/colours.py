@@ -32,6 +32,9 @@ WIDTH = (6.0, 12.0)
 PALE = 1.3
 """Factor on predicted a* and b*: a network that is trained to be right on average predicts too pale colours."""
 
+_TIE = 1e-9
+"""Shares that differ by less are equal, but for rounding."""
+
 Colour = tuple[tuple[float, float], float | None]
 """ab in CIE / 128, and its probability."""
 Evidence = Float[Tensor, "n 3"]
@@ -166,7 +169,8 @@ def cover(lightness: float, density: Callable[[Tensor], Tensor], count: int) -> 
     found: list[Colour] = []
     for _ in range(count):
         gains = alike.to(left.dtype) @ left
-        best = int(gains.argmax())
+        # Near black and white several cover the same: then the densest of them, not the first one.
+        best = int(left.masked_fill(gains < gains.max() * (1 - _TIE), -1.0).argmax())
         if not float(gains[best]) > 0.0:  # near black and white all colours look alike
             break
         found.append((_pair(colours[best] / AB_SCALE), float(gains[best])))

@@ -196,6 +196,7 @@ def test_replicas_have_absolute_places_and_threads_for_their_cores(
         ({"cpus": 0.0}, "--cpus is 0.0"),
         ({"replicas": 3, "most_replicas": 2}, "--most-replicas is 2; it must be at least --replicas, 3"),
         ({"service": Settings(port=0)}, "--port is 0"),
+        ({"service": Settings(proxies="10.0.0.1")}, "--proxies is 10.0.0.1; Ray does not read X-Forwarded-For"),
     ],
 )
 def test_what_cannot_work_is_refused(change: dict[str, Any], message: str):

@@ -114,6 +114,12 @@ def test_scores_that_are_far_apart_still_give_places():
     assert second.probability == 0.0
 
 
+@pytest.mark.parametrize(("lightness", "nearest"), [(0.01, (0.0, -6 / 128)), (0.99, (0.0, 6 / 128))])
+def test_of_colours_that_cover_the_same_the_likeliest_is_proposed(lightness: float, nearest: tuple[float, float]):
+    grey_alone = colours.kernel(torch.tensor([[0.0, 0.0, 1.0]]))
+    assert cover(lightness, grey_alone, 5) == [(nearest, pytest.approx(1.0))]
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("clicks", [[], CLICKS])
 @pytest.mark.parametrize("count", [1, 5, 9])
