@@ -21,7 +21,7 @@ from evaluator.service.palette import ab_of
 from evaluator.service.photo import Broken, Limits, NotAPhoto, TooLarge
 from evaluator.service.problems import Problem, overloaded
 from evaluator.service.samples import SampleMissing
-from evaluator.service.schemas import Batch, Click, Clicked
+from evaluator.service.schemas import Batch, Click, Clicked, OfProject
 from evaluator.service.settings import Settings
 from evaluator.service.store import PhotoMissing, PhotoStore, StoredPhoto
 from evaluator.service.upload import UploadWorkers
@@ -138,10 +138,21 @@ class Service:
 
     async def _render(self, asked: Clicked, batch: Batch) -> bytes:
         try:
+            if isinstance(asked, OfProject):
+                _check_size(await self.quick.run(self.store.get, asked.photo), asked)
             coloured = await self.colour(asked)
             return await self.heavy.run(export.render, coloured.photo, coloured.ab, batch.format, batch.quality)
         except tuple(KNOWN) as error:
             raise next(make(error) for kind, make in KNOWN.items() if isinstance(error, kind)) from error
+
+
+def _check_size(photo: StoredPhoto, asked: OfProject) -> None:
+    if (photo.width, photo.height) != (asked.width, asked.height):
+        detail = (
+            f"the project is of a photo of {asked.width} x {asked.height} pixels, and this one has {photo.width} x "
+            f"{photo.height}; save the project again"
+        )
+        raise Problem(422, "other-size", detail)
 
 
 def working_pixel(photo: StoredPhoto, row: int, col: int, number: int | None = None) -> tuple[int, int]:

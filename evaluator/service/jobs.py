@@ -18,7 +18,7 @@ from pathlib import Path
 
 from evaluator.atomic import write_atomically
 from evaluator.service.problems import Problem, overloaded
-from evaluator.service.schemas import Batch, Clicked, Job, JobState, ProjectItem
+from evaluator.service.schemas import Batch, Clicked, Job, JobState, OfProject, ProjectItem
 
 Render = Callable[[Clicked, Batch], Awaitable[bytes]]
 """One photo of a batch as a file."""
@@ -211,7 +211,8 @@ def _item(batch: Batch, number: int) -> Clicked:
     item = batch.items[number]
     if not isinstance(item, ProjectItem):
         return item
-    return Clicked.model_construct(photo=item.project.photo.id, clicks=list(item.project.clicks))
+    photo, clicks = item.project.photo, list(item.project.clicks)
+    return OfProject.model_construct(photo=photo.id, clicks=clicks, width=photo.width, height=photo.height)
 
 
 def _finish(folder: Path, state: JobState, how: str) -> None:

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 MOST_CLICKS = 1000
 MOST_ITEMS = 100
 _PHOTO = "3f" * 32
-PhotoId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file", examples=[_PHOTO])]
+PhotoId = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{64}$", description="from the SHA-256 of the file", examples=[_PHOTO])
+]
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="of a batch", examples=["5c" * 16])]
 Side = Annotated[int, Field(ge=0, lt=100_000)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -141,6 +143,13 @@ class Project(BaseModel):
     clicks: list[ProjectClick] = Field(max_length=MOST_CLICKS)
     colorizer: str = Field(default="", max_length=255)
     saved: str = Field(default="", max_length=64)
+
+
+class OfProject(Clicked):
+    """A project's photo, as large as the project says, with its clicks."""
+
+    width: int
+    height: int
 
 
 class ProjectItem(Sent):

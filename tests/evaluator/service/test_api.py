@@ -199,16 +199,22 @@ def test_a_batch_takes_photos_and_projects(client: TestClient, photo: dict):
         "colorizer": "models:/colornet/3",
         "saved": "2026-11-26T12:00:00Z",
     }
-    items = [{"photo": photo["id"], "clicks": []}, {"project": project}, {"photo": MISSING, "clicks": []}]
+    other = {**project, "photo": {**project["photo"], "width": 480, "height": 640}}
+    items = [
+        {"photo": photo["id"], "clicks": []},
+        {"project": project},
+        {"photo": MISSING, "clicks": []},
+        {"project": other},
+    ]
     answer = client.post("/v1/batch", json={"items": items, "format": "jpeg"})
     assert answer.status_code == 202, answer.text
     job = answer.json()["job"]
     ends = time.monotonic() + 30
     while (state := client.get(f"/v1/batch/{job}").json())["state"] in ("queued", "running"):
         assert time.monotonic() < ends
-    assert (state["state"], state["done"], state["total"]) == ("done", 3, 3)
-    assert len(state["errors"]) == 1
-    assert state["errors"][0].startswith("item 2: ")
+    assert (state["state"], state["done"], state["total"]) == ("done", 4, 4)
+    assert [error[:8] for error in state["errors"]] == ["item 2: ", "item 3: "]
+    assert "of 480 x 640 pixels, and this one has 640 x 480" in state["errors"][1]
     result = client.get(f"/v1/batch/{job}/result")
     assert result.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(result.content)) as archive:
