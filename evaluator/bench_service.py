@@ -60,7 +60,7 @@ class Arguments:
     threads: int = 0
     """CPU threads of the server's networks; 0: all cores."""
     runtimes: tuple[str, ...] = ()
-    """As the server's: fewer start sooner, and may be slower; default: all."""
+    """As the server's, whose default it is: fewer start sooner, and may be slower."""
     json: Path | None = None
     """Also write the report to this file."""
 

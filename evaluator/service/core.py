@@ -72,7 +72,9 @@ class Service:
         self.export_seconds = 6 * settings.deadline_seconds
         """Longest time for a file in full size, with its wait."""
         self.heavy = Workers("the export queue", 1, 4, self.export_seconds)
-        self.jobs = Jobs(settings.store_folder / "jobs", self._render, settings.most_jobs)
+        self.jobs = Jobs(
+            settings.store_folder / "jobs", self._render, settings.most_jobs, settings.store_mib << 20
+        )
         self.failure: Exception | None = None
         """Why the networks could not be loaded."""
         self.settled = asyncio.Event()
@@ -149,8 +151,8 @@ class Service:
 def _check_size(photo: StoredPhoto, asked: OfProject) -> None:
     if (photo.width, photo.height) != (asked.width, asked.height):
         detail = (
-            f"the project is of a photo of {asked.width} x {asked.height} pixels, and this one has {photo.width} x "
-            f"{photo.height}; save the project again"
+            f"the project is of a photo of {asked.width} x {asked.height} pixels, and this one has "
+            f"{photo.width} x {photo.height}; save the project again"
         )
         raise Problem(422, "other-size", detail)
 

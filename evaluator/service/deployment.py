@@ -76,7 +76,7 @@ class Scale:
             raise ValueError("--port is 0; replicas share one address, so name a port, such as 8000")
         if self.service.proxies:
             raise ValueError(
-                f"--proxies is {self.service.proxies}; Ray does not read X-Forwarded-For, so that all clients of a "
+                f"--proxies is {self.service.proxies}; Ray does not read X-Forwarded-For, so all clients of a "
                 "proxy would count as one: leave it out, limit rates at the proxy, and give --rate 0"
             )
         if self.most_replicas and self.most_replicas < self.replicas:

@@ -36,8 +36,9 @@ _log = logging.getLogger("chromaclick")
 class Jobs:
     """The batches of a folder. One photo is worked on at a time in each process: people come first."""
 
-    def __init__(self, folder: Path, render: Render, most_unfinished: int) -> None:
+    def __init__(self, folder: Path, render: Render, most_unfinished: int, most_bytes: int = 2**32) -> None:
         self._folder, self._render, self._most = folder, render, most_unfinished
+        self._most_bytes = most_bytes
         self._turn = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -107,14 +108,21 @@ class Jobs:
         waiting = [folder for folder, state in jobs if state.state not in _FINISHED and not _cancelled(folder)]
         if len(waiting) >= self._most:
             raise overloaded(30.0, "the batch queue")
-        finished = [folder for folder, state in jobs if state.state in _FINISHED]
-        for folder in finished[:-KEPT]:
-            _take_away(folder)
+        self._forget_old([folder for folder, state in jobs if state.state in _FINISHED])
         job = secrets.token_hex(16)
         write_atomically(self._folder / job / "request.json", batch.model_dump_json().encode())
         state = JobState(job=job, state="queued", done=0, total=len(batch.items), errors=[])
         _write(self._folder / job, state)
         return job
+
+    def _forget_old(self, finished: list[Path]) -> None:
+        """Keep the latest, as many and as large as may be; the very latest however large."""
+        total = 0
+        for number, folder in enumerate(reversed(finished)):
+            with suppress(FileNotFoundError):
+                total += (folder / RESULT_FILE).stat().st_size
+            if number >= KEPT or (number and total > self._most_bytes):
+                _take_away(folder)
 
     def _existing(self, job: str) -> JobState:
         state = _read(self._folder / job) if re.fullmatch(r"[0-9a-f]{32}", job) else None

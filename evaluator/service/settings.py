@@ -61,7 +61,7 @@ class Settings:
     store: str = ""
     """Folder of the photos and jobs; replicas share it. Default: WORK/service."""
     store_mib: int = 4096
-    """Photos that were not used for longest leave the store when it is larger, in MiB."""
+    """Photos that were not used for longest leave the store when it is larger, in MiB; so do finished batches."""
     working_size: int = 256
     """Long side at which the networks see a photo, in pixels."""
     most_upload_mib: int = 64

@@ -197,6 +197,20 @@ def test_only_the_latest_finished_batches_are_kept(tmp_path: Path, monkeypatch: 
     asyncio.run(story())
 
 
+def test_finished_batches_leave_where_they_take_too_much(tmp_path: Path):
+    async def story() -> None:
+        jobs = Jobs(tmp_path, Painter().render, 2, most_bytes=1500)  # a result has 700 bytes
+        made = []
+        for _ in range(4):
+            made.append((await jobs.create(BATCH)).job)
+            await finished(jobs, made[-1])
+        sizes = [jobs.result(job).stat().st_size for job in made[1:]]
+        assert max(sizes) * 2 <= 1500 < sum(sizes)
+        assert {folder.name for folder in tmp_path.iterdir()} == set(made[1:])
+
+    asyncio.run(story())
+
+
 def test_the_next_process_goes_on_where_the_first_was_stopped(tmp_path: Path):
     async def first() -> str:
         painter = Painter(stops_at=IDS[1])
