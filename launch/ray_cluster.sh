@@ -27,6 +27,8 @@ fi
 port=${RAY_PORT:-6379}
 ray=$(command -v ray) || { echo "error: there is no ray in PATH; pip install 'chromaclick[tune]'" >&2; exit 2; }
 head_address=${HEAD_ADDRESS:-${hosts[0]}}
+# Said everywhere, for Ray 2.60 asks for the token of ~/.ray where it starts, and has none where it connects.
+export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
 # Slurm's limits, else what Ray finds on each machine.
 limits=()
 [ -z "${SLURM_CPUS_ON_NODE:-}" ] || limits+=("--num-cpus=$SLURM_CPUS_ON_NODE")
@@ -49,7 +51,7 @@ trap 'exit 130' INT
 # Ray on another machine, until the connection to this process ends.
 start_worker() {
     local host=$1
-    local words=("$ray" start "--address=$head_address:$port" --disable-usage-stats --block "${limits[@]}")
+    local words=(env "RAY_AUTH_MODE=$RAY_AUTH_MODE" "$ray" start "--address=$head_address:$port" --disable-usage-stats --block "${limits[@]}")
     if [ -n "${SLURM_JOB_ID:-}" ]; then
         srun --overlap --nodes=1 --ntasks=1 --nodelist="$host" "${words[@]}" &
     else
@@ -67,17 +69,18 @@ for host in "${hosts[@]:1}"; do
 done
 
 export RAY_ADDRESS="$head_address:$port"
-nodes=0
+nodes=0 reason=''
 for _ in $(seq "${RAY_TRIES:-60}"); do
     for process in "${processes[@]}"; do
         kill -0 "$process" 2>/dev/null || { echo "error: ray start has ended on a machine" >&2; exit 1; }
     done
     # `ray list nodes` would need the dashboard.
-    nodes=$(python -c 'import ray; ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-print(sum(node["Alive"] for node in ray.nodes()))' 2>/dev/null) || nodes=0
+    nodes=$(timeout "${RAY_PATIENCE:-60}" python -c 'import ray; ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+print(sum(node["Alive"] for node in ray.nodes()))' 2>&1 | tail -n 1) || true
+    case $nodes in '' | *[!0-9]*) reason="; $nodes" nodes=0 ;; *) reason='' ;; esac
     [ "$nodes" -lt ${#hosts[@]} ] || break
     sleep "${RAY_PAUSE:-2}"
 done
-[ "$nodes" -ge ${#hosts[@]} ] || { echo "error: $nodes of ${#hosts[@]} machines have joined" >&2; exit 1; }
+[ "$nodes" -ge ${#hosts[@]} ] || { echo "error: $nodes of ${#hosts[@]} machines have joined$reason" >&2; exit 1; }
 echo "Ray at $RAY_ADDRESS on $nodes machines" >&2
 "$@"
