@@ -23,7 +23,7 @@ class Options:
     config: Path | None = None
     """Base training instead of the preset's, as `trainer/main.py --config` takes it (such as a best.json)."""
     set: Repeated = ()
-    """Settings of the base training, such as: data.train=shards/{000..117}.tar seed=3."""
+    """Settings of the base training, such as: 'data.train=["shards/{000..117}.tar"]' seed=3."""
     space: Path | None = None
     """What is searched, as YAML, instead of the preset's; see tuner/README.md."""
     search: Literal["tpe", "random", "grid"] | None = None

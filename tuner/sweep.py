@@ -140,7 +140,9 @@ def _start_ray(plan: Plan) -> None:
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not plan.options.address:
-        ray.init(num_cpus=usable_cores(), include_dashboard=False, object_store_memory=_OBJECT_STORE, **options)
+        # Without "local" it would join a cluster that happens to run on this machine.
+        sizes = {"num_cpus": usable_cores(), "object_store_memory": _OBJECT_STORE}
+        ray.init(address="local", include_dashboard=False, **sizes, **options)
         return
     try:
         ray.init(address=plan.options.address, runtime_env={"env_vars": _ENVIRONMENT}, **options)
