@@ -24,17 +24,18 @@ def front(trials: Sequence[Trial], measures: Sequence[Measure]) -> list[Trial]:
     found = comparable(trials, measures)
     kept = [one for one in found if not any(_beats(other, one, measures) for other in found)]
     sign = -1.0 if measures[0].direction == "max" else 1.0
-    return sorted(kept, key=lambda trial: sign * _value(trial, measures[0]))
+    return sorted(kept, key=lambda trial: sign * known_value(trial, measures[0]))
 
 
 def _beats(one: Trial, other: Trial, measures: Sequence[Measure]) -> bool:
-    pairs = [(measure, _value(one, measure), _value(other, measure)) for measure in measures]
+    pairs = [(measure, known_value(one, measure), known_value(other, measure)) for measure in measures]
     return not any(measure.better(b, a) for measure, a, b in pairs) and any(
         measure.better(a, b) for measure, a, b in pairs
     )
 
 
-def _value(trial: Trial, measure: Measure) -> float:
+def known_value(trial: Trial, measure: Measure) -> float:
+    """A comparable trial's value."""
     value = trial.value(measure.name)
     assert value is not None
     return value

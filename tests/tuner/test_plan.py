@@ -85,7 +85,7 @@ def test_resuming_takes_the_newest_unfinished_sweep(tmp_path: Path):
         (["--scheduler", "pbt", "--budget", "3"], "population of 3 is too small"),
         (["--scheduler", "pbt", "--search", "grid"], "grid has no effect with pbt"),
         (["--set", 'data.train=["nowhere/0.tar"]'], "nowhere"),
-        (["reprot"], "no command 'reprot'"),
+        (["repotr"], "no command 'repotr'"),
         (["report", "nowhere"], "no sweep"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_grid_that_nobody_could_want_is_refused():
         (Domain(path="loss.entropy", kind="uniform", low=-1, high=1), "entropy cannot be -1: entropy is -1.0"),
         (Domain(path="data.image_size", kind="choice", values=(64, 65)), "cannot be 65.*multiple"),
         (
-            Domain(path="loss.entropy", kind="choice", values=(1,), when={"choice.estimater": (1,)}),
+            Domain(path="loss.entropy", kind="choice", values=(1,), when={"choice.estimatr": (1,)}),
             "choice.estimator",
         ),
     ],

@@ -10,7 +10,7 @@ from evaluator.report.figures import Picture
 from evaluator.report.looks import INK, dress, looks, new_figure
 from trainer.config import Config
 from tuner.importance import Importance
-from tuner.pareto import comparable, front
+from tuner.pareto import comparable, front, known_value
 from tuner.record import Measure, Sweep, Trial, best
 from tuner.report.parallel import Parallel
 from tuner.report.schedule import WITHOUT_CHOICE, Curve, Span, curves, spans
@@ -86,9 +86,9 @@ def draw_pareto(panel: Axes, sweep: Sweep, trials: Sequence[Trial], other: Measu
     measures = [sweep.metric, other]
     points, kept = comparable(trials, measures), front(trials, measures)
     color = looks(["a"])["a"].color
-    xs, ys = ([trial.value(measure.name) for trial in points] for measure in measures)
+    xs, ys = ([known_value(trial, measure) for trial in points] for measure in measures)
     panel.scatter(xs, ys, s=22, facecolor="none", edgecolor=_QUIET)
-    xs, ys = ([trial.value(measure.name) for trial in kept] for measure in measures)
+    xs, ys = ([known_value(trial, measure) for trial in kept] for measure in measures)
     panel.plot(xs, ys, color=color, marker="o", markersize=6, linewidth=1.0)
     for trial, x, y in zip(kept, xs, ys, strict=True):
         panel.annotate(str(trial.number), (x, y), (4, 5), textcoords="offset points", fontsize=8, color=INK)

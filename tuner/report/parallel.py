@@ -10,7 +10,7 @@ from tuner.record import Sweep, Trial, best
 from tuner.scales import NOWHERE, MetricScale, SettingScale, written
 from tuner.space import Domain
 
-STEP, MARGIN, HEIGHT, TOP = 132, 62, 300, 48
+STEP, MARGIN, HEIGHT, TOP = 132.0, 62.0, 300.0, 48.0
 """Distance between axes, room beside the first and last, length of the axes, room above, in CSS pixels."""
 SHADES = 5
 """Lines have one of so many colours, by their rank on the metric that decides."""

@@ -14,7 +14,7 @@
  * @property {boolean} locked
  *
  * @typedef {object} Photo
- * @property {string} id SHA-256 of the file, given by the server.
+ * @property {string} id Given by the server: a hash of the file, and of whether its colours are kept.
  * @property {string} name
  * @property {number} width
  * @property {number} height

@@ -35,10 +35,10 @@ def test_a_folder_and_a_zip_give_the_same_photos_by_name(folder: Path, tmp_path:
 
 
 def test_a_name_that_is_not_utf8_is_readable_and_its_photo_too(folder: Path):
-    other = os.fsencode(folder) + b"/caf\xe9.jpg"
+    other = os.fsencode(folder) + b"/gr\xfcn.jpg"
     os.rename(folder / "b.jpg", other)
     photos = open_photos(folder)
-    assert photos.names[2] == "caf\\xe9.jpg"
+    assert photos.names[2] == "gr\\xfcn.jpg"
     photos.names[2].encode()
     with open(other, "rb") as file:
         assert photos.read(2) == file.read()
