@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tuner.pareto import front
 from tuner.record import BEST_FILE, REPORT_FILE, TRIALS_FILE, Sweep, Trial, best
 
 _PLAIN_WIDTH = 118
@@ -57,6 +58,8 @@ class Screen:
             self._live.stop()
             self._live = None
         self.console.print(table(self._sweep, trials))
+        if len(self._sweep.metrics) > 1 and front(trials, self._sweep.metrics):
+            self.console.print(pareto_table(self._sweep, trials))
 
     def _news(self, trial: Trial) -> str:
         if trial.status == "failed":
@@ -98,6 +101,18 @@ def table(sweep: Sweep, trials: Sequence[Trial], most: int | None = None) -> Tab
             status,
             style="bold" if leader and trial.id == leader.id else "",
         )
+    return drawn
+
+
+def pareto_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
+    """The trials that no other one beats on every metric, best on the first one first."""
+    names = [measure.name for measure in sweep.metrics]
+    drawn = Table(title=f"beaten by no other on all of {', '.join(names)}", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("trial", "settings", *names):
+        drawn.add_column(name, justify="left" if name == "settings" else "right")
+    for trial in front(trials, sweep.metrics):
+        numbers = [number(trial.value(name)) for name in names]
+        drawn.add_row(str(trial.number), settings(trial.values), *numbers)
     return drawn
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.tuner.test_record import SWEEP, trial
-from tuner.record import Trial
+from tuner.record import Report, Trial
 from tuner.screen import Screen, conclusion, settings
 
 TRIALS = [
@@ -58,6 +58,19 @@ def test_the_table_begins_with_what_runs_and_then_the_best():
     rows = [line[0] for line in lines if line and line[0].isdigit()]
     assert rows == ["2", "3", "0", "4", "1"]
     assert "1 running, 2 finished, 1 stopped, 1 failed" in file.getvalue()
+
+
+def test_several_metrics_end_with_the_trials_that_no_other_beats_on_all():
+    trials = [
+        replace(trial(number, "finished"), reports=(Report(9, "ping-1", 1.0, {"ab_psnr": psnr, "lpips": lpips}),))
+        for number, (psnr, lpips) in enumerate([(20.0, 0.2), (21.0, 0.3), (19.0, 0.25), (22.0, 0.4)])
+    ]
+    shown, file = screen(terminal=False)
+    shown.close(trials)
+    _, _, last = file.getvalue().partition("beaten by no other on all of ab_psnr, lpips")
+    rows = [line.split() for line in last.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+    assert [row[0] for row in rows] == ["3", "1", "0"]
+    assert rows[0][-2:] == ["22", "0.4"]
 
 
 def test_the_conclusion_names_the_best_and_how_to_train_it():
