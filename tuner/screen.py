@@ -107,7 +107,7 @@ def table(sweep: Sweep, trials: Sequence[Trial], most: int | None = None) -> Tab
 def pareto_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
     """The trials that no other one beats on every metric, best on the first one first."""
     names = [measure.name for measure in sweep.metrics]
-    drawn = Table(title=f"beaten by no other on all of {', '.join(names)}", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(title="Pareto front", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("trial", "settings", *names):
         drawn.add_column(name, justify="left" if name == "settings" else "right")
     for trial in front(trials, sweep.metrics):

@@ -67,8 +67,8 @@ def test_several_metrics_end_with_the_trials_that_no_other_beats_on_all():
     ]
     shown, file = screen(terminal=False)
     shown.close(trials)
-    _, _, last = file.getvalue().partition("beaten by no other on all of ab_psnr, lpips")
-    rows = [line.split() for line in last.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+    _, _, last = file.getvalue().partition("Pareto front")
+    rows = [line.split() for line in last.splitlines() if line[:6].strip().isdigit()]
     assert [row[0] for row in rows] == ["3", "1", "0"]
     assert rows[0][-2:] == ["22", "0.4"]
 
