@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.stats import spearmanr
 
 from tuner.pareto import comparable
@@ -98,8 +99,8 @@ def association(trials: Sequence[Trial], path: str, measure: Measure) -> Associa
     values = [trial.value(measure.name) for trial in mine]
     if len(mine) < _FEWEST or len(set(settings)) < 2 or len(set(values)) < 2:
         return None
-    result = spearmanr(settings, values)
-    return Association(path, measure, float(result.statistic), float(result.pvalue), len(mine))
+    correlation, p_value = np.asarray(spearmanr(settings, values), dtype=np.float64).tolist()
+    return Association(path, measure, correlation, p_value, len(mine))
 
 
 def _namer(domain: Domain, trials: Sequence[Trial], path: str) -> Callable[[Trial], str]:

@@ -29,8 +29,8 @@ def draw_importance(panel: Axes, found: Importance) -> str:
     """Bars, hollow where a setting was judged among some of the trials only; returns the words for them."""
     color = looks(["a"])["a"].color
     for place, one in enumerate(found.shares):
-        fills = {"facecolor": "none", "hatch": "///"} if one.conditional else {"facecolor": color}
-        panel.barh(place, one.share, edgecolor=color, height=0.62, **fills)
+        hatch, inside = ("///", "none") if one.conditional else (None, color)
+        panel.barh(place, one.share, edgecolor=color, height=0.62, facecolor=inside, hatch=hatch)
         note = f", of {one.trials} trials" if one.conditional else ""
         panel.text(one.share, place, f" {100 * one.share:.0f} %{note}", va="center", fontsize=8, color=INK)
     panel.set_yticks(range(len(found.shares)), [one.path for one in found.shares])
@@ -139,7 +139,7 @@ def everything(
     leader = best(trials, sweep.metric)
     assert leader is not None
     figure = Figure(figsize=(13, 10.4), facecolor="white", layout="constrained")
-    upper, lower = figure.subfigures(2, height_ratios=[1.0, 1.1])
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.0, 1.1])[:, 0]
     panel = upper.subplots()
     draw_parallel(panel, drawing)
     panel.set_title(f"{sweep.name}: {len(trials)} trials, by {sweep.metric.label}", fontsize=11, color=INK)
