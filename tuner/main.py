@@ -65,13 +65,18 @@ def _command(name: str) -> Callable[[list[str]], int]:
 def _report(words: list[str]) -> int:
     import tyro
 
-    def report(folder: tyro.conf.Positional[Path]) -> Path:
+    def report(folder: tyro.conf.Positional[Path], picture: Path | None = None) -> Path:
         """Write the page of a sweep anew.
 
         Args:
             folder: of the sweep, such as runs/sweeps/NAME.
+            picture: also write the page's figures as one picture, such as sweep.png, for documents.
         """
-        return import_module("tuner.report").write_report(folder)
+        _check_installed()
+        written = import_module("tuner.report")
+        if picture:
+            written.save_picture(folder, picture)
+        return written.write_report(folder)
 
     print(tyro.cli(report, prog=f"{PROGRAM} report", args=words))
     return 0

@@ -236,12 +236,11 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert "is no sweep" in capsys.readouterr().err
 
 
-def test_the_command_writes_the_page_and_says_where(folder: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["report", str(folder)]) == 0
+def test_the_command_writes_the_page_and_one_picture_of_all_figures(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["report", str(folder), "--picture", str(tmp_path / "all.png")]) == 0
     assert capsys.readouterr().out.strip() == str(folder / REPORT_FILE)
-
-
-def test_all_figures_fit_on_one_picture_for_documents(folder: Path, tmp_path: Path):
-    with Image.open(save_picture(folder, tmp_path / "all.png")) as picture:
+    with Image.open(tmp_path / "all.png") as picture:
         assert picture.size == (1430, 1144)
         assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 100
