@@ -64,7 +64,7 @@ def draw_curve(
         _draw_schedule(bottom, curve, look.color, look.linestyle)
     dress(bottom, "photos seen", "temperature")
     bottom.set_ylim(bottom=0)
-    bottom.legend(frameon=False, fontsize=8, loc="best")
+    bottom.legend(fontsize=8, edgecolor="none", framealpha=0.8)
     _mark_stages(top, bottom, stages)
 
 
@@ -93,6 +93,7 @@ def draw_pareto(panel: Axes, sweep: Sweep, trials: Sequence[Trial], other: Measu
     for trial, x, y in zip(kept, xs, ys, strict=True):
         panel.annotate(str(trial.number), (x, y), (4, 5), textcoords="offset points", fontsize=8, color=INK)
     panel.margins(0.12)
+    panel.ticklabel_format(useOffset=False)
     dress(panel, _with_end(sweep.metric), _with_end(other))
     each = "; ".join(
         f"trial {one.number} {written(x)} and {written(y)}" for one, x, y in zip(kept, xs, ys, strict=True)
@@ -122,9 +123,11 @@ def draw_parallel(panel: Axes, drawing: Parallel) -> None:
             linewidth=2.6 if is_best else 0.8 if early else 1.3,
             linestyle="--" if early else "-",
         )
-    for axis in drawing.axes:
+    for index, axis in enumerate(drawing.axes):
         panel.plot([axis.x, axis.x], [drawing.top, drawing.bottom], color=INK, linewidth=1)
-        panel.text(axis.x, drawing.top - 12, axis.title, ha="center", va="bottom", fontsize=8, color=INK)
+        panel.text(
+            axis.x, drawing.top - (12, 28)[index % 2], axis.title, ha="center", va="bottom", fontsize=8, color=INK
+        )
         for tick in axis.ticks:
             panel.text(axis.x + 5, tick.y, tick.text, va="center", fontsize=7, color=INK, bbox=_HALO)
     panel.set_xlim(0, drawing.width)

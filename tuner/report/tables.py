@@ -15,9 +15,9 @@ def trial_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
     """Every trial with all that is known about it; by status, then from the best to the worst."""
     leader = best(trials, sweep.metric)
     paths = [entry["path"] for entry in sweep.space]
-    copied = any(trial.parent for trial in trials)
+    copied, broken = (any(getattr(trial, name) for trial in trials) for name in ("parent", "error"))
     columns = ["status", *(measure.name for measure in sweep.metrics), *map(_short, paths)]
-    columns += ["photos seen", "stage", "seconds", *(["weights of"] if copied else []), "error"]
+    columns += ["photos seen", "stage", "seconds", *["weights of"] * copied, *["error"] * broken]
     numbers = {trial.id: str(trial.number) for trial in trials}
     rows = []
     for trial in sorted(trials, key=lambda trial: _rank(sweep, trial)):
@@ -30,7 +30,8 @@ def trial_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
         cells.append(Cell(f"{trial.seconds:.0f}"))
         if copied:
             cells.append(Cell(numbers.get(trial.parent or "", "–")))
-        cells.append(Cell("", gain=trial.error or ""))
+        if broken:
+            cells.append(Cell("", gain=trial.error or ""))
         rows.append((str(trial.number), cells))
     caption = f"All {len(trials)} trials: values at each one's last report; a dash where a setting has no effect"
     return Table(caption, "trial", columns, rows)

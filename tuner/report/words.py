@@ -79,6 +79,8 @@ def about_importance(found: Importance | None, sweep: Sweep, trials: Sequence[Tr
         sentences.append("Hatched bars: searched in some trials only, and judged among those.")
     if found.doubt:
         sentences.append(f"Beware: {found.doubt}.")
+    if sweep.scheduler == "pbt":
+        sentences.append("Beware: trials changed settings on the way, and count here with their last ones.")
     return sentences
 
 
