@@ -26,9 +26,9 @@ MOST_MILLISECONDS = 60_000
 expect.set_options(timeout=MOST_MILLISECONDS)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """For these tests only: while Playwright runs, no other test of this process could use asyncio."""
+    """One for each module: while Playwright runs, no other test of this process could use asyncio."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not here; Debian's package chromium has it")
     with sync_playwright() as playwright:
@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     server = Server()
     server.start()
@@ -45,7 +45,7 @@ def server() -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def blank(browser: Browser, server: Server) -> Iterator[Page]:
     """The page without a photo, whose modules a test takes one by one."""
     context = browser.new_context()
