@@ -27,6 +27,16 @@ from tuner.space import Domain, Space
 from tuner.space_file import read_space
 
 SWEEPS = "sweeps"
+NOT_SEARCHED = (
+    "rounds.",
+    "run.",
+    "validation.",
+    "engine.threads",
+    "data.batch_size",
+    "data.train",
+    "data.validation",
+)
+"""Beginnings of the names of settings that all trials of a sweep share."""
 FINISHED = "finished"
 """Option in `sweep.json`: when the sweep came to its end; absent before."""
 POPULATION = 8
@@ -83,6 +93,8 @@ class Plan:
         gpus = preset.gpus if options.gpus is None else options.gpus
         options = replace(options, name=name, gpus=gpus)
         scheduler = options.scheduler or preset.scheduler
+        search = options.search or ("random" if scheduler == "pbt" else preset.search)
+        space = Space(tuple(domains), base)
         sweep = Sweep(
             name=name,
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -90,9 +102,9 @@ class Plan:
             machine=machine(),
             versions=versions(_VERSIONS),
             seed=options.seed,
-            search=options.search or ("random" if scheduler == "pbt" else preset.search),
+            search=search,
             scheduler=scheduler,
-            budget=options.budget or preset.budget,
+            budget=options.budget or (f"{len(space.grid())}" if search == "grid" else preset.budget),
             metrics=tuple(_measure(name, base) for name in words(options.metric) or _DEFAULT_METRICS),
             space=tuple(domain.as_json() for domain in domains),
             base=as_json(base),
@@ -152,9 +164,21 @@ class Plan:
     def _check(self) -> None:
         """Refuse what contradicts itself."""
         sweep = self.sweep
+        for domain in self.space.domains:
+            if domain.path.startswith(NOT_SEARCHED):
+                raise ValueError(
+                    f"{domain.path} cannot be searched: trials would report after other photos, measure other "
+                    "things, or be told another value; give it to the base by --set"
+                )
         if sweep.scheduler == "pbt":
             if sweep.search != "random":
                 raise ValueError(f"--search {sweep.search} has no effect with pbt, which draws its population")
+            if self.options.workers > 1:
+                raise ValueError("pbt with --workers above 1 could copy no weights; use one worker")
+            if self.options.parallel:
+                raise ValueError(
+                    "--parallel has no effect with pbt, whose population runs as there is room for it"
+                )
             if self.population < 4:
                 raise ValueError(
                     f"a population of {self.population} is too small; give a --budget of 4 trials or more"

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial as ray_trial
 
 from evaluator.registry import new_client
+from trainer.outbox import brief, within
 from tuner.plan import Plan
 from tuner.record import Report, Status, Sweep, Trial, best, read_trials, write_trials
 from tuner.screen import Screen
@@ -20,6 +22,8 @@ from tuner.search import ERROR, PARENT, POINT
 
 SECONDS = "seconds"
 """Option in `sweep.json`: how long the sweep has run for, its interruptions left out."""
+_PATIENCE = 30.0
+"""Seconds for MLflow to note a trial's end."""
 _MLFLOW_STATUS = {"stopped": "KILLED", "failed": "FAILED", "finished": "FINISHED"}
 
 
@@ -57,19 +61,16 @@ class Recorder(_Lazy, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a trial that starts, or goes on."""
-        known = self._trials.get(trial.trial_id)
-        number = known.number if known else len(self._trials)
-        values = self._plan.space.active(trial.config[POINT])
-        parent = trial.config.get(PARENT)
-        entry = known or Trial(id=trial.trial_id, number=number, status="running", values=values)
+        entry = self._entry(trial)
         self._running_since[entry.id] = time.monotonic() - entry.seconds
-        self._put(replace(entry, status="running", values=values, parent=parent))
+        values, parent = self._plan.space.active(trial.config[POINT]), trial.config.get(PARENT)
+        self._put(replace(entry, status="running", values=values, parent=parent, error=None))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
         """Note a report. Ray marks it as done where the scheduler stops the trial at it."""
-        entry = self._timed(trial.trial_id)
+        entry = self._timed(trial)
         if ERROR in result:
             self._put(replace(entry, status="failed", error=result[ERROR]))
             return
@@ -95,19 +96,30 @@ class Recorder(_Lazy, Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note the end of a trial that returned or was stopped."""
-        entry = self._timed(trial.trial_id)
+        entry = self._timed(trial)
         self._end(entry if entry.status != "running" else replace(entry, status="finished"))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a trial whose process or node died more often than is put up with."""
-        self._end(replace(self._timed(trial.trial_id), status="failed", error=_system_error(trial)))
+        self._end(replace(self._timed(trial), status="failed", error=_system_error(trial)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial's process or node died, and that it is tried again."""
-        self._screen.say(f"trial {self._trials[trial.trial_id].number} died and moves: {_system_error(trial)}")
+        self._screen.say(f"trial {self._entry(trial).number} died and moves: {_system_error(trial)}")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """End what the budget's end has stopped; after an interruption it stays open, to be resumed."""
+        """End what the budget's end has stopped; after an interruption it stays open, to be resumed.
+
+        A trial that Ray does not know, as it was killed before it had written down that it began, is forgotten.
+        """
+        known = {trial.trial_id: trial for trial in trials}
+        self._trials = {
+            name: entry for name, entry in self._trials.items() if name in known or entry.status != "running"
+        }
+        for entry in self.trials:
+            if entry.status == "running" and known[entry.id].status == ray_trial.ERROR:
+                self._end(replace(entry, status="failed", error=_system_error(known[entry.id])))
+        write_trials(self.folder, self.trials)
         if spending(self._plan, self.trials, self._seconds):
             for entry in self.trials:
                 if entry.status == "running":
@@ -118,14 +130,27 @@ class Recorder(_Lazy, Callback):
     def _seconds(self) -> float:
         return self._before + time.monotonic() - self._started
 
-    def _timed(self, trial_id: str) -> Trial:
-        entry = self._trials[trial_id]
-        return replace(entry, seconds=round(time.monotonic() - self._running_since[trial_id], 2))
+    def _entry(self, trial: Any) -> Trial:
+        """What is known of a trial; its process may die before it starts."""
+        if trial.trial_id in self._trials:
+            return self._trials[trial.trial_id]
+        values = self._plan.space.active(trial.config[POINT])
+        return Trial(id=trial.trial_id, number=len(self._trials), status="running", values=values)
+
+    def _timed(self, trial: Any) -> Trial:
+        entry, now = self._entry(trial), time.monotonic()
+        since = self._running_since.get(entry.id, now - entry.seconds)
+        return replace(entry, seconds=round(now - since, 2))
 
     def _end(self, entry: Trial) -> None:
         self._put(entry)
-        if entry.run:
-            new_client(self._plan.sweep.tracking_uri).set_terminated(entry.run, _MLFLOW_STATUS[entry.status])
+        if not entry.run:
+            return
+        uri, status = self._plan.sweep.tracking_uri, _MLFLOW_STATUS[entry.status]
+        try:
+            within(_PATIENCE, lambda: new_client(uri).set_terminated(entry.run, status))
+        except Exception as error:  # whatever goes wrong with tracking must not end a sweep
+            self._screen.say(f"trial {entry.number}'s run stays open in MLflow ({brief(error)})")
 
     def _put(self, entry: Trial) -> None:
         before = self._trials.get(entry.id)
@@ -144,7 +169,8 @@ class Spending(_Lazy, Stopper):
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Count the photos of a report; stops no single trial."""
-        self._begin()[trial_id] = result.get("images_seen", 0)
+        photos = self._begin()
+        photos[trial_id] = max(photos.get(trial_id, 0), result.get("images_seen", 0))
         return False
 
     def stop_all(self) -> bool:

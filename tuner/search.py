@@ -155,12 +155,12 @@ class Asha(ASHAScheduler):
         return super().on_trial_result(tune_controller, trial, own) if own else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Forget a trial; its rungs have been noted."""
-        super().on_trial_remove(tune_controller, trial)
+        """Forget a trial; its rungs have been noted. Ray may call more than once."""
+        self._trial_info.pop(trial.trial_id, None)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Forget a trial."""
-        super().on_trial_remove(tune_controller, trial)
+        self._trial_info.pop(trial.trial_id, None)
 
     def _replay(self, trials: Sequence[Trial]) -> None:
         for trial in trials:

@@ -74,6 +74,8 @@ class Domain:
             )
         if self.kind == "integer" and not (float(self.low).is_integer() and float(self.high).is_integer()):
             raise ValueError(f"{self.path}: the range is {self.low} to {self.high}; give integers")
+        if self.kind != "integer":  # where 0 is a value, Ray takes it for an integer and rounds what comes of it
+            object.__setattr__(self, "extra", tuple(map(float, self.extra)))
         if any(value >= self.low for value in self.extra):
             raise ValueError(
                 f"{self.path}: extra is {list(self.extra)}; it takes values below the range's {self.low}"

@@ -56,10 +56,16 @@ def _parts(path: str, entry: Any) -> tuple[Kind, list[Any], dict[str, Any]]:
     values = entry[given[0]]
     if not isinstance(values, list) or (given[0] != "choice" and len(values) != 2):
         raise ValueError(f"{path}: {given[0]} is {values!r}; {example}")
-    options: dict[str, Any] = {"extra": tuple(_number(path, value) for value in entry.get("extra", ()))}
-    options["when"] = {
-        name: tuple(allowed) if isinstance(allowed, list) else (allowed,)
-        for name, allowed in entry.get("when", {}).items()
+    extra, when = entry.get("extra", []), entry.get("when", {})
+    if not isinstance(extra, list):
+        raise ValueError(f"{path}: extra is {extra!r}; write a list, such as [0]")
+    if not isinstance(when, Mapping):
+        raise ValueError(f"{path}: when is {when!r}; write {{setting: value}}")
+    options: dict[str, Any] = {
+        "extra": tuple(_number(path, value) for value in extra),
+        "when": {
+            name: tuple(allowed) if isinstance(allowed, list) else (allowed,) for name, allowed in when.items()
+        },
     }
     if "points" in entry:
         options["points"] = int(_number(path, entry["points"]))

@@ -1,5 +1,6 @@
 """One sweep from its plan to its report: MLflow's parent run, Ray, the trials, what is left in the folder."""
 
+import fcntl
 import json
 import logging
 import os
@@ -42,6 +43,8 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables beside ours, also where nothing is asked for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A stopped trial may be closing readers or its MLflow run; what is not done by then costs the next trial.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "90",
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill can make forgotten, in seconds
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -67,6 +70,7 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
         OSError: MLflow does not answer, or the disk is full.
     """
     with ExitStack() as stack:
+        stack.enter_context(_alone(plan.folder))
         stack.enter_context(_environment())
         parent = stack.enter_context(_open_parent(plan))
         if not ray.is_initialized():
@@ -90,6 +94,17 @@ def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, sp
         write_atomically(setup.sweep_folder / "errors" / f"{name}.txt", traceback.format_exc().encode())
         nothing = dict.fromkeys(setup.metrics)
         tune.report({**nothing, "images_seen": 0, ERROR: _first_line(error)})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the sweep's lock; the system frees it when this process ends, however it ends."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"sweep {folder} is running in another process; wait for it, or stop it") from None
+        yield
 
 
 @contextmanager
@@ -170,7 +185,7 @@ def _tuner(plan: Plan, parent_run: str, objective: Objective) -> tune.Tuner:
             scheduler=scheduler(plan),
             num_samples=1 if evolving else -1,
             max_concurrent_trials=None if evolving else parallel(plan),
-            reuse_actors=True,
+            reuse_actors=plan.options.workers == 1,  # who waits for workers cannot be told to begin anew
             trial_dirname_creator=_folder_name,
         ),
         run_config=tune.RunConfig(

@@ -84,6 +84,8 @@ def test_resuming_takes_the_newest_unfinished_sweep(tmp_path: Path):
         (["--scheduler", "pbt", "--mutate", "loss.heatmap"], "loss.heatmap is not searched"),
         (["--scheduler", "pbt", "--budget", "3"], "population of 3 is too small"),
         (["--scheduler", "pbt", "--search", "grid"], "grid has no effect with pbt"),
+        (["--scheduler", "pbt", "--workers", "2"], "pbt with --workers above 1 could copy no weights"),
+        (["--scheduler", "pbt", "--parallel", "2"], "--parallel has no effect with pbt"),
         (["--set", 'data.train=["nowhere/0.tar"]'], "nowhere"),
         (["repotr"], "no command 'repotr'"),
         (["report", "nowhere"], "no sweep"),
@@ -98,6 +100,21 @@ def test_what_a_person_got_wrong_is_one_message_and_exit_code_2(
     assert message in error
     assert error.startswith("error: ")
     assert not (tmp_path / SWEEPS).exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize("path", ["rounds.cycles", "validation.hint_size", "engine.threads", "data.batch_size"])
+def test_what_all_trials_must_share_is_not_searched(path: str, tmp_path: Path):
+    space = tmp_path / "space.yaml"
+    space.write_text(f"{path}: [1, 2]\n")
+    with pytest.raises(ValueError, match=f"{path} cannot be searched"):
+        new(tmp_path / "runs", space=space)
+
+
+def test_a_grid_is_whole_unless_the_budget_says_otherwise(tmp_path: Path):
+    space = tmp_path / "space.yaml"
+    space.write_text("loss.entropy: [0.0, 0.1, 0.2]\nclicks.interactions: [1, 2, 3, 4]\n")
+    assert new(tmp_path / "runs", name="a", space=space, search="grid").budget.trials == 12
+    assert new(tmp_path / "runs", name="b", space=space, search="grid", budget="5").budget.trials == 5
 
 
 @pytest.mark.parametrize("words", [["--workers", "0"], ["--cpus", "0"], ["--gpus", "-1"], ["--search", "best"]])
