@@ -74,6 +74,7 @@ def job(capability: int, **constants: int) -> Job:
     return Job(kernel, POINTERS | numbers, constants, capability=capability, aligned=aligned)
 
 
+@pytest.mark.slow
 def test_it_compiles_for_gpus_without_spilling():
     """A photo of one pixel too: a launch makes constants of arguments that are 1."""
     ones = {name: 1 for name in NUMBERS if name != "photo_stride"}

@@ -114,6 +114,7 @@ def another(name: str, value: Any) -> Any:
     return f"{value}x" if isinstance(value, str) else value / 2 if isinstance(value, float) else value + 1
 
 
+@pytest.mark.slow
 def test_every_setting_changes_the_fingerprint_or_leaves_the_weights_alone(tmp_path: Path):
     """Each is changed by itself. What is left out needs shards, a compiler, or says where files go."""
     base = small_config(tmp_path, **SHORT, loss__perceptual="off")

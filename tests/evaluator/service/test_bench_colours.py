@@ -45,6 +45,7 @@ def test_a_photo_is_read_at_the_working_size(picture: Callable[..., bytes]):
     assert read_photo(picture(width=40, height=20), 48).truth_ab.shape == (1, 2, 20, 40)
 
 
+@pytest.mark.slow
 def test_a_run_prints_and_writes_its_table(
     registry, picture: Callable[..., bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -99,6 +99,7 @@ def test_hint_size_1_moves_16_bytes_at_a_time_and_spills_nothing(capability: int
         assert wide(compiled, "st") >= 4 or done.constants.get("SOFT"), done
 
 
+@pytest.mark.slow
 def test_larger_hint_sizes_spill_four_registers_at_most():
     """16 warps leave each thread 128 registers, and older versions of Triton need a few more."""
     jobs = [*forward_jobs(90, LARGEST_BLOCK, 5), *backward_jobs(90, LARGEST_BLOCK, 5, [0, 3])]
@@ -107,12 +108,14 @@ def test_larger_hint_sizes_spill_four_registers_at_most():
         assert compiled.stack <= 16, done
 
 
+@pytest.mark.slow
 def test_small_tiles_spill_nothing():
     jobs = [*forward_jobs(80, SMALLEST_BLOCK, 1), *backward_jobs(80, SMALLEST_BLOCK, 1, [1])]
     for done, compiled in zip(jobs, cross_compile(jobs), strict=True):
         assert compiled.stack == 0, done
 
 
+@pytest.mark.slow
 def test_photos_of_one_tile_spill_nothing():
     jobs = list(single_jobs(1, kinds=[0, 2, 3]))
     for done, compiled in zip(jobs, cross_compile(jobs), strict=True):
@@ -128,6 +131,7 @@ def test_combining_many_tiles_and_the_noise_alone():
     assert all(compiled.stack == 0 for compiled in cross_compile(jobs))
 
 
+@pytest.mark.slow
 def test_what_a_launch_specialises_compiles_too():
     """A launch makes constants of integers that are 1: sizes, strides, stream, draw; and half precision logits."""
     one_pixel = dict.fromkeys(("height", "width", "tiles", "stream", "draw", "clicks_c", "truth_c"), 1)
