@@ -24,6 +24,7 @@ from kernels.benchmarking import Goal, at_least, at_most, report, usable_cores
 from trainer.config import Config, override
 from trainer.runs import RESULTS_FILE, as_json
 from trainer.settings import checked
+from trainer.validation import middle_budget
 from tuner.options import Options
 from tuner.plan import Plan
 from tuner.record import Trial, best, read_trials
@@ -103,15 +104,10 @@ def overhead(fewer: float, more: float, extra_trials: int) -> Goal:
     return at_most("overhead per trial, s (at most)", LARGEST_OVERHEAD, max(0.0, more - fewer) / extra_trials)
 
 
-def middle(budgets: Sequence[int]) -> int:
-    """The budget that trials report at, as in `trainer.loop.headline`."""
-    return budgets[max(0, len(budgets) - 2)]
-
-
 def value_of(folder: Path, config: Config) -> float:
     """The main command's ab PSNR at the middle budget, from a finished run's folder."""
     curve = json.loads((folder / RESULTS_FILE).read_text())["curve"]
-    return curve[-1][f"validation/{_GUIDE}/ab_psnr@{middle(config.validation.clicks)}"]
+    return curve[-1][f"validation/{_GUIDE}/ab_psnr@{middle_budget(config.validation.clicks)}"]
 
 
 def nothing(values: dict[str, Any], setup: Setup) -> None:

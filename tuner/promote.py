@@ -8,13 +8,11 @@ The same command goes on where an earlier one ended: it resumes the retraining, 
 Exit code 0: both are champions now. 3: the evidence was refused for one of them at least. 2: wrong input.
 """
 
-import fcntl
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +39,7 @@ from trainer.presets import paper
 from trainer.runs import RESULTS_FILE, RunFolder
 from trainer.session import Session
 from trainer.settings import checked, nearest
+from tuner.alone import alone
 from tuner.record import Sweep, best, read_trials
 
 COLORIZER, GUIDE, POLICY = "colornet", "editnet-blind", "guide-blind"
@@ -99,7 +98,7 @@ def promote(
     if metric not in METRICS:
         raise ValueError(f"there is no metric {metric!r}{nearest(metric, METRICS)}; have {', '.join(METRICS)}")
     retraining = Retraining.of(folder, seed)
-    with _alone(retraining.folder / PROMOTION):
+    with alone(retraining.folder / PROMOTION, f"{retraining.folder} is being promoted by another process"):
         source = photos or _validation_photos(retraining.config, retraining.folder / PROMOTION / "validation")
         fingerprint = open_photos(source, limit).fingerprint  # what is wrong with them is said before the training
         versions = retraining.run()
@@ -287,15 +286,3 @@ def _validation_photos(config: Config, folder: Path) -> Path:
         if not file.exists() or file.read_bytes() != png.getvalue():
             write_atomically(file, png.getvalue())
     return folder
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a second promotion of the same sweep while the block runs."""
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder.parent} is being promoted by another process") from None
-        yield

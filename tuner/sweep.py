@@ -1,6 +1,5 @@
 """One sweep from its plan to its report: MLflow's parent run, Ray, the trials, what is left in the folder."""
 
-import fcntl
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from trainer.null_tracker import NullTracker, Place
 from trainer.runs import as_json
 from trainer.settings import checked
 from trainer.tracking import open_tracker
+from tuner.alone import alone
 from tuner.orphans import end_with_parent
 from tuner.plan import FINISHED, Plan
 from tuner.record import BEST_FILE, Sweep, Trial, best, read_trials
@@ -70,7 +70,8 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
         OSError: MLflow does not answer, or the disk is full.
     """
     with ExitStack() as stack:
-        stack.enter_context(_alone(plan.folder))
+        busy = f"sweep {plan.folder} is running in another process; wait for it, or stop it"
+        stack.enter_context(alone(plan.folder, busy))
         stack.enter_context(_environment())
         parent = stack.enter_context(_open_parent(plan))
         if not ray.is_initialized():
@@ -94,17 +95,6 @@ def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, sp
         write_atomically(setup.sweep_folder / "errors" / f"{name}.txt", traceback.format_exc().encode())
         nothing = dict.fromkeys(setup.metrics)
         tune.report({**nothing, "images_seen": 0, ERROR: _first_line(error)})
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the sweep's lock; the system frees it when this process ends, however it ends."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"sweep {folder} is running in another process; wait for it, or stop it") from None
-        yield
 
 
 @contextmanager

@@ -247,10 +247,10 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 def _first_failure(error: Exception) -> str:
-    """A line about the worker that failed first, for it is the cause of the others' failures."""
+    """A line about the failed worker of the lowest rank; the others often fail because of it."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     for rank, failure in failures.items():
-        return f"worker {rank}: {str(failure).strip().splitlines()[-1]}"
+        return f"worker {rank}: {(str(failure).strip().splitlines() or [type(failure).__name__])[-1]}"
     return str(error)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tuner.bench import Way, compare, middle, overhead, value_of
+from tuner.bench import Way, compare, overhead, value_of
 from tuner.presets import smoke
 
 ALONE = Way(seconds=360.0, values={0: 20.0, 1: 22.0, 2: 18.0, 3: 21.0})
@@ -39,8 +39,6 @@ def test_the_overhead_is_what_one_more_trial_adds():
 
 def test_the_main_commands_number_is_the_middle_budgets(tmp_path: Path):
     config = smoke().base
-    assert middle(config.validation.clicks) == 5
-    assert middle((3,)) == 3
     curve = [{"validation/editnet-blind/ab_psnr@5": value} for value in (1.0, 2.5)]
     (tmp_path / "results.json").write_text(json.dumps({"curve": curve}))
     assert value_of(tmp_path, config) == 2.5

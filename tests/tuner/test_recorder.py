@@ -10,10 +10,10 @@ from ray.tune.experiment import Trial as RayTrial
 
 from tests.tuner.test_plan import new
 from tuner import recorder as recorder_module
+from tuner.alone import alone
 from tuner.record import Trial, read_trials, write_trials
 from tuner.recorder import Recorder
 from tuner.search import POINT
-from tuner.sweep import _alone
 
 
 def ray_trial(name: str, status: str = RayTrial.RUNNING) -> Any:
@@ -69,5 +69,9 @@ def test_a_trial_that_goes_on_after_an_error_shows_it_no_more(folder: Path):
 
 
 def test_a_sweep_has_one_driver(folder: Path):
-    with _alone(folder), pytest.raises(ValueError, match="running in another process"), _alone(folder):
+    with (
+        alone(folder, ""),
+        pytest.raises(ValueError, match="running elsewhere"),
+        alone(folder, "running elsewhere"),
+    ):
         pass
