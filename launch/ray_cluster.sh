@@ -34,8 +34,27 @@ limits=()
 [ -z "${SLURM_CPUS_ON_NODE:-}" ] || limits+=("--num-cpus=$SLURM_CPUS_ON_NODE")
 [ -z "${SLURM_GPUS_ON_NODE:-}" ] || limits+=("--num-gpus=$SLURM_GPUS_ON_NODE")
 
-processes=()
+processes=() running='' answer=$(mktemp)
+# In the background, as bash puts a signal off until a command in the foreground has ended. With job control on, for
+# else the command would ignore Ctrl-C; off again, so that bash does not say how each job ended.
+patiently() {
+    set -m
+    "$@" &
+    running=$!
+    set +m
+    wait "$running"
+}
+# The signal goes on to the command, which may have something to save.
+stopped() {
+    trap '' "$1"
+    if [ -n "$running" ]; then
+        kill "-$1" "$running" 2>/dev/null || true
+        wait "$running" 2>/dev/null || true
+    fi
+    exit "$2"
+}
 finish() {
+    rm -f "$answer"
     # By their ids: `ray stop` would end Ray processes of others on these machines too.
     for process in "${processes[@]}"; do
         kill -TERM "$process" 2>/dev/null || true
@@ -45,8 +64,8 @@ finish() {
     done
 }
 trap finish EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+trap 'stopped TERM 143' TERM
+trap 'stopped INT 130' INT
 
 # Ray on another machine, until the connection to this process ends.
 start_worker() {
@@ -75,12 +94,13 @@ for _ in $(seq "${RAY_TRIES:-60}"); do
         kill -0 "$process" 2>/dev/null || { echo "error: ray start has ended on a machine" >&2; exit 1; }
     done
     # `ray list nodes` would need the dashboard.
-    nodes=$(timeout "${RAY_PATIENCE:-60}" python -c 'import ray; ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-print(sum(node["Alive"] for node in ray.nodes()))' 2>&1 | tail -n 1) || true
+    patiently timeout "${RAY_PATIENCE:-60}" python -c 'import ray; ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+print(sum(node["Alive"] for node in ray.nodes()))' >"$answer" 2>&1 || true
+    nodes=$(tail -n 1 "$answer")
     case $nodes in '' | *[!0-9]*) reason="; $nodes" nodes=0 ;; *) reason='' ;; esac
     [ "$nodes" -lt ${#hosts[@]} ] || break
-    sleep "${RAY_PAUSE:-2}"
+    patiently sleep "${RAY_PAUSE:-2}"
 done
 [ "$nodes" -ge ${#hosts[@]} ] || { echo "error: $nodes of ${#hosts[@]} machines have joined$reason" >&2; exit 1; }
 echo "Ray at $RAY_ADDRESS on $nodes machines" >&2
-"$@"
+patiently "$@"

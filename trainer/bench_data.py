@@ -1,9 +1,12 @@
-"""How many photos per second one core prepares: shards and batched Lab beside the usual way.
+"""How many photos per second one core prepares: shards and batched Lab beside the usual ways.
 
 The usual way is a `Dataset` over JPEG files: Pillow decodes, torchvision resizes and crops, scikit-image converts
-each photo to Lab, a `DataLoader` makes batches. Ours is shards -> `ShardLoader` -> Lab on whole batches: on the
-GPU where there is one, else on the CPU, compiled where there is a C++ compiler. Both ways read the same photos
-and are held to the same cores.
+each photo to Lab, a `DataLoader` makes batches; webdataset's recipe does the same from shards. Ours is shards ->
+`ShardLoader` -> Lab on whole batches: on the GPU where there is one, else on the CPU, compiled where there is a
+C++ compiler. All ways read the same photos and are held to the same cores.
+
+A second table (`trainer.bench_sources`) has all cores, reader processes, and shards on disk, by HTTP and from a
+stand-in for S3, with and without a cache.
 """
 
 import io
@@ -20,12 +23,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import skimage.color
 import torch
 import tyro
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import RandomCrop, Resize
 
 from evaluator.photos.decode import centre_crop, decode_rgb
@@ -33,22 +33,22 @@ from evaluator.photos.files import PHOTO_SUFFIXES, list_files
 from evaluator.photos.manifest import ShardError
 from kernels.benchmarking import at_least, interleave, quantiles, report, usable_cores
 from kernels.color import rgb_to_lab
+from trainer.bench_sources import Disagreement, measure_sources
+from trainer.bench_ways import SCALE_JITTER, Conversion, Workload, usual_lab
 from trainer.data.crops import random_crop
 from trainer.data.embedded import photographs
-from trainer.data.loader import ShardLoader
 from trainer.data.shard_build import StoreSettings
 from trainer.data.shard_pool import build_all, plan_jobs
 from trainer.scene import lab_converter
 
-Conversion = Callable[[Tensor], tuple[Tensor, Tensor]]
-
 GOAL = 5.0
 TOLERANCE = 1e-3
 """Largest difference of the two ways' lightness and ab on the same pixels."""
-SCALE_JITTER = 20
 EXAMPLES = 256
 EXAMPLE_SIZE = (363, 272)
 """Width and height in pixels of the example photos."""
+_FEWEST_SHARDS = 4
+"""webdataset refuses fewer shards than workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,38 +64,19 @@ class BenchOptions:
     batch_size: int = 32
     """Photos per batch."""
     workers: int = 0
-    """Worker processes of both ways; 0 decodes in the main process."""
+    """Worker processes of all ways in the first table; 0 decodes in the main process."""
     cores: int = 1
-    """Cores that each way may use."""
-    repeats: int = 7
-    """Measurements of each way, taken in turns."""
+    """Cores that each way of the first table may use."""
+    repeats: int = 5
+    """Measurements of each way in the first table, taken in turns."""
+    sources: bool = True
+    """Make the second table: local, HTTP, S3, cold and warm caches, on all cores."""
+    source_workers: tuple[int, ...] = (1, 2)
+    """Worker processes of all ways in the second table."""
+    source_repeats: int = 3
+    """Measurements of each way in the second table, taken in turns."""
     json: Path | None = None
     """Write the report here too."""
-
-
-class UsualDataset(Dataset):
-    """JPEG files to (lightness, ab), one by one."""
-
-    def __init__(self, files: Sequence[Path], image_size: int) -> None:
-        self._files, self._size = files, image_size
-        self._scale = [Resize(image_size + extra) for extra in range(SCALE_JITTER + 1)]
-        self._crop = RandomCrop(image_size)
-
-    def __len__(self) -> int:
-        """The number of files."""
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Float32 (1,H,W) and (2,H,W)."""
-        image = Image.open(self._files[index]).convert("RGB")
-        scaled = self._scale[int(torch.randint(len(self._scale), ()))](image)
-        return usual_lab(np.asarray(self._crop(scaled)))
-
-
-def usual_lab(rgb: np.ndarray) -> tuple[Tensor, Tensor]:
-    """A uint8 photo (H,W,3) to lightness and ab through scikit-image."""
-    lab = torch.from_numpy(skimage.color.rgb2lab(rgb).astype(np.float32)).permute(2, 0, 1)
-    return lab[:1] / 100, lab[1:] / 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,44 +84,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = tyro.cli(BenchOptions, prog="python -m trainer.bench_data", args=arguments)
     try:
         return _run(options)
+    except Disagreement as error:
+        print(error, file=sys.stderr)
+        return 1
     except (ValueError, OSError, ShardError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _run(options: BenchOptions) -> int:
-    if not 1 <= options.cores <= usable_cores():
-        raise ValueError(f"--cores is {options.cores}; this machine lends 1 ... {usable_cores()}")
-    if options.photos < options.batch_size or options.repeats < 1:
-        raise ValueError(
-            f"--photos is {options.photos}, --batch-size {options.batch_size}, --repeats {options.repeats}; "
-            "give at least one batch and one repeat"
-        )
+    _validate(options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     conversions = _conversions(device)
-    with tempfile.TemporaryDirectory() as folder, _held_to(options.cores):
-        files, shards = _prepare(options, Path(folder))
-        difference = max(
-            _difference(files[: options.batch_size], options.image_size, device, lab)
-            for lab in conversions.values()
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        workload = _prepare(options, Path(folder), device)
+        files = workload.files
+        difference = max(_difference(workload, lab) for lab in conversions.values())
         if difference > TOLERANCE:
-            print(f"the two ways differ by {difference:.2e}, more than {TOLERANCE}: no speeds", file=sys.stderr)
-            return 1
-        measured = interleave(_ways(options, files, shards, device, conversions), options.repeats)
-        stages = _stages(files[:64], options.image_size, conversions)
-    rows = [{"way": name, "unit": "images/s per core"} | quantiles(values) for name, values in measured.items()]
-    rows += [{"way": name, "unit": "ms per image"} | quantiles(values) for name, values in stages.items()]
-    usual, *ours = (float(np.median(values)) for values in measured.values())
+            raise Disagreement(f"the two ways differ by {difference:.2e}, more than {TOLERANCE}: no speeds")
+        with _held_to(options.cores):
+            measured = interleave(_ways(options, workload, conversions), options.repeats)
+            stages = _stages(files[:64], options.image_size, conversions)
+        sources: list[dict[str, object]] = []
+        if options.sources:
+            quickest = list(conversions.values())[-1]
+            sources = measure_sources(workload, quickest, options.source_workers, options.source_repeats)
+    usual, _, *ours = (float(np.median(values)) for values in measured.values())
+    rows: list[dict[str, object]] = [
+        {
+            "way": name,
+            "workers": options.workers,
+            "unit": "images/s per core",
+            **quantiles(values),
+            "times usual": float(np.median(values)) / usual,
+        }
+        for name, values in measured.items()
+    ]
+    rows += [{"way": name, "unit": "ms per image", **quantiles(values)} for name, values in stages.items()]
     goals = [
         at_least(f"images/s per core, {name} / usual", GOAL, speed / usual)
-        for name, speed in zip(list(measured)[1:], ours, strict=True)
+        for name, speed in zip(list(measured)[2:], ours, strict=True)
     ]
     title = (
-        f"{len(files)} photos, crops of {options.image_size} px, {options.cores} cores, {options.workers} workers"
+        f"{len(files)} photos, crops of {options.image_size} px; per core: {options.cores} cores, "
+        f"{options.workers} workers; {'/'.join(map(str, options.source_workers))} workers: all cores"
     )
-    report(f"{title}; largest difference {difference:.1e}", rows, goals, options.json)
+    report(f"{title}; largest difference {difference:.1e}", rows + sources, goals, options.json)
     return 0
+
+
+def _validate(options: BenchOptions) -> None:
+    if not 1 <= options.cores <= usable_cores():
+        raise ValueError(f"--cores is {options.cores}; this machine lends 1 ... {usable_cores()}")
+    if options.photos < options.batch_size or min(options.repeats, options.source_repeats) < 1:
+        raise ValueError(
+            f"--photos is {options.photos}, --batch-size {options.batch_size}, --repeats {options.repeats}, "
+            f"--source-repeats {options.source_repeats}; give at least one batch and one repeat"
+        )
+    if not options.source_workers or not all(0 <= count <= _FEWEST_SHARDS for count in options.source_workers):
+        raise ValueError(f"--source-workers is {options.source_workers}; give numbers in 0 ... {_FEWEST_SHARDS}")
 
 
 def _conversions(device: torch.device) -> dict[str, Conversion]:
@@ -151,7 +153,7 @@ def _conversions(device: torch.device) -> dict[str, Conversion]:
     return found
 
 
-def _prepare(options: BenchOptions, folder: Path) -> tuple[list[Path], str]:
+def _prepare(options: BenchOptions, folder: Path, device: torch.device) -> Workload:
     """The same photos as loose files and as shards."""
     loose = folder / "photos"
     loose.mkdir()
@@ -159,8 +161,12 @@ def _prepare(options: BenchOptions, folder: Path) -> tuple[list[Path], str]:
     for number, data in enumerate(islice(photos, options.photos)):
         (loose / f"{number:06d}.jpg").write_bytes(data)
     shards = folder / "shards"
-    build_all(plan_jobs([loose], shards, StoreSettings(), 256, 0), shards, 1, lambda count: None)
-    return sorted(loose.iterdir()), str(shards)
+    files = sorted(loose.iterdir())
+    shard_size = max(1, min(256, len(files) // _FEWEST_SHARDS))
+    build_all(plan_jobs([loose], shards, StoreSettings(), shard_size, 0), shards, 1, lambda count: None)
+    return Workload(
+        files=files, shards=shards, image_size=options.image_size, batch_size=options.batch_size, device=device
+    )
 
 
 def _photos_of(source: Path) -> Iterator[bytes]:
@@ -183,55 +189,27 @@ def _example_photos() -> Iterator[bytes]:
         yield file.getvalue()
 
 
-def _difference(files: Sequence[Path], image_size: int, device: torch.device, lab: Conversion) -> float:
-    """The largest difference of lightness and ab between the two ways, on identical pixels."""
-    rgb = torch.stack([centre_crop(decode_rgb(path.read_bytes()), image_size) for path in files])
-    ours = torch.cat(lab(rgb.to(device)), dim=1).cpu()
+def _difference(workload: Workload, lab: Conversion) -> float:
+    """The largest difference of lightness and ab between the two ways, on a batch of identical pixels."""
+    files = workload.files[: workload.batch_size]
+    rgb = torch.stack([centre_crop(decode_rgb(path.read_bytes()), workload.image_size) for path in files])
+    ours = torch.cat(lab(rgb.to(workload.device)), dim=1).cpu()
     usual = torch.stack([torch.cat(usual_lab(photo.permute(1, 2, 0).numpy())) for photo in rgb])
     return (ours - usual).abs().max().item()
 
 
 def _ways(
-    options: BenchOptions,
-    files: Sequence[Path],
-    shards: str,
-    device: torch.device,
-    conversions: Mapping[str, Conversion],
+    options: BenchOptions, workload: Workload, conversions: Mapping[str, Conversion]
 ) -> dict[str, Callable[[], float]]:
-    """For each way a function that prepares all photos once and returns images/s per core; the usual one first."""
-    loader = ShardLoader(
-        shards,
-        options.image_size,
-        options.batch_size,
-        workers=options.workers,
-        scale_jitter=SCALE_JITTER,
-        pin_memory=device.type == "cuda",
-    )
-    batches = max(1, len(files) // options.batch_size)
-
-    def usual() -> None:
-        dataset = UsualDataset(files, options.image_size)
-        loaded = DataLoader(dataset, options.batch_size, shuffle=True, num_workers=options.workers, drop_last=True)
-        for lightness, ab in loaded:
-            lightness.to(device)
-            ab.to(device)
-
-    def ours(lab: Conversion) -> None:
-        for batch in islice(loader.batches(), batches):
-            lab(batch.rgb.to(device, non_blocking=True))
-        loader.close()
-
-    def timed(way: Callable[[], None]) -> float:
-        begin = time.perf_counter()
-        way()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return batches * options.batch_size / (time.perf_counter() - begin) / options.cores
-
-    ways = {"usual: files, Pillow, scikit-image": lambda: timed(usual)}
+    """For each way a function that prepares all photos once and returns images/s per core; usual ones first."""
+    workers, shards = options.workers, str(workload.shards)
+    ways: dict[str, Callable[[], int]] = {
+        "usual: files, Pillow, scikit-image": lambda: workload.usual(workers),
+        "webdataset's recipe: shards, Pillow, scikit-image": lambda: workload.webdataset(workers),
+    }
     for name, lab in conversions.items():
-        ways[f"ours: shards, {name}"] = lambda lab=lab: timed(lambda: ours(lab))
-    return ways
+        ways[f"ours: shards, {name}"] = lambda lab=lab: workload.ours(workers, lab, shards)
+    return {name: lambda way=way: workload.photos_per_second(way) / options.cores for name, way in ways.items()}
 
 
 def _stages(

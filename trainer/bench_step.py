@@ -1,10 +1,11 @@
 """One training step of each phase beside a plain reference of the same arithmetic: time and peak memory.
 
     python -m trainer.bench_step [--preset small] [--repeats 10] [--json FILE]
+    python -m trainer.bench_step --ablate [--preset paper] [--photos 32] [--json FILE]
 
-Plain is float32 in contiguous memory, with Lab computed on the CPU; ours is what the trainer does on this
-machine. Both show the same batches to the same networks with the same draws. The losses must agree before anything
-is timed.
+The second form adds what makes a step fast part by part (`trainer.bench_ablation`). In the first, plain is float32
+in contiguous memory, with Lab computed on the CPU; ours is what the trainer does on this machine. Both show the
+same batches to the same networks with the same draws. The losses must agree before anything is timed.
 """
 
 import json
@@ -22,24 +23,16 @@ import torch
 import tyro
 
 from kernels.benchmarking import at_least, interleave, quantiles, report
-from trainer.checkpoints import Checkpoints
-from trainer.config import Config, override
-from trainer.console import Screen
+from trainer.bench_ablation import ablate
+from trainer.bench_training import LOSS_TOLERANCE, NOTHING, PROGRESS, PlainTraining, build, one_of_each
+from trainer.config import override
 from trainer.data.batch import Batch
-from trainer.data.embedded import EmbeddedLoader, validation_photos
 from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
-from trainer.loop import Training, build_engines
-from trainer.null_tracker import NullTracker
-from trainer.pingpong import pingpong
+from trainer.loop import Training
 from trainer.presets import PRESETS
 from trainer.recipes import Stage
-from trainer.scene import Scene, prepare_scene
-from trainer.validation import Validation
 
-PLAIN = {"engine.precision": "fp32", "engine.channels_last": False, "engine.compile": False}
-LOSS_TOLERANCE = 0.02
-"""Largest relative difference of the two paths' losses; bf16 keeps three decimal digits."""
 CPU_GOAL, GPU_GOAL = 1.5, 2.5
 
 
@@ -55,47 +48,21 @@ class Arguments:
     """Precision of our path; fp32 tells what is won without half precision."""
     json: Path | None = None
     """Also write the report to this file."""
+    ablate: bool = False
+    """Add the parts of the fast path one by one, and say what each is worth."""
+    photos: int = 0
+    """With --ablate: photos per step; 0: the preset's."""
+    memory_limit: float = 0.0
+    """With --ablate: MiB beyond the weights to search the largest batch for; 0: all of the GPU's."""
     memory_of: str = ""
     """Used by the program itself: print the peak memory of one path, then end."""
-
-
-class PlainTraining(Training):
-    """The trainer with Lab computed on the CPU."""
-
-    def _scene(self, batch: Batch) -> Scene:
-        scene = super()._scene(batch)
-        plain = prepare_scene(batch.rgb, scene.keys.cpu())
-        device = self.cluster.device
-        return Scene(plain.lightness.to(device), plain.truth_ab.to(device), plain.rgb.to(device), scene.keys)
-
-
-def build(config: Config, cluster: Cluster, kind: type[Training], scratch: Path) -> Training:
-    """A training that nothing watches."""
-    recipe = pingpong(config)
-    photos, names = validation_photos(config.data.image_size, 1)
-    return kind(
-        config=config,
-        recipe=recipe,
-        cluster=cluster,
-        engines=build_engines(config, recipe, cluster),
-        loader=EmbeddedLoader(image_size=config.data.image_size, batch_size=config.data.batch_size),
-        validation=Validation.of(photos, names, config),
-        checkpoints=Checkpoints(scratch, 1),
-        metrics=NullTracker(),
-        screen=Screen(enabled=False),
-    )
-
-
-def one_of_each(training: Training) -> list[Stage]:
-    """Pretraining of both kinds, ping and pong."""
-    return list(training.recipe.stages[:4])
 
 
 def make_path(name: str, arguments: Arguments, scratch: Path) -> Training:
     """The plain training, or ours."""
     config = override(PRESETS[arguments.preset](), {"loss.perceptual": "off"})
     if name == "plain":
-        config = override(config, PLAIN)
+        config = override(config, NOTHING)
         return build(config, Cluster(config.engine), PlainTraining, scratch)
     config = override(config, {"engine.precision": arguments.ours})
     return build(config, Cluster(config.engine), Training, scratch)
@@ -106,7 +73,7 @@ def timed_step(training: Training, stage: Stage, batch: Batch) -> Callable[[], f
 
     def run() -> float:
         started = time.perf_counter()
-        training.step(stage, 0.25, batch, StopRequest())
+        training.step(stage, PROGRESS, batch, StopRequest())
         if training.cluster.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started
@@ -122,7 +89,7 @@ def check(paths: dict[str, Training], batch: Batch) -> None:
     """
     for stages in zip(*(one_of_each(training) for training in paths.values()), strict=True):
         losses = [
-            training.step(stage, 0.25, batch, StopRequest())[0]
+            training.step(stage, PROGRESS, batch, StopRequest())[0]
             for training, stage in zip(paths.values(), stages, strict=True)
         ]
         for name, value in losses[0].items():
@@ -144,7 +111,7 @@ def print_memory(arguments: Arguments, scratch: Path) -> None:
     batch = next(iter(training.loader.batches(0)))
     for stage in one_of_each(training):
         for _ in range(2):
-            training.step(stage, 0.25, batch, StopRequest())
+            training.step(stage, PROGRESS, batch, StopRequest())
     if training.cluster.device.type == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
@@ -159,6 +126,16 @@ def process_peak() -> float:
 
 def main(arguments: Arguments) -> None:
     """Check, time, report."""
+    if arguments.ablate:
+        config = PRESETS[arguments.preset]()
+        config = override(config, {"data.batch_size": arguments.photos or config.data.batch_size})
+        ablate(
+            config,
+            repeats=arguments.repeats,
+            limit_mib=arguments.memory_limit,
+            json_file=arguments.json,
+        )
+        return None
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.memory_of:
             return print_memory(arguments, Path(scratch))

@@ -31,24 +31,26 @@ class Checkpoints:
         Raises:
             OSError: it could not be written (a full disk, say); the earlier checkpoints stand.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"{images_seen:012d}-{stage:03d}"
         unfinished = self.folder / f"{_UNFINISHED}{target.name}"
         if target.exists():  # a resumed run that reached the same place: the same state
             return target
-        shutil.rmtree(unfinished, ignore_errors=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._drop_unfinished()  # of a kill; before writing, as the disk may be full of it
             unfinished.mkdir()
             with (unfinished / STATE_FILE).open("wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
             _flush_folder(unfinished)
+            unfinished.rename(target)
+            _flush_folder(self.folder)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise OSError(f"checkpoint {target} could not be written ({error}); earlier ones stand") from error
-        unfinished.rename(target)
-        _flush_folder(self.folder)
+            raise OSError(
+                f"checkpoint {target} could not be written ({_cause(error)}); earlier ones stand"
+            ) from error
         self._drop_old()
         return target
 
@@ -71,6 +73,8 @@ class Checkpoints:
     def _drop_old(self) -> None:
         for path in self.list()[: -self._keep]:
             shutil.rmtree(path)
+
+    def _drop_unfinished(self) -> None:
         for path in self.folder.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -88,6 +92,13 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint {checkpoint} cannot be read ({reason:.200}); remove it to continue from the one before"
         ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """The operating system's words where it has any: torch wraps them in a page about its archive."""
+    while not isinstance(error, OSError) and error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]
 
 
 def _flush_folder(folder: Path) -> None:

@@ -29,17 +29,24 @@ class DataConfig:
     batch_size: int = 16
     """Photos per step over all processes together."""
     workers: int = 0
-    """Reader processes per training process; 0 reads inside it."""
+    """Reader processes per training process; 0 reads inside it. Without influence on what is learned."""
     scale_jitter: int = 20
     """The short side is scaled to image_size plus 0 to this many pixels before the crop (section 3.5)."""
     photo_share: float = 0.7
     """Share of photographs in the embedded data; the rest are procedural scenes."""
     corrupt_limit: float = 0.01
     """Share of unreadable photos above which the training stops."""
+    cache: str = ""
+    """Folder on a local disk that keeps what is read of http(s)://, s3:// and pipe: shards, for all processes of
+    this machine together. Empty: nothing is kept."""
+    cache_gb: float = 50.0
+    """Most that the folder may hold, in 1e9 bytes."""
 
     def __post_init__(self) -> None:
         _at_least(self, image_size=8, batch_size=1, workers=0, scale_jitter=0)
         _share(self, "photo_share", "corrupt_limit")
+        if not self.cache_gb > 0:
+            raise ValueError(f"data.cache_gb is {self.cache_gb}; it must be above 0, or leave data.cache empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +184,7 @@ class RoundsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How the arithmetic runs; none of this changes what is learned beyond rounding."""
+    """How the arithmetic runs; only micro_batch changes what is learned beyond rounding."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type. auto: bf16 where the hardware computes in it, else fp32."""
@@ -187,9 +194,18 @@ class EngineConfig:
     """Compile networks and Lab with torch.compile; costs minutes at the start, and a CPU needs a C++ compiler."""
     threads: int = 0
     """CPU threads per process; 0 divides the cores among this machine's processes."""
+    timeout: float = 600.0
+    """Seconds without progress after which a job of several processes ends and names the rank that is missing;
+    with compile 20 minutes more for the first step of each stage and for validations."""
+    micro_batch: int = 0
+    """Photos that a process runs at a time, whose gradients are added up before a step; 0: all of its share of
+    data.batch_size. Batch norm sees one micro-batch at a time: with the same data.batch_size and micro_batch,
+    any number of processes does the same training."""
+    bucket_mb: int = 25
+    """MiB of gradients that processes exchange at a time while a backward still runs."""
 
     def __post_init__(self) -> None:
-        _at_least(self, threads=0)
+        _at_least(self, threads=0, timeout=1, micro_batch=0, bucket_mb=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +239,21 @@ class RunConfig:
     """Checkpoints kept."""
     publish: bool = True
     """Register the trained networks at the end."""
+    watch_every: int = 20
+    """Steps between looks at pace, waits, memory and slow ranks."""
+    metrics_file: str = ""
+    """Text file for Prometheus, where node-exporter's textfile collector reads; empty: in the run's folder."""
+    system_metrics: bool = True
+    """Log the main process's machine (processor, memory, disk, network, GPUs) as MLflow's system metrics."""
+    profile: bool = False
+    """Write a trace of 10 steps of each kind of stage into the run's folder; the same as --profile."""
 
     def __post_init__(self) -> None:
-        _at_least(self, checkpoint_every=1, keep=1)
+        _at_least(self, checkpoint_every=1, keep=1, watch_every=1)
+        if self.metrics_file and not self.metrics_file.endswith(".prom"):
+            raise ValueError(
+                f"run.metrics_file is {self.metrics_file}; its name must end in .prom for node-exporter to read it"
+            )
         if os.sep in self.name or self.name in {".", ".."}:
             raise ValueError(f"run.name is {self.name!r}; give a plain folder name")
 
@@ -254,6 +282,11 @@ class Config:
         for name, value in flatten(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; it must be a finite number")
+        if self.engine.micro_batch and self.data.batch_size % self.engine.micro_batch:
+            raise ValueError(
+                f"engine.micro_batch is {self.engine.micro_batch} and data.batch_size {self.data.batch_size}; "
+                "give a divisor of the batch"
+            )
         multiple = self.network.multiple
         if self.data.image_size % multiple:
             raise ValueError(

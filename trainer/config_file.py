@@ -43,7 +43,7 @@ def read_config(path: Path, preset: str = "") -> Config:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """What a JSON or YAML file maps; YAML as in its version 1.2: `off` is a text and `1e-4` a number.
+    """What a JSON or YAML file maps; YAML as in its version 1.2: `off` and `1_000` are texts, `1e-4` a number.
 
     Raises:
         ValueError: it cannot be read, or is no mapping.
@@ -69,13 +69,16 @@ def _read_yaml(text: str) -> Any:
 
 @cache
 def _loader() -> "type[yaml.SafeLoader]":
-    """PyYAML's safe loader with the plain numbers and truth values of YAML 1.2 (section 10.3.2)."""
+    """PyYAML's safe loader with the plain numbers and truth values of YAML 1.2 (section 10.3.2), and no dates.
+
+    Version 1.1, PyYAML's own, reads `1_000` as 1000, `010` as 8, `1:30` as 90, and `2020-01-01` as a date.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
         """Reads `no` as a text and `1e-4` as a number."""
 
-    replaced = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"}
+    replaced = {f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "timestamp")}
     Loader.yaml_implicit_resolvers = {
         first: [pair for pair in pairs if pair[0] not in replaced]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -85,4 +88,5 @@ def _loader() -> "type[yaml.SafeLoader]":
         "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), "tTfF"
     )
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"({number.pattern})$"), "-+.0123456789")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"([-+]?(0|[1-9][0-9]*))$"), "-+0123456789")
     return Loader

@@ -67,14 +67,15 @@ class StageDisplay:
         self._draw = draw
         self._started = self._last_line = time.perf_counter()
         self._losses: dict[str, float] = {}
+        self._watched = ""
 
-    def update(self, images: int, losses: Mapping[str, float]) -> None:
-        """Note that `images` photos of the stage are done, and the last step's losses."""
-        self._done = images
+    def update(self, images: int, losses: Mapping[str, float], watched: str = "") -> None:
+        """Note that `images` photos of the stage are done, the last step's losses, and more to show in words."""
+        self._done, self._watched = images, watched
         for name, value in losses.items():
             self._losses[name] = 0.95 * self._losses.get(name, value) + 0.05 * value
         if self._draw:
-            self._draw(images, f"{self.images_per_second:.0f} images/s {self._losses_text()}")
+            self._draw(images, f"{self.images_per_second:.0f} images/s {self._text()}")
 
     @property
     def seconds(self) -> float:
@@ -94,7 +95,7 @@ class StageDisplay:
     def line(self) -> str:
         """Everything in one line."""
         done = f"{self._done:,}/{self.images:,} photos"
-        return f"{done}, {self.images_per_second:.0f} images/s, {self._losses_text()}"
+        return f"{done}, {self.images_per_second:.0f} images/s, {self._text()}"
 
     def is_due(self) -> bool:
         """Whether a line should be printed now; only where nothing is drawn."""
@@ -103,5 +104,6 @@ class StageDisplay:
         self._last_line = time.perf_counter()
         return True
 
-    def _losses_text(self) -> str:
-        return "  ".join(f"{name} {value:.4f}" for name, value in self._losses.items())
+    def _text(self) -> str:
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in self._losses.items())
+        return ", ".join(filter(None, (losses, self._watched)))

@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from evaluator.photos.manifest import ShardError
 from evaluator.protocol import Results
 from kernels.noise import fold, sample_keys
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config
 from trainer.console import Screen, StageDisplay
 from trainer.data.batch import Batch, Loader
-from trainer.engines import Cluster, Engine, backward, borrow, train
+from trainer.engines import Cluster, Engine, backward, borrow, share_gradients, train
 from trainer.headlines import first_losses, headline
 from trainer.interrupts import StopRequest
 from trainer.perceptual import Perceptual
@@ -22,6 +23,7 @@ from trainer.recipes import Phase, Recipe, Stage, Step, Term
 from trainer.scene import Scene, lab_converter, prepare_scene
 from trainer.schedules import learning_rate
 from trainer.validation import Validation
+from trainer.watch import Watch
 
 SCALER_PATIENCE = 20
 """fp16's loss scaler finds its scale by overflowing: so many steps in a row may be that."""
@@ -89,11 +91,29 @@ class Training:
     after_validation: AfterValidation = carry_on
 
     def __post_init__(self) -> None:
+        self.watch = Watch(self.config, self.cluster, self.engines, self.screen)
         self._to_lab = lab_converter(compiled=self.config.engine.compile)
-        joint = [phase.name for stage in self.recipe.stages for phase in stage.phases if len(phase.trains) > 1]
+        self._refuse_joint_phases()
+        local = self.config.data.batch_size // self.cluster.world_size
+        self._micro_batch = self.config.engine.micro_batch or local
+        if local % self._micro_batch:
+            raise ValueError(
+                f"engine.micro_batch is {self._micro_batch}, but each process has {local} photos of a batch "
+                f"(data.batch_size {self.config.data.batch_size} over {self.cluster.world_size}); give a divisor "
+                f"of {local}, or another data.batch_size"
+            )
+
+    def _refuse_joint_phases(self) -> None:
+        joint = [phase for stage in self.recipe.stages for phase in stage.phases if len(phase.trains) > 1]
         if joint and self.cluster.precision == "fp16":
             raise ValueError(
-                f"phase {joint[0]} trains several networks, which share fp16's one loss scaler; use bf16 or fp32"
+                f"phase {joint[0].name} trains several networks, which share fp16's one loss scaler; "
+                "use bf16 or fp32"
+            )
+        if any(not self.engines[name].can_share_a_loss for phase in joint for name in phase.trains):
+            raise ValueError(
+                f"phase {joint[0].name} trains several networks with one loss, which {self.cluster.engine_name} "
+                "cannot; use launch/ddp.yaml"
             )
 
     def run(self, stop: StopRequest) -> bool:
@@ -116,8 +136,19 @@ class Training:
             if self.after_validation(self, stage) or self._asked_to_stop(stop):
                 return False
         if self.results is None:  # resumed after the last stage
-            self.results = self._measure()
+            self.results = self._measure(stages=self.progress.stage)
         return True
+
+    def validate_again(self) -> Stage | None:
+        """Measure again, without noting it, what the stage before had measured at its end.
+
+        Returns:
+            That stage; None where this one has begun, or there is none before.
+        """
+        if self.progress.stage_images or not self.progress.stage:
+            return None
+        self.results = self._measure(stages=self.progress.stage)
+        return self.recipe.stages[self.progress.stage - 1]
 
     def train_stage(self, stage: Stage, stop: StopRequest) -> bool:
         """Train the rest of a stage and save; False if asked to stop.
@@ -140,17 +171,21 @@ class Training:
             OSError: it could not be written; every rank raises.
         """
         problem = None
+        self.watch.dog.mark("writing a checkpoint")
+        engines = {name: engine.state_dict() for name, engine in self.engines.items()}  # with ZeRO from all ranks
         if self.cluster.is_main:
             state = {
                 "progress": asdict(self.progress),
-                "engines": {name: engine.state_dict() for name, engine in self.engines.items()},
+                "engines": engines,
                 "run_id": self.run_id,
                 "data": self._conditions(),
+                "micro_batch": self._micro_batch,
             }
             try:
                 self.checkpoints.save(state, self.progress.images_seen, self.progress.stage)
             except OSError as error:
                 problem = str(error)
+        self.watch.dog.mark("waiting for the checkpoint")
         problem = self.cluster.share(problem)
         if problem:
             raise OSError(problem)
@@ -174,6 +209,12 @@ class Training:
             raise ValueError(
                 f"cannot continue in the middle of an epoch: {'; '.join(sorted(changed))}; start with the same"
             )
+        before = state.get("micro_batch", self._micro_batch)
+        if before != self._micro_batch:
+            self.screen.warn(
+                f"batch norm sees groups of {self._micro_batch} photos from now on, and saw {before} before; "
+                f"--engine.micro-batch {before} would go on as before"
+            )
         self.progress = Progress(**{item.name: state["progress"][item.name] for item in fields(Progress)})
         for name, saved in state["engines"].items():
             self.engines[name].load_state_dict(saved)
@@ -188,12 +229,17 @@ class Training:
         progress, batch_size = self.progress, self.config.data.batch_size
         images = stage.batches(self.loader.samples_per_epoch, batch_size) * batch_size
         position = f"[{progress.stage + 1}/{len(self.recipe.stages)}]"
-        with self.screen.stage(stage.name, position, images, progress.stage_images) as display:
+        with (
+            self.screen.stage(stage.name, position, images, progress.stage_images) as display,
+            self.watch.stage(stage.name),
+        ):
             batches = self.loader.batches(progress.images_seen)
             while progress.stage_images < images:
-                losses, stopping = self.step(stage, progress.stage_images / images, next(batches), stop)
+                batch = self.watch.read(batches)
+                losses, stopping = self.step(stage, progress.stage_images / images, batch, stop)
                 progress.stage_images += batch_size
                 progress.images_seen += batch_size
+                self._refuse_corrupt_data()
                 self._report(stage, display, losses)
                 if stopping:
                     return False
@@ -231,21 +277,18 @@ class Training:
         self, phase: Phase, trained: list[Engine], step: Step, skipped: int, stop: StopRequest
     ) -> tuple[dict[str, float], bool]:
         """One optimizer step, unless a loss or gradient is not finite on some rank; all ranks decide alike."""
-        statistics = [engine.statistics() for engine in trained]
-        terms = phase.loss(step)
-        numbers = torch.stack([term.value.detach() for term in terms.values()]).tolist()
-        values = dict(zip(terms, numbers, strict=True))
+        values = self._accumulate(trained, phase, step)
         broken = [name for name, value in values.items() if not math.isfinite(value)]
-        verdict = self.cluster.agree(finite=not broken, stop=stop.signal_name is not None, skipped=skipped)
+        with self.watch.waiting():
+            verdict = self.cluster.agree(finite=not broken, stop=stop.signal_name is not None, skipped=skipped)
         self.progress.skipped_photos += verdict.skipped
         norms: dict[str, float] = {}
         if verdict.finite:
-            backward(total(terms), trained)
             norms = {engine.name: engine.clip() for engine in trained}
             broken = [f"gradient of {name}" for name, norm in norms.items() if not math.isfinite(norm)]
         if not verdict.finite or broken:
-            for engine, before in zip(trained, statistics, strict=True):
-                engine.undo(before, clipped=bool(norms))
+            for engine in trained:
+                engine.undo(clipped=bool(norms))
             self._skip(phase, trained, [name for names in self.cluster.gather(broken) for name in names])
             return {}, verdict.stop
         lr = learning_rate(step.progress, phase.lr, phase.lr * self.config.optimizer.floor)
@@ -254,6 +297,29 @@ class Training:
         self.progress.broken_in_row[phase.name] = 0
         gradients = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
         return self.cluster.mean({**values, **gradients, "lr": lr}), verdict.stop
+
+    def _accumulate(self, trained: list[Engine], phase: Phase, step: Step) -> dict[str, float]:
+        """Add up the gradients of the batch's micro-batches; the mean of each of the loss' terms.
+
+        A loss that is not finite goes through its backward too, for the other ranks wait in theirs.
+        """
+        for engine in trained:
+            engine.begin()
+        scenes = step.scene.split(self._micro_batch)
+        sums: dict[str, Tensor] = {}
+        for index, scene in enumerate(scenes, start=1):
+            last = index == len(scenes)
+            with share_gradients(trained, last):
+                terms = phase.loss(replace(step, scene=scene))
+                backward(total(terms) / len(scenes), trained)
+            for name, term in terms.items():
+                value = term.value.detach()
+                sums[name] = sums[name] + value if name in sums else value
+            if not last:
+                for engine in trained:
+                    engine.end_of_micro_batch()
+        means = (torch.stack(list(sums.values())) / len(scenes)).tolist()
+        return dict(zip(sums, means, strict=True))
 
     def _skip(self, phase: Phase, trained: list[Engine], broken: list[str]) -> None:
         """Count a step that was left out; stop after several in a row."""
@@ -273,7 +339,14 @@ class Training:
     def _report(self, stage: Stage, display: StageDisplay, losses: Mapping[str, float]) -> None:
         progress = self.progress
         shown = first_losses(stage, losses)
-        display.update(progress.stage_images, shown)
+        counts = {
+            "images_seen": progress.images_seen,
+            "stage": progress.stage,
+            "skipped_steps": progress.skipped_steps,
+            "skipped_photos": progress.skipped_photos,
+        }
+        watched = self.watch.step(losses, counts)
+        display.update(progress.stage_images, shown, self.watch.in_words())
         self.screen.line(stage.name, display)
         temperatures = {
             "temperature": self.config.choice.temperature.at,
@@ -283,6 +356,7 @@ class Training:
         self.metrics.log_metrics(
             {
                 **losses,
+                **watched,
                 **{name: schedule(share) for name, schedule in temperatures.items()},
                 "images_per_second": display.images_per_second,
                 "skipped_steps": progress.skipped_steps,
@@ -292,8 +366,24 @@ class Training:
             progress.images_seen,
         )
 
+    def _refuse_corrupt_data(self) -> None:
+        """Stop, on all ranks at once, at too many corrupt photos since the training began, resumed or not.
+
+        At first they are held against one epoch, as in the loader, which checks where it serves a single process.
+
+        Raises:
+            ShardError: there are more than `data.corrupt_limit` allows.
+        """
+        corrupt, seen = self.progress.skipped_photos, self.progress.images_seen
+        limit = self.config.data.corrupt_limit
+        if corrupt > limit * max(seen, self.loader.samples_per_epoch):
+            raise ShardError(
+                f"{corrupt} of {seen} photos read are corrupt, more than {limit:.2%}; repair the shards or raise "
+                "data.corrupt_limit"
+            )
+
     def _validate(self, stage: Stage) -> None:
-        self.results = self._measure()
+        self.results = self._measure(stages=self.progress.stage + 1)
         values = {f"validation/{row.policy}/{row.metric}@{row.clicks}": row.mean for row in self.results.table()}
         # MLflow takes no @ in names.
         self.metrics.log_metrics(
@@ -302,10 +392,14 @@ class Training:
         self.progress.curve.append({**values, "images_seen": float(self.progress.images_seen)})
         self.screen.say(f"    after {stage.name}: {headline(self.results)}")
 
-    def _measure(self) -> Results:
-        stages = self.recipe.stages[: self.progress.stage + 1]
-        trained = {name for stage in stages for phase in stage.phases for name in phase.trains}
-        return self.validation.measure(self.cluster, self.recipe, self.engines, trained)
+    def _measure(self, stages: int) -> Results:
+        """With the networks that so many stages train."""
+        for engine in self.engines.values():
+            engine.collect()
+        phases = [phase for stage in self.recipe.stages[:stages] for phase in stage.phases]
+        trained = {name for phase in phases for name in phase.trains}
+        with self.watch.validating():
+            return self.validation.measure(self.cluster, self.recipe, self.engines, trained, self.watch.dog)
 
 
 def total(terms: Mapping[str, Term]) -> Tensor:

@@ -6,17 +6,17 @@ Parse, build, train, report, close.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from trainer.config import Config
+from trainer.config import Config, override
 from trainer.config_file import read_config
 from trainer.interrupts import StopRequest
 from trainer.presets import PRESETS
-from trainer.session import WRONG_INPUT, Session
+from trainer.session import WRONG_INPUT, AlreadyFinished, Session
 from trainer.settings import nearest
 
 PROGRAM = "accelerate launch trainer/main.py"
@@ -32,6 +32,14 @@ class Arguments:
     """Settings from a JSON or YAML file, such as a run folder's config.json; other options win over it."""
     resume: bool = False
     """Continue the newest unfinished run with these settings."""
+    profile: bool = False
+    """Write a trace of 10 steps of each kind of stage into the run's folder (run.profile)."""
+    resume_or_start: bool = False
+    """Continue the run of this --run.name if there is one, else start it: the same command for every start."""
+
+    def __post_init__(self) -> None:
+        if self.resume and self.resume_or_start:
+            raise ValueError("--resume wants a run to continue, --resume-or-start does not; give one of them")
 
 
 def parse(words: Sequence[str]) -> Arguments:
@@ -53,6 +61,8 @@ def parse(words: Sequence[str]) -> Arguments:
         raise ValueError(
             f"--preset is only a label; write the preset first: {PROGRAM} {arguments.config.preset} ..."
         )
+    if arguments.profile:
+        return replace(arguments, config=override(arguments.config, {"run.profile": True}))
     return arguments
 
 
@@ -68,7 +78,9 @@ def main(words: Sequence[str]) -> int:
     with StopRequest() as stop:
         try:
             arguments = parse(words)
-            session = Session.open(arguments.config, resume=arguments.resume)
+            session = Session.open(arguments.config, resume=arguments.resume, or_start=arguments.resume_or_start)
+        except AlreadyFinished:
+            return 0
         except WRONG_INPUT as error:
             print(f"error: {error}", file=sys.stderr)
             return BAD_INPUT

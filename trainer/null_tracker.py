@@ -71,6 +71,8 @@ class Place:
     """Id of the run that a new one is a child of."""
     tracking_uri: str = ""
     """Database or server; empty: `MLFLOW_TRACKING_URI`, else the work folder's database."""
+    system_metrics: bool = False
+    """Log the machine's state beside the training's metrics."""
     warn: Callable[[str], None] = field(default=logging.getLogger("chromaclick").warning, repr=False)
     """Gets each warning as one line; sometimes from another thread."""
 

@@ -2,13 +2,13 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
-from evaluator.curves import training_curves
 from evaluator.picture import click_grid
 from evaluator.registry import default_tracking_uri
 from evaluator.table import plain_text, report
-from trainer.config import flatten
+from trainer.config import RunConfig, flatten
 from trainer.engines import Engine
 from trainer.loop import Training
 from trainer.null_tracker import NullTracker
@@ -45,7 +45,7 @@ def draw(training: Training, folder: Path) -> dict[str, Path]:
     config, recipe = training.config, training.recipe
     shown = policies(recipe, training.engines, trained_networks(recipe))
     grid = click_grid(
-        training.engines[recipe.colorizer].module,
+        training.engines[recipe.colorizer].whole,
         shown,
         training.validation.photos[:PHOTOS_IN_PICTURE],
         training.cluster.device,
@@ -54,6 +54,8 @@ def draw(training: Training, folder: Path) -> dict[str, Path]:
         seed=config.seed,
         title=f"{config.preset}: {config.data.image_size} px, hint size {config.validation.hint_size} px",
     )
+    from evaluator.curves import training_curves  # matplotlib: a second that no error message should wait for
+
     files = {"clicks": folder / "clicks.png", "curves": folder / "curves.png"}
     grid.save(files["clicks"])
     training_curves(training.progress.curve, list(shown)).save(files["curves"])
@@ -90,7 +92,7 @@ def export_network(training: Training, published: str, engine: Engine):
     """A checked graph of one trained network, with its contract."""
     config, results = training.config, training.results
     network = training.recipe.networks[engine.name]()
-    network.load_state_dict({name: value.cpu() for name, value in engine.module.state_dict().items()})
+    network.load_state_dict({name: value.cpu() for name, value in engine.whole.state_dict().items()})
     guide = published != COLORIZER_NAME
     policy = published if guide else "random"
     measured = {
@@ -137,8 +139,10 @@ def next_commands(training: Training) -> str:
         if server.startswith("http")
         else f"mlflow ui --backend-store-uri {server or default_tracking_uri(work)}"
     )
+    elsewhere = "" if work == RunConfig().work else f" --work {shlex.quote(work)}"
     return (
         f"\nLook at the runs:  {look}\n"
+        f"Colour photos:     pip install -e '.[serve]' && python -m evaluator serve{elsewhere}\n"
         "Train on COCO:     python -m trainer.shards train2017.zip shards && \\\n"
         "                   accelerate launch trainer/main.py small \\\n"
         "                   --data.train shards --data.validation val2017.zip"

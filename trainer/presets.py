@@ -73,8 +73,13 @@ def without_effect(config: Config) -> list[str]:
         "loss.lpips": "loss.perceptual is off" if config.loss.perceptual == "off" else "",
         "loss.entropy": "loss.heatmap is 0" if config.loss.heatmap == 0 else "",
         **{
+            f"choice.{name}.shape": "it starts and ends at the same value" if schedule.is_flat else ""
+            for name, schedule in {"temperature": config.choice.temperature, "tau": config.choice.tau}.items()
+        },
+        "data.cache_gb": "" if config.data.cache else "data.cache is empty",
+        **{
             f"data.{name}": "" if config.data.train else "it is for shards"
-            for name in ("workers", "scale_jitter", "corrupt_limit", "manifest")
+            for name in ("workers", "scale_jitter", "corrupt_limit", "manifest", "cache")
         },
     }
     notes = [

@@ -8,7 +8,6 @@ holds the state at the end of that stage, before its validation. A training that
 like one that trained the stage itself (tests/trainer/test_pretraining.py compares weights and results).
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -17,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 from trainer.checkpoints import STATE_FILE, Checkpoints
 from trainer.config import Config
 from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
+from trainer.locks import Busy, Lock
 from trainer.parts import Parts, on_main
 from trainer.pingpong import pingpong
 from trainer.recipes import Recipe
@@ -33,7 +32,7 @@ FOLDER = "pretrained"
 VERSION = 1
 """Part of every fingerprint; to be raised when the code changes what ColorNet's pretraining computes."""
 WITHOUT_EFFECT = (
-    *("preset", "run.", "validation.", "data.validation", "network.edit", "clicks.interactions"),
+    *("preset", "run.", "engine.timeout", "validation.", "data.validation", "network.edit", "clicks.interactions"),
     *("choice.estimator", "choice.temperature.", "choice.tau.", "choice.samples"),
     *("loss.heatmap", "loss.entropy", "loss.target", "loss.error_blur"),
     *("optimizer.edit_lr", "optimizer.pingpong_factor"),
@@ -42,7 +41,7 @@ WITHOUT_EFFECT = (
 """Beginnings of the names of settings that ColorNet's pretraining does not read. Every other one counts."""
 _RESOLVED = (
     # Only what becomes of them matters: the loader's signature, precision, threads, whether LPIPS is there.
-    *("data.train", "data.manifest", "data.workers", "data.scale_jitter", "data.photo_share"),
+    *("data.train", "data.manifest", "data.workers", "data.cache", "data.scale_jitter", "data.photo_share"),
     *("engine.precision", "engine.threads", "loss.perceptual", "loss.lpips"),
 )
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -65,6 +64,7 @@ def fingerprint(parts: Parts) -> str:
         "precision": parts.cluster.precision,
         "device": device if device != "cpu" else f"cpu with {parts.cluster.threads} thread(s)",
         "processes": parts.cluster.world_size,
+        **({"engine": parts.cluster.engine_name} if parts.cluster.zero else {}),  # which rounds differently
         "lpips": parts.config.loss.lpips if parts.perceptual else 0,
     }
     text = json.dumps([settings, resolved], sort_keys=True)
@@ -123,7 +123,8 @@ def _pretrain(parts: Parts, recipe: Recipe, target: Path) -> None:
     if state:
         training.restore(state)
     parts.screen.say(f"pretraining ColorNet once for all, into {target}")
-    training.train_stage(recipe.stages[0], StopRequest())
+    with training.watch:
+        training.train_stage(recipe.stages[0], StopRequest())
 
     def publish() -> None:
         last = training.checkpoints.list()[-1]
@@ -140,21 +141,14 @@ def _is_there(cluster: Cluster, target: Path) -> bool:
 
 @contextmanager
 def _turn(cluster: Cluster, path: Path) -> Iterator[None]:
-    """Have a lock file while the block runs; the ranks ask together, so that none waits in a collective for long.
-
-    The system frees it when its process ends, however it ends.
-    """
-    held: list[IO[str]] = []
+    """Have a lock while the block runs; the ranks ask together, so that none waits in a collective for long."""
+    lock = Lock(path)
 
     def try_to_lock() -> bool:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            lock.take()
+        except Busy:
             return False
-        held.append(file)
         return True
 
     try:
@@ -162,5 +156,4 @@ def _turn(cluster: Cluster, path: Path) -> Iterator[None]:
             time.sleep(_SECONDS_BETWEEN_TRIES)
         yield
     finally:
-        for file in held:
-            file.close()
+        lock.release()

@@ -36,6 +36,11 @@ class Scene:
         """Photos in the batch."""
         return len(self.keys)
 
+    def split(self, size: int) -> "list[Scene]":
+        """Scenes of `size` photos each, in order; `size` divides their number."""
+        tensors = (self.lightness, self.truth_ab, self.rgb, self.keys)
+        return [Scene(*parts) for parts in zip(*(tensor.split(size) for tensor in tensors), strict=True)]
+
 
 def lab_converter(*, compiled: bool) -> ToLab:
     """The conversion of a uint8 batch to `(lightness, ab)`; compiled, it is one pass over the pixels on a CPU."""

@@ -27,6 +27,11 @@ class Schedule:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; give a share of the phase from 0 to below 1")
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the shape makes no difference."""
+        return self.shape != "constant" and self.start == self.end
+
     def at(self, progress: float) -> float:
         """The value at `progress` in [0, 1]."""
         if self.shape == "constant":

@@ -15,18 +15,31 @@ from trainer.config import Config, flatten
 from trainer.engines import Cluster
 from trainer.hooks import Hooks
 from trainer.interrupts import StopRequest
+from trainer.locks import NO_LOCKS, Lock
 from trainer.loop import Training, TrainingBroke
+from trainer.metrics_file import FILE as METRICS_FILE
+from trainer.metrics_file import MetricsFile
 from trainer.null_tracker import NullTracker, Place
 from trainer.outcome import conclude
 from trainer.parts import WRONG_INPUT, Parts, on_main
 from trainer.pingpong import pingpong
 from trainer.presets import without_effect
 from trainer.pretraining import find_or_pretrain
-from trainer.runs import RunFolder, find_run, start_run
+from trainer.runs import RunFolder, lock_run, open_run
+from trainer.traces import FOLDER as TRACES
+from trainer.traces import Traces
 from trainer.tracking import open_tracker
 
 BROKEN = (TrainingBroke, ShardError, OSError)
 """What a training raises when it cannot go on; its state is in the latest checkpoint."""
+
+
+TO_BE_CONTINUED = 75
+"""Exit code of a training that was asked to stop, and that its launcher starts again (sysexits.h: EX_TEMPFAIL)."""
+
+
+class AlreadyFinished(Exception):
+    """The run that a second start of the same command would go on with has come to its end."""
 
 
 @dataclass
@@ -36,25 +49,38 @@ class Session:
     training: Training
     folder: RunFolder
     tracker: NullTracker
+    lock: Lock
+    """Of the run's folder; held on the main process."""
 
     @classmethod
-    def open(cls, config: Config, *, resume: bool, hooks: Hooks | None = None) -> "Session":
+    def open(
+        cls, config: Config, *, resume: bool, or_start: bool = False, hooks: Hooks | None = None
+    ) -> "Session":
         """Open a new run, or the newest unfinished one with this config.
 
         Args:
             config: of the training.
             resume: continue a run in its folder; `hooks` cannot say then where to begin.
+            or_start: continue the run of this name where there is one, else start it, from the beginning.
             hooks: what a caller adds.
 
         Raises:
             WRONG_INPUT: see its docstring; the message says what to do.
+            AlreadyFinished: on every rank, with `or_start`; everything is closed again.
             TrainingBroke: in a shared pretraining.
         """
         hooks = hooks or Hooks()
         parts = Parts.of(config, quiet=hooks.quiet, metrics=hooks.metrics)
         cluster = parts.cluster
-        start = None if resume else _beginning(parts, hooks)
-        folder = RunFolder(Path(on_main(cluster, lambda: str((find_run if resume else start_run)(config).path))))
+        start = None if resume or or_start else _beginning(parts, hooks)
+        opened = on_main(cluster, lambda: open_run(config, resume=resume, or_start=or_start))
+        folder = opened.folder
+        if opened.finished:
+            parts.screen.say(f"run {folder.path} is finished: nothing is left to do")
+            parts.loader.close()
+            cluster.close()
+            raise AlreadyFinished
+        lock = _claim(parts, folder)
         try:
             checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
             # From the main process to all: with a work folder per machine the others have no checkpoint.
@@ -63,17 +89,19 @@ class Session:
             training.after_validation = hooks.after_validation
             if state:
                 training.restore(state)
-            run_id = hooks.run_id or (state["run_id"] if state and resume else "")
+            run_id = hooks.run_id or (state["run_id"] if state and opened.resumed else "")
             tracker = _on_main_only(
                 cluster, lambda: _open_tracker(parts, folder, hooks, run_id, training.progress.images_seen)
             )
         except WRONG_INPUT:
-            if cluster.is_main and not resume:
+            if cluster.is_main and opened.made:
                 shutil.rmtree(folder.path)  # nothing was made yet
+            lock.release()
             raise
         training.metrics, training.run_id = tracker, tracker.run_id
-        session = cls(training, folder, tracker)
-        session._introduce(parts, hooks, resumed=resume)
+        session = cls(training, folder, tracker, lock)
+        session._watch()
+        session._introduce(parts, hooks, resumed=opened.resumed)
         return session
 
     def train(self, stop: StopRequest) -> int:
@@ -93,7 +121,7 @@ class Session:
             self.training.screen.say(
                 f"Saved on {stop.signal_name or 'request'} as {self._latest_checkpoint()}; same command --resume"
             )
-        return 0
+        return exit_code(finished)
 
     def run(self, stop: StopRequest) -> bool:
         """Train to the end or until asked to stop, conclude, and end the tracking run.
@@ -105,7 +133,8 @@ class Session:
             BROKEN: the training cannot go on; what it had is in the latest checkpoint.
         """
         try:
-            finished = self.training.run(stop)
+            with self.training.watch:
+                finished = self.training.run(stop)
             if finished and self.training.cluster.is_main:
                 conclude(self.training, self.folder, self.tracker)
         except BROKEN:
@@ -121,10 +150,26 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.training.loader.close()
+        self.lock.release()
         if kind is not None:
             self.tracker.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
             return  # other ranks may wait in a collective: let the launcher end them
         self.training.cluster.close()
+
+    def _watch(self) -> None:
+        """Say where figures and traces go, and what is said and done when the job stands still."""
+        training = self.training
+        run, watch, screen = training.config.run, training.watch, training.screen
+        watch.dog.last_words = self._stand_still
+        if training.cluster.is_main:
+            watch.traces = Traces(self.folder.path / TRACES if run.profile else None, screen.say)
+            path = Path(run.metrics_file) if run.metrics_file else self.folder.path / METRICS_FILE
+            watch.metrics_file = MetricsFile(path, self.folder.name, screen.warn)
+
+    def _stand_still(self) -> str:
+        """End the tracking run while the main thread cannot."""
+        self.tracker.finish("FAILED")
+        return f"Latest checkpoint: {self._latest_checkpoint()}" if self.training.cluster.is_main else ""
 
     def _latest_checkpoint(self) -> str:
         whole = self.training.checkpoints.list()
@@ -141,6 +186,7 @@ class Session:
                 "perceptual": perceptual_status,
                 "precision": cluster.precision,
                 "processes": cluster.world_size,
+                "engine": cluster.engine_name,
                 "device": str(cluster.device),
                 "mlflow.source.git.commit": commit(),
                 **hooks.tags,
@@ -150,7 +196,8 @@ class Session:
         screen = training.screen
         screen.say(
             f"chromaclick {config.preset}: {config.data.image_size} px, {data}; {cluster.world_size} process(es) "
-            f"on {cluster.device}, {cluster.threads} thread(s) each, {cluster.precision}\n"
+            f"on {cluster.device}, {cluster.threads} thread(s) each, {cluster.precision}"
+            f"{f', {cluster.engine_name}' if cluster.zero else ''}\n"
             f"{'resumed' if resumed else 'new'} run {self.folder.path}"
             + (f" at photo {training.progress.images_seen:,}" if training.progress.images_seen else "")
         )
@@ -160,12 +207,40 @@ class Session:
         if cluster.device.type == "cpu" and cluster.threads > 1 and busy > len(os.sched_getaffinity(0)):
             screen.warn(
                 f"this machine is busy (load {busy:.1f}), and threads that wait for each other can make training "
-                "20 times slower: try --engine.threads 1"
+                "20 times slower: stop with Ctrl-C, and go on by the same command with --resume --engine.threads 1"
             )
         if len(training.validation.photos) < config.validation.photos:
             screen.warn(f"validating on {len(training.validation.photos)} photos: there are no more")
-        for note in without_effect(config):
+        for note in (*without_effect(config), *cluster.without_effect(config.engine)):
             screen.warn(note)
+
+
+def _claim(parts: Parts, folder: RunFolder) -> Lock:
+    """Let no other job train this run meanwhile; held on the main process."""
+    lock = Lock(folder.lock)
+
+    def claim() -> None:
+        try:
+            lock_run(folder, lock)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            parts.screen.warn(
+                f"the file system of {folder.path} has no locks ({error.strerror}): nothing keeps a second job "
+                "out of this run"
+            )
+
+    on_main(parts.cluster, claim)
+    return lock
+
+
+def exit_code(finished: bool) -> int:
+    """0, or `TO_BE_CONTINUED` where torchrun is to start the rest of an unfinished training.
+
+    All processes stop when one machine is told to. With 0 the other machines' agents would take the job for done.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))  # 0 with accelerate launch
+    return TO_BE_CONTINUED if restarts and not finished else 0
 
 
 def _beginning(parts: Parts, hooks: Hooks) -> Path | None:
@@ -180,6 +255,7 @@ def _open_tracker(parts: Parts, folder: RunFolder, hooks: Hooks, run_id: str, st
         name=folder.name,
         parent_run=hooks.parent_run,
         tracking_uri=hooks.tracking_uri,
+        system_metrics=parts.config.run.system_metrics,
         warn=parts.screen.warn,
     )
     return open_tracker(place, run_id=run_id or None, resumed_at_step=step)

@@ -5,11 +5,14 @@ By default a SQLite database in the work folder holds all runs; `MLFLOW_TRACKING
 
 import csv
 import json
+import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -78,6 +81,7 @@ class Tracker(NullTracker):
         self._open = True
         unsent = place.folder / f"unsent-{self.run_id}.jsonl"
         self._outbox = Outbox(self._send, unsent, place.warn)
+        self._machine = _Machine(self.run_id, self.uri) if place.system_metrics else None
         if run_id:
             earlier = run.data.tags.get("resumed_at_step")
             self.set_tags({"resumed_at_step": ", ".join(filter(None, (earlier, str(resumed_at_step))))})
@@ -115,6 +119,8 @@ class Tracker(NullTracker):
         self._skipped += len(metrics) - len(finite)
         time = now()
         self._outbox.put(Entry("metric", name, value, step, time) for name, value in finite.items())
+        if self._machine and (sample := self._machine.sample()):
+            self._outbox.put(Entry("metric", name, value, step, time) for name, value in sample.items())
 
     def log_picture(self, picture: Path | Image.Image, name: str) -> None:
         """Keep a picture in the run's folder and in MLflow."""
@@ -235,6 +241,44 @@ class Tracker(NullTracker):
         if int(version.version) == 1:
             self._client.set_registered_model_alias(contract.name, CHAMPION, "1")
         return int(version.version)
+
+
+class _Machine:
+    """MLflow's own readings of this machine, as its system metrics.
+
+    MLflow's monitor has a thread that sends them by itself, and waits for a server that is down; here they go
+    through the outbox, with the training's metrics.
+    """
+
+    def __init__(self, run_id: str, uri: str) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        with _quiet("mlflow.system_metrics"):
+            self._monitor = SystemMetricsMonitor(run_id, tracking_uri=uri)
+        self._next = 0.0
+
+    def sample(self) -> dict[str, float]:
+        """A reading under MLflow's names, every 10 s (`MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`); else nothing."""
+        if monotonic() < self._next:
+            return {}
+        self._next = monotonic() + self._monitor.sampling_interval
+        self._monitor.collect_metrics()
+        values = self._monitor.aggregate_metrics()
+        for part in self._monitor.monitors:
+            part.clear_metrics()
+        return {_valid(f"system/{name}"): float(value) for name, value in values.items()}
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger say nothing below a warning: MLflow's monitor talks about GPUs that are not there."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _valid(name: str) -> str:

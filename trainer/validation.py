@@ -12,6 +12,7 @@ from evaluator.protocol import Protocol, Results, evaluate
 from trainer.config import Config
 from trainer.engines import Cluster, Engine
 from trainer.recipes import Recipe
+from trainer.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,26 @@ class Validation:
         return cls(photos, names, protocol, tuple(dict.fromkeys((*DEFAULT, *more))))
 
     def measure(
-        self, cluster: Cluster, recipe: Recipe, engines: Mapping[str, Engine], trained: set[str]
+        self,
+        cluster: Cluster,
+        recipe: Recipe,
+        engines: Mapping[str, Engine],
+        trained: set[str],
+        dog: Watchdog,
     ) -> Results:
         """Random clicks beside every guide that has been trained so far; the same results on every rank."""
         first, last = (len(self.photos) * r // cluster.world_size for r in (cluster.rank, cluster.rank + 1))
         part = evaluate(
-            engines[recipe.colorizer].module,
+            engines[recipe.colorizer].whole,
             policies(recipe, engines, trained),
             self.photos[first:last],
             self.protocol,
             cluster.device,
             first_index=first,
             metrics=self.metrics,
+            on_progress=lambda done, total: dog.beat(),
         )
+        dog.mark("waiting for the others' validation")
         return Results.merge(cluster.gather(part))
 
 
@@ -62,6 +70,6 @@ def policies(recipe: Recipe, engines: Mapping[str, Engine], trained: set[str]) -
     found: dict[str, Policy] = {"random": RandomPolicy()}
     for published, name in recipe.guides.items():
         if name in trained:
-            module = engines[name].module
+            module = engines[name].whole
             found[published] = GuidePolicy(guide=module, blind=getattr(module, "variant", "blind") == "blind")
     return found

@@ -9,7 +9,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from trainer.config import (
     override,
 )
 from trainer.console import Screen
+from trainer.data.batch import Batch, Loader
 from trainer.data.sources import open_loader, open_validation
 from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
@@ -52,6 +54,23 @@ class Recorder:
         self.logged.append((step, dict(metrics)))
         if self._kill_at and step >= self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hanging:
+    """A loader that gives one rank some batches and then nothing for ever."""
+
+    def __init__(self, loader: Loader, this_rank: int, rank: int, after: int, stopped: int) -> None:
+        self._loader, self._hangs, self._after, self._stopped = loader, this_rank == rank, after, stopped
+        self.samples_per_epoch, self.signature = loader.samples_per_epoch, loader.signature
+        self.close = loader.close
+
+    def batches(self, images_seen: int) -> Iterator[Batch]:
+        for number, batch in enumerate(self._loader.batches(images_seen)):
+            if self._hangs and number == self._after:
+                if self._stopped:
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                threading.Event().wait()
+            yield batch
 
 
 def small_config(folder: Path, **settings: Any) -> Config:
@@ -118,13 +137,19 @@ def poison(recipe: Recipe, rank: int, images_seen: int) -> Recipe:
 def main(folder: Path, kill_at: int, settings: dict[str, Any]) -> None:
     """Train, and write the weights where the training came to its end.
 
-    The setting `poison=[RANK, PHOTOS]` makes one rank's loss NaN at one place.
+    The setting `poison=[RANK, PHOTOS]` makes one rank's loss NaN at one place, `hang=[RANK, BATCHES, STOPPED]`
+    has one rank's loader never give its next batch after so many; STOPPED: the whole process stops.
     """
-    poisoned = settings.pop("poison", None)
+    poisoned, hanging = settings.pop("poison", None), settings.pop("hang", None)
     config = small_config(folder, **settings)
     recipe = poison(pingpong(config), *poisoned) if poisoned else None
     training = build(config, folder, kill_at=kill_at, recipe=recipe)
-    assert training.run(StopRequest())
+    if hanging:
+        training.loader = Hanging(training.loader, training.cluster.rank, *hanging)
+    if training.cluster.is_main:
+        print(f"begins at photo {training.progress.images_seen}")
+    with training.watch:
+        assert training.run(StopRequest())
     if training.cluster.is_main:
         torch.save(weights(training), folder / WEIGHTS_FILE)
         print(f"skipped steps: {training.progress.skipped_steps}")

@@ -62,6 +62,39 @@ def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path: Path, monkeypatch: 
     assert loaded["weights"][0] == 1
 
 
+def test_a_disk_that_is_really_full_costs_only_the_new_checkpoint(tmp_path: Path):
+    """A file system of 1 MB, of which half a checkpoint of a kill takes most; in a namespace that ends with it."""
+    child = textwrap.dedent(
+        f"""
+        import torch
+        from pathlib import Path
+        from trainer.checkpoints import Checkpoints
+        folder = Path({str(tmp_path)!r})
+        checkpoints = Checkpoints(folder, keep=2)
+        checkpoints.save({{"weights": torch.ones(1000)}}, 1, 0)
+        left = folder / ".unfinished-000000000002-000"
+        left.mkdir()
+        (left / "state.pt").write_bytes(bytes(900_000))
+        checkpoints.save({{"weights": torch.ones(100_000)}}, 2, 0)
+        try:
+            checkpoints.save({{"weights": torch.ones(400_000)}}, 3, 0)
+        except OSError as error:
+            print(error)
+        print(*sorted(path.name for path in folder.iterdir()))
+        print(len(checkpoints.load()["weights"]))
+        """
+    )
+    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let us mount a small file system (unshare -rm)")
+    command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$0" "$@"', sys.executable, "-c", child]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    error, names, length = done.stdout.splitlines()
+    assert error.endswith("could not be written ([Errno 28] No space left on device); earlier ones stand")
+    assert names == "000000000001-000 000000000002-000"
+    assert length == "100000"
+
+
 def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path: Path):
     """The child kills itself with half of the file written; what it leaves is loaded, and cleaned up."""
     child = textwrap.dedent(

@@ -56,7 +56,13 @@ def assert_same_losses(
     assert compared > STEPS
 
 
-@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        pytest.param(name, marks=() if name in ("argmax_ste", "reinforce") else pytest.mark.slow)
+        for name in ESTIMATORS
+    ],
+)
 def test_fifty_steps_give_the_losses_of_the_readable_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
 ):
@@ -65,6 +71,7 @@ def test_fifty_steps_give_the_losses_of_the_readable_chain(
     assert_same_losses(fused, losses_of(tmp_path / "chain", choice__estimator=estimator), 1e-4, of_norms=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without a GPU")
 def test_fifty_steps_of_the_interpreted_kernels_give_the_losses_of_the_torch_path(tmp_path: Path):
     before = triton_path.LAUNCHES["gradient_single"]

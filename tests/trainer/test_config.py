@@ -100,6 +100,10 @@ def test_every_setting_explains_itself():
         ({"choice.tau.start": 3.0}, "choice.tau.start 3.0 has no effect: argmax_ste has no tau"),
         ({"loss.error_blur": 1.0}, "loss.error_blur 1.0 has no effect"),
         (
+            {"choice.temperature.shape": "exponential"},
+            "choice.temperature.shape exponential has no effect: it starts and ends at the same value",
+        ),
+        (
             {"data.train": ("a.tar",)},
             "data.validation is empty: validating on the embedded photographs and scenes",
         ),

@@ -47,6 +47,11 @@ def test_yaml_is_read_as_version_1_2(write):
     }  # fmt: skip
 
 
+def test_yaml_numbers_are_as_they_look_and_nothing_is_a_date(write):
+    content = read_mapping(write("a: 1_000\nb: 010\nc: 1:30\nd: 2020-01-01\ne: -7\nf: 0\n"))
+    assert content == {"a": "1_000", "b": "010", "c": "1:30", "d": "2020-01-01", "e": -7, "f": 0}
+
+
 def test_options_win_over_the_file_and_a_preset_before_it_is_what_it_fills_up(write):
     path = str(write("preset: small\nloss.entropy: 0.5\nseed: 3\n"))
     assert parse(["--config", path]).config == override(small(), {"loss.entropy": 0.5, "seed": 3})

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from kernels.noise import fold, sample_keys
-from tests.trainer.small_training import WEIGHTS_FILE, small_config
+from tests.trainer.small_training import WEIGHTS_FILE, build, small_config, weights
 from tests.trainer.test_main import SMALL
 from trainer.config import Config
 from trainer.data.sources import open_loader
+from trainer.interrupts import StopRequest
 from trainer.pingpong import pingpong
 from trainer.recipes import Phase, Step
 from trainer.scene import prepare_scene
@@ -47,8 +48,8 @@ def launch_program(*words: str, processes: int = RANKS) -> subprocess.CompletedP
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-def reference(config: Config) -> dict[str, nn.Module]:
-    """What RANKS processes should compute, with plain torch: averaged gradients, averaged statistics."""
+def reference(config: Config, groups: int = RANKS) -> dict[str, nn.Module]:
+    """What processes or micro-batches should compute, with plain torch: averaged gradients and statistics."""
     recipe = pingpong(config)
     networks: dict[str, nn.Module] = {}
     for index, (name, make) in enumerate(recipe.networks.items()):
@@ -65,7 +66,7 @@ def reference(config: Config) -> dict[str, nn.Module]:
         for step in range(STEPS):
             rgb = next(batches).rgb
             for phase in stage.phases:
-                by_hand(config, networks, optimizers[phase.trains[0]], phase, rgb, seen, step / STEPS)
+                by_hand(config, networks, optimizers[phase.trains[0]], phase, rgb, seen, step / STEPS, groups)
             seen += batch_size
     return networks
 
@@ -78,18 +79,19 @@ def by_hand(
     rgb: torch.Tensor,
     seen: int,
     progress: float,
+    groups: int,
 ) -> None:
-    """One step: each rank's half with its own batch-norm statistics, then the means of both."""
+    """One step: each group of photos with its own batch-norm statistics, then the means of all."""
     trained = networks[phase.trains[0]]
     before = copy.deepcopy(dict(trained.named_buffers()))
-    half = len(rgb) // RANKS
+    size = len(rgb) // groups
     statistics, losses = [], []
     optimizer.zero_grad()
-    for rank in range(RANKS):
+    for group in range(groups):
         trained.load_state_dict(before, strict=False)
         trained.train()
-        keys = sample_keys(config.seed, seen + rank * half, half)
-        scene = prepare_scene(rgb[rank * half : (rank + 1) * half], keys)
+        keys = sample_keys(config.seed, seen + group * size, size)
+        scene = prepare_scene(rgb[group * size : (group + 1) * size], keys)
         terms = phase.loss(Step(config, scene, networks, seen, progress, None))
         loss = sum((term.weight * term.value for term in terms.values()), torch.zeros(()))
         # `inputs`: the borrowed network is not frozen here, and must still get no gradient.
@@ -102,7 +104,7 @@ def by_hand(
             buffer.copy_(torch.stack([found[name] for found in statistics]).mean(0))
     for parameter in trained.parameters():
         assert parameter.grad is not None
-        parameter.grad /= RANKS
+        parameter.grad /= groups
     torch.nn.utils.clip_grad_norm_(trained.parameters(), config.optimizer.clip)
     optimizer.param_groups[0]["lr"] = learning_rate(progress, phase.lr, phase.lr * config.optimizer.floor)
     optimizer.step()
@@ -111,9 +113,45 @@ def by_hand(
 def test_two_processes_match_one_process_in_every_phase(tmp_path: Path):
     done = launch(tmp_path, *(f"{name}={value}" for name, value in ROUNDS.items()))
     assert done.returncode == 0, done.stderr
-    found = torch.load(tmp_path / WEIGHTS_FILE, weights_only=True)
-    config = small_config(tmp_path, **ROUNDS)
-    expected = reference(config)
+    check(torch.load(tmp_path / WEIGHTS_FILE, weights_only=True), small_config(tmp_path, **ROUNDS), RANKS)
+
+
+@pytest.mark.parametrize("micro_batch", [4, 2])
+def test_micro_batches_match_processes_in_every_phase(tmp_path: Path, micro_batch: int):
+    """One process, in groups of the size that two or four processes have: the same reference as theirs."""
+    config = small_config(tmp_path, **ROUNDS, engine__micro_batch=micro_batch)
+    training = build(config, tmp_path)
+    assert training.run(StopRequest())
+    check(weights(training), config, config.data.batch_size // micro_batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_does_the_same_training_with_one_micro_batch(tmp_path: Path, processes: int):
+    settings = {**ROUNDS, "engine.micro_batch": 2}
+    words = (str(PROGRAM), str(tmp_path), "0", *(f"{name}={value}" for name, value in settings.items()))
+    done = launch_program(*words, processes=processes)
+    assert done.returncode == 0, done.stderr
+    check(torch.load(tmp_path / WEIGHTS_FILE, weights_only=True), small_config(tmp_path, **settings), 4)
+
+
+@pytest.mark.slow
+def test_a_training_killed_on_four_processes_goes_on_with_two(tmp_path: Path):
+    settings = {**ROUNDS, "engine.micro_batch": 2}
+    words = [f"{name}={value}" for name, value in {**settings, "run.checkpoint_every": 8}.items()]
+    killed = launch_program(str(PROGRAM), str(tmp_path), "40", *words, processes=4)
+    assert killed.returncode != 0
+    assert list((tmp_path / "checkpoints").iterdir())
+    assert not (tmp_path / WEIGHTS_FILE).exists()
+    done = launch_program(str(PROGRAM), str(tmp_path), "0", *words, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "begins at photo 32" in done.stdout or "begins at photo 40" in done.stdout
+    check(torch.load(tmp_path / WEIGHTS_FILE, weights_only=True), small_config(tmp_path, **settings), 4)
+
+
+def check(found: Mapping[str, Mapping[str, torch.Tensor]], config: Config, groups: int) -> None:
+    """Compare weights and statistics with the reference's."""
+    expected = reference(config, groups)
     started = reference_start(config)
     for name, network in expected.items():
         for key, tensor in network.state_dict().items():
@@ -139,6 +177,7 @@ def reference_start(config: Config) -> dict[str, nn.Module]:
     return networks
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly(tmp_path: Path):
     settings = tuple(f"{name}={value}" for name, value in ROUNDS.items())
     assert launch(tmp_path / "whole", *settings).returncode == 0
@@ -157,25 +196,32 @@ def test_two_processes_resume_exactly(tmp_path: Path):
 
 
 def test_all_ranks_skip_a_step_that_is_broken_on_one(tmp_path: Path):
-    """The run ends, the step is counted once, and the second step alone is what moved the weights."""
-    rounds = ("rounds.pretrain_color=0.00390625", "rounds.pretrain_edit=0.0", "rounds.cycles=0")
-    poisoned = launch(tmp_path / "poisoned", *rounds, "poison=[1, 8]")
-    assert poisoned.returncode == 0, poisoned.stderr
-    assert "skipped steps: 1" in poisoned.stdout
-    whole = launch(tmp_path / "whole", *rounds, "poison=[1, 800]")
-    assert "skipped steps: 0" in whole.stdout
-    found, other = (torch.load(tmp_path / n / WEIGHTS_FILE, weights_only=True) for n in ("poisoned", "whole"))
+    """The run ends, the step is counted once, and the other step alone is what moved the weights."""
+    rounds = {"rounds.pretrain_color": STEPS * 8 / 4096, "rounds.pretrain_edit": 0.0, "rounds.cycles": 0}
+    rounds["optimizer.floor"] = 1.0  # both steps as long
+    done = launch(tmp_path, *(f"{name}={value}" for name, value in rounds.items()), "poison=[1, 8]")
+    assert done.returncode == 0, done.stderr
+    assert "skipped steps: 1" in done.stdout
     weight = "unet.final_conv.weight"
-    assert torch.isfinite(found["color"][weight]).all()
-    assert not torch.equal(found["color"][weight], other["color"][weight])
+    found = torch.load(tmp_path / WEIGHTS_FILE, weights_only=True)["color"][weight]
+    # Micro-batches of a process's share are the same training on one process, here with both steps.
+    config = small_config(tmp_path / "whole", **rounds, engine__micro_batch=4)
+    started = reference_start(config)["color"].state_dict()[weight]
+    whole = build(config, tmp_path / "whole")
+    assert whole.run(StopRequest())
+    moved = weights(whole)["color"][weight] - started
+    assert torch.isfinite(found).all()
+    for other in (started, started + moved):
+        assert (found - other).abs().max() > 0.1 * moved.abs().max(), "one step, neither none nor both"
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path):
-    done = launch(tmp_path, "data.batch_size=9")
-    assert done.returncode != 0
-    assert "data.batch_size is 9 over 2 processes; give a multiple of 2" in done.stderr
+    data = small_config(tmp_path, data__batch_size=9).data
+    with pytest.raises(ValueError, match=r"data\.batch_size is 9 over 2 processes; give a multiple of 2"):
+        open_loader(data, seed=0, rank=0, world_size=2, pin_memory=False)
 
 
+@pytest.mark.slow
 def test_the_whole_command_runs_on_two_processes_and_resumes(tmp_path: Path):
     words = ("trainer/main.py", "--run.work", str(tmp_path), "--run.name", "two", *SMALL)
     done = launch_program(*words, "--validation.photos", "3")

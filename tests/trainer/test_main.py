@@ -15,6 +15,7 @@ from kernels.benchmarking import commit
 from trainer.config import flatten
 from trainer.main import main, parse
 from trainer.presets import PRESETS
+from trainer.runs import start_run
 
 SMALL = (
     *("--data.image-size", "16", "--data.batch-size", "8", "--network.color", "8", "8", "16"),
@@ -154,6 +155,22 @@ def test_a_finished_run_is_not_resumed(finished: Path, capsys: pytest.CaptureFix
     assert "whole: finished" in capsys.readouterr().err
 
 
+def test_a_finished_run_is_nothing_to_do_for_a_start_that_may_resume(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = (finished / "whole" / "results.json").read_bytes()
+    assert main(["--run.work", str(finished), "--run.name", "whole", "--resume-or-start", *SMALL]) == 0
+    assert "whole is finished: nothing is left to do" in capsys.readouterr().out
+    assert (finished / "whole" / "results.json").read_bytes() == before
+
+
+def test_the_two_ways_to_resume_are_not_given_together(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["--resume", "--resume-or-start"])
+    assert ended.value.code == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
 def test_a_signal_to_all_processes_spares_the_readers_until_the_state_is_saved(
     tmp_path: Path, numbered_shards: Path
 ):
@@ -193,9 +210,10 @@ def test_a_preset_is_the_first_word_and_not_an_option(capsys: pytest.CaptureFixt
     assert "--preset is only a label; write the preset first" in capsys.readouterr().err
 
 
-def test_networks_that_were_not_trained_are_not_registered(tmp_path: Path):
+def test_networks_that_were_not_trained_are_not_registered(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = [*SMALL, "--rounds.pretrain-edit", "0", "--rounds.cycles", "0"]
     assert main(["--run.work", str(tmp_path), *words]) == 0
+    assert f"python -m evaluator serve --work {tmp_path}\n" in capsys.readouterr().out
     assert [version.name for version in versions(default_tracking_uri(tmp_path))] == ["colornet"]
 
 
@@ -212,7 +230,25 @@ def test_a_run_that_could_not_be_opened_leaves_nothing_to_resume(
     assert "nothing to resume" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("launcher", [(), ("-m", "accelerate.commands.launch", "--num_processes", "1")])
+def test_a_later_start_that_could_not_be_opened_leaves_the_folder_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def no_server(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no server in tests")
+
+    words = ["--run.work", str(tmp_path), "--run.name", "named", "--resume-or-start", *SMALL]
+    start_run(parse(words).config)
+    (tmp_path / "named" / "unsent.jsonl").write_text("metrics of the first start")
+    monkeypatch.setattr("trainer.session.open_tracker", no_server)
+    assert main(words) == 2
+    assert "no server in tests" in capsys.readouterr().err
+    assert (tmp_path / "named" / "unsent.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param((), marks=pytest.mark.slow), ("-m", "accelerate.commands.launch", "--num_processes", "1")],
+)
 def test_sigterm_saves_and_the_same_command_with_resume_ends_like_an_uninterrupted_run(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], launcher: tuple[str, ...]
 ):

@@ -72,6 +72,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     assert_same(load(tmp_path), uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_training_on_the_embedded_photos_is_resumed_exactly(tmp_path: Path):
     assert train(tmp_path / "whole") == 0
     assert train(tmp_path / "killed", kill_at=72) == -signal.SIGKILL
@@ -79,6 +80,7 @@ def test_a_training_on_the_embedded_photos_is_resumed_exactly(tmp_path: Path):
     assert_same(load(tmp_path / "killed"), load(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(tmp_path: Path):
     """So that the comparisons above can fail."""
     assert train(tmp_path / "zero") == 0

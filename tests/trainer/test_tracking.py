@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,16 @@ def test_values_that_are_not_finite_are_counted(place: Place, client: "MlflowCli
     run = client.get_run(tracker.run_id)
     assert run.data.metrics == {"lr": 0.5}
     assert run.data.tags["metrics_not_finite"] == "2"
+
+
+def test_the_machine_is_logged_as_mlflows_system_metrics(place: Place, client: "MlflowClient"):
+    with Tracker(replace(place, system_metrics=True)) as tracker:
+        for step in range(3):  # within the 10 s of one reading
+            tracker.log_metrics({"loss": 1.0}, step)
+    metrics = client.get_run(tracker.run_id).data.metrics
+    assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+    assert len(history(client, tracker.run_id, "system/system_memory_usage_percentage")) == 1
 
 
 def test_a_name_that_mlflow_does_not_take_is_refused_at_once(place: Place):

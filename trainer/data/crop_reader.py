@@ -1,10 +1,11 @@
-"""What one worker of the loader does: read its part of the plan, decode, crop, batch."""
+"""What one worker of the loader does: read its lanes of the plan, decode, crop, hand over parts of batches."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -12,13 +13,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 from evaluator.photos.decode import BrokenPhoto, decode_rgb
 from evaluator.photos.manifest import ShardError
 from trainer.data.crops import random_crop
-from trainer.data.plan import Start, World, blocks_from, crop_draws
-from trainer.data.sample_reader import OpenBlock, open_blocks
+from trainer.data.plan import Lane, World, blocks_from, crop_draws
+from trainer.data.sample_reader import OpenBlock, open_source
+from trainer.data.shard_cache import ShardCache
 from trainer.data.shard_set import ShardSet
 
 
 class Loaded(NamedTuple):
-    """A batch as a worker hands it over (a named tuple, so that pinning finds the tensor)."""
+    """A worker's part of a batch."""
 
     rgb: Tensor
     failures: tuple[str, ...]
@@ -44,42 +46,58 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {limit}")
         World(ranks=self.world_size, rank=self.rank)  # its own check
 
+    @property
+    def global_batch(self) -> int:
+        """Photos of a batch over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def readers(self) -> int:
+        """Workers with something to do, or the calling process."""
+        return max(1, min(self.workers, self.batch_size))
+
+    def lanes(self, worker: int) -> list[Lane]:
+        """The lanes that a worker reads."""
+        world = World(ranks=self.world_size, rank=self.rank, workers=self.readers, worker=worker)
+        return [Lane(number, self.global_batch) for number in world.lanes(self.batch_size)]
+
 
 class CropReader(IterableDataset):
-    """The batches of one worker: a piece of the plan, read, decoded, cropped."""
+    """One worker's parts of the batches from a step on: its lanes of the plan, read, decoded, cropped."""
 
-    def __init__(self, shards: ShardSet, settings: Settings, start: Start) -> None:
-        self._shards, self._settings, self._start = shards, settings, start
+    def __init__(self, shards: ShardSet, settings: Settings, step: int, cache: ShardCache | None) -> None:
+        self._shards, self._settings, self._step, self._cache = shards, settings, step, cache
 
     def __iter__(self) -> Iterator[Loaded | ShardError]:
-        """Batches, endlessly; a ShardError instead of the batch at which the shards failed."""
+        """Parts of batches, endlessly; a ShardError instead of the one at which the shards failed."""
         info = get_worker_info()
-        slot = info.id if info else 0
-        # DataLoader always begins with its worker 0: that one plays the worker whose turn it is.
-        worker = (self._start.first_worker + slot) % len(self._start.taken)
         try:
-            yield from self._batches(worker)
+            yield from self._parts(self._settings.lanes(info.id if info else 0))
         except ShardError as error:
             yield error
 
-    def _batches(self, worker: int) -> Iterator[Loaded]:
-        settings = self._settings
-        world = World(ranks=settings.world_size, rank=settings.rank, workers=len(self._start.taken), worker=worker)
-        counts, seed = self._shards.counts, settings.seed
-        blocks = blocks_from(seed, self._start.taken[worker], world, counts, settings.shuffle_block)
-        crops = self._crops(open_blocks(self._shards, blocks))
-        while True:
-            rgb = torch.empty(settings.batch_size, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
-            failures: list[str] = []
-            for target in rgb:
-                crop, failure = next(crops)
-                target.copy_(crop)
-                if failure:
-                    failures.append(failure)
-            yield Loaded(rgb, tuple(failures))
+    def _parts(self, lanes: list[Lane]) -> Iterator[Loaded]:
+        settings, counts = self._settings, self._shards.counts
+        size = settings.image_size
+        source = open_source(self._shards, self._cache, len(lanes))
+        try:
+            rows = [blocks_from(settings.seed, self._step, lane, counts, settings.shuffle_block) for lane in lanes]
+            # A list first: every lane's first block is asked for before the first one is used.
+            streams = [self._crops(opened) for opened in [source.opened(row) for row in rows]]
+            while True:
+                rgb = torch.empty(len(lanes), 3, size, size, dtype=torch.uint8)
+                failures: list[str] = []
+                for target, stream in zip(rgb, streams, strict=True):
+                    crop, failure = next(stream)
+                    target.copy_(crop)
+                    if failure:
+                        failures.append(failure)
+                yield Loaded(rgb, tuple(failures))
+        finally:
+            source.close()
 
-    def _crops(self, blocks: Generator[OpenBlock]) -> Iterator[tuple[Tensor, str]]:
-        """Crops in the plan's order, each with the reason why another photo stands in for it, or ''."""
+    def _crops(self, blocks: Iterator[OpenBlock]) -> Iterator[tuple[Tensor, str]]:
+        """One lane's crops in the plan's order, each with the reason why another photo stands in for it, or ''."""
         for opened in blocks:
             for position in range(opened.block.skip, len(opened.block.order)):
                 yield self._crop(opened, position)
@@ -96,10 +114,11 @@ class CropReader(IterableDataset):
                 continue
             count = self._shards.counts[sample.shard]
             draws = _draws(settings.seed, opened.block.epoch, sample.shard, count)[sample.index]
-            return random_crop(rgb, settings.image_size, settings.scale_jitter, draws), failure
+            scale, row, col = draws.tolist()
+            return random_crop(rgb, settings.image_size, settings.scale_jitter, (scale, row, col)), failure
         raise ShardError(f"{failure}; nor can any of the {len(order)} photos around it be decoded")
 
 
-@lru_cache(maxsize=64)
-def _draws(seed: int, epoch: int, shard: int, samples: int) -> list[tuple[float, float, float]]:
-    return [(scale, row, col) for scale, row, col in crop_draws(seed, epoch, shard, samples).tolist()]
+@lru_cache(maxsize=512)  # a reader's lanes are in so many shards at once
+def _draws(seed: int, epoch: int, shard: int, samples: int) -> np.ndarray:
+    return crop_draws(seed, epoch, shard, samples)

@@ -1,9 +1,9 @@
 """The loader: from shards to equal, reproducible, resumable batches of uint8 RGB.
 
 Everything floating-point (flips, Lab) happens later, batched, on the device. The order of samples and every
-crop are pure functions of the seed and of `images_seen` (see `trainer.data.plan`), so nothing but that number has
-to be saved. They do depend on the number of ranks, of workers and on the batch size: `ShardLoader.signature` holds
-all of it, for a checkpoint to compare before it resumes.
+crop are pure functions of the seed, the global batch and `images_seen` (see `trainer.data.plan`), so nothing but
+that number has to be saved. They do not depend on the numbers of ranks and of workers, which may change from one
+start of a training to the next; `ShardLoader.signature` holds what must stay, for a checkpoint to compare.
 
 A photo that cannot be decoded is named, counted, and replaced by the next good one of its block, which is so
 seen twice in that epoch. This keeps batches equal and, being a function of the position alone, keeps a resumed
@@ -28,8 +28,9 @@ from evaluator.photos.files import list_photos
 from evaluator.photos.manifest import FILE_NAME, ShardError
 from trainer.data.batch import Batch
 from trainer.data.crop_reader import CropReader, Loaded, Settings
-from trainer.data.plan import Piece, Start, resume_at
+from trainer.data.plan import Piece, block_for, steps_before
 from trainer.data.sample_reader import read_piece
+from trainer.data.shard_cache import ShardCache
 from trainer.data.shard_set import open_shards
 from trainer.data.url_openers import is_local, local_path
 
@@ -43,19 +44,23 @@ class ShardLoader:
         shards: Tar URLs (paths, `http(s)://`, `s3://`, `pipe:`; braces as in `coco-{000..117}.tar`), a folder
             with a manifest, or a manifest.
         image_size: Side of the square crops in pixels.
-        batch_size: Photos in this rank's batch.
+        batch_size: Photos in this rank's part of a global batch, which has world_size times as many.
         seed: Names the order and the crops, >= 0.
-        rank: This process, 0 ... world_size - 1.
-        world_size: Processes that train together; each gets its own share of every epoch.
-        workers: Processes that decode for this rank; 0 decodes in the calling process. 0 and 1 give the same
-            order, other numbers another one.
+        rank: This process, 0 ... world_size - 1; it gets the rank-th part of every global batch.
+        world_size: Processes that train together.
+        workers: Processes that decode for this rank; 0 decodes in the calling process. Each reads its share of
+            every batch, so more than `batch_size` of them have nothing to do and are not started.
         scale_jitter: The short side is scaled to image_size + 0 ... scale_jitter pixels before the random crop.
         manifest: The manifest's URL; by default `manifest.json` beside the tars.
-        shuffle_block: Photos that a reader shuffles together; a remote reader holds two such blocks of
-            undecoded photos in memory.
-        corrupt_limit: Share of corrupt photos among those read at which the loader stops.
+        shuffle_block: Photos that each of the global batch's lanes shuffles together; from remote shards two such
+            blocks of undecoded photos are in memory for each of this rank's lanes. By default
+            `trainer.data.plan.block_for` the global batch.
+        corrupt_limit: Share of corrupt photos among those read at which the loader of a single process stops; with
+            several, the training decides for all of them.
         pin_memory: Hand over page-locked tensors, for quick copies to a GPU.
-        prefetch: Batches that each worker prepares ahead.
+        prefetch: Batches that the workers prepare ahead.
+        cache: A folder on a local disk that keeps parts of remote shards; None keeps nothing.
+        cache_bytes: Bytes that may lie in it.
 
     Raises:
         ValueError: a setting out of its range, or shards without a manifest.
@@ -74,10 +79,12 @@ class ShardLoader:
         workers: int = 0,
         scale_jitter: int = 20,
         manifest: str | None = None,
-        shuffle_block: int = 512,
+        shuffle_block: int | None = None,
         corrupt_limit: float = 0.01,
         pin_memory: bool = False,
-        prefetch: int = 2,
+        prefetch: int = 4,
+        cache: str | None = None,
+        cache_bytes: int = 50 * 10**9,
     ) -> None:
         if not 0 <= corrupt_limit <= 1:
             raise ValueError(f"corrupt_limit is {corrupt_limit}; it is a share, 0 ... 1")
@@ -89,11 +96,22 @@ class ShardLoader:
             world_size=world_size,
             workers=workers,
             scale_jitter=scale_jitter,
-            shuffle_block=shuffle_block,
+            shuffle_block=block_for(max(1, batch_size * world_size)) if shuffle_block is None else shuffle_block,
         )
+        if workers > self._settings.readers:
+            log.warning(
+                "data.workers is %d, but a process has only %d photos of each batch: so many read",
+                workers,
+                batch_size,
+            )
         self._shards = open_shards(shards, manifest)
-        if not self.samples_per_epoch:
+        self._total = sum(self._shards.counts)
+        if not self._total:
             raise ValueError(f"{shards}: the shards hold no photo; make them with: python -m trainer.shards")
+        remote = not all(map(is_local, self._shards.urls))
+        self._cache = (
+            ShardCache(Path(cache), cache_bytes, self._shards.manifest.shards) if cache and remote else None
+        )
         self._corrupt_limit, self._pin_memory, self._prefetch = corrupt_limit, pin_memory, prefetch
         self._running: WeakSet[Generator[Batch]] = WeakSet()
         self.read = 0
@@ -104,19 +122,17 @@ class ShardLoader:
     @property
     def samples_per_epoch(self) -> int:
         """Photos in all shards; every one is seen once per epoch, over all ranks together."""
-        return self._shards.manifest.samples
+        return self._total
 
     @property
     def signature(self) -> dict[str, object]:
-        """What the order and the crops depend on; a run may only resume where all of it is the same."""
+        """What the order and the crops depend on, as plain values: not the number of ranks and workers."""
         settings = self._settings
         return {
             "data": self._shards.manifest.hash,
             "image_size": settings.image_size,
-            "batch_size": settings.batch_size,
+            "lanes": settings.global_batch,
             "seed": settings.seed,
-            "world_size": settings.world_size,
-            "workers": max(1, settings.workers),
             "scale_jitter": settings.scale_jitter,
             "shuffle_block": settings.shuffle_block,
         }
@@ -125,15 +141,14 @@ class ShardLoader:
         """The endless batches that follow after `images_seen` images over all ranks.
 
         Args:
-            images_seen: A multiple of world_size * batch_size.
+            images_seen: A multiple of the global batch, world_size * batch_size.
 
         Raises:
             ValueError: `images_seen` cuts a batch.
             ShardError: while iterating: a shard that cannot be read, or more corrupt photos than the limit.
         """
-        settings = self._settings
-        start = resume_at(images_seen, settings.batch_size, settings.world_size, max(1, settings.workers))
-        running = self._counted(self._loaded(start))
+        step = steps_before(images_seen, self._settings.global_batch)
+        running = self._counted(self._loaded(step))
         self._running.add(running)
         return running
 
@@ -142,29 +157,44 @@ class ShardLoader:
         for running in list(self._running):
             running.close()
 
-    def _loaded(self, start: Start) -> Generator[Loaded | ShardError]:
-        """Whole batches from the workers in turn, whichever of them is quicker."""
-        reader = CropReader(self._shards, self._settings, start)
+    def _loaded(self, step: int) -> Generator[Loaded | ShardError]:
+        """The workers' parts of this rank's batches: of the first worker, of the second... and again."""
+        reader = CropReader(self._shards, self._settings, step, self._cache)
         if self._settings.workers == 0:
             yield from reader
             return
         loader = DataLoader(
             reader,
             batch_size=None,
-            num_workers=self._settings.workers,
+            num_workers=self._settings.readers,
             collate_fn=_as_it_is,
-            pin_memory=self._pin_memory,
             prefetch_factor=self._prefetch,
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else it takes a number from the process's own generator
         )
         yield from loader
 
+    def _together(self, source: Generator[Loaded | ShardError]) -> Iterator[Loaded]:
+        """Whole batches."""
+        parts: list[Loaded] = []
+        for item in source:
+            if isinstance(item, ShardError):
+                raise item
+            parts.append(item)
+            if len(parts) == self._settings.readers:
+                yield Loaded(self._joined([part.rgb for part in parts]), sum((p.failures for p in parts), ()))
+                parts = []
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """The parts in a row, page-locked where that is wished."""
+        if not self._pin_memory:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        shape = (self._settings.batch_size, *parts[0].shape[1:])
+        return torch.cat(parts, out=torch.empty(shape, dtype=torch.uint8, pin_memory=True))
+
     def _counted(self, source: Generator[Loaded | ShardError]) -> Generator[Batch]:
         try:
-            for item in source:
-                if isinstance(item, ShardError):
-                    raise item
+            for item in self._together(source):
                 self.read += len(item.rgb)
                 for failure in item.failures:
                     log.warning("skipped a corrupt photo: %s", failure)
@@ -175,10 +205,13 @@ class ShardLoader:
             source.close()  # now, and not when the garbage collector comes: it ends the worker processes
 
     def _check_limit(self) -> None:
-        """Stop at too many corrupt photos; at first they are held against this rank's share of an epoch."""
-        share = self.samples_per_epoch / self._settings.world_size
-        allowed = self._corrupt_limit * max(self.read, share)
-        if len(self.failures) > allowed:
+        """Stop at too many corrupt photos; at first they are held against one epoch.
+
+        One of several ranks must not stop alone, which knows its own share only: the training decides for all.
+        """
+        if self._settings.world_size > 1:
+            return
+        if len(self.failures) > self._corrupt_limit * max(self.read, self.samples_per_epoch):
             raise ShardError(
                 f"{len(self.failures)} of {self.read} photos read are corrupt, more than "
                 f"{self._corrupt_limit:.2%}; the last one: {self.failures[-1]}; "

@@ -1,28 +1,34 @@
-"""Who reads which sample when: a pure function of seed, epoch and world. No files, no torch, no processes.
+"""Which photo comes when: a pure function of seed, position and global batch. No files, no torch, no processes.
 
-The training stream is an endless row of epochs. A *reader* is one worker of one rank; `ranks * workers`
-readers share every epoch. An epoch shuffles the shards, lays their samples in a row and cuts that row into
-one range for each reader (a range may begin and end inside a shard), so each sample is read exactly once.
-The readers' ranges differ by at most one sample, and the longer ones rotate with the epoch: after any number
-of epochs no reader is ahead of another by more than one. A reader's stream is the row of its ranges.
+The training stream is an endless row of epochs, read by as many *lanes* as the global batch has photos: step s
+takes the s-th photo of every lane, in the lanes' order. An epoch shuffles the shards, lays their photos in a row
+and cuts that row into one range for each lane (a range may begin and end inside a shard), so each photo is read
+exactly once. The lanes' ranges differ by at most one photo, and the longer ones rotate with the epoch: after any
+number of epochs no lane is ahead of another by more than one. A batch may hold the tail of one epoch and the head
+of the next.
 
-Batches have one size on all ranks. A rank takes whole batches from its workers in turn, and a batch may hold
-the tail of one epoch and the head of the next. So progress is one number, `images_seen`, and `resume_at`
-finds every reader's place from it by arithmetic.
+Processes and their workers share the lanes out: rank r of R serves the r-th R-th of them, and its workers part of
+that each. So a batch does not depend on how many processes or workers there are, a training continues with other
+numbers of them, and progress is one number, `images_seen`: every lane's place is `images_seen` / global batch.
 
-Inside a reader's range samples are shuffled in blocks of a fixed size. A block is what a reader must hold to
-start anywhere inside it; a reservoir would need the whole history.
-
-The order depends on the seed, the ranks and the number of workers, and on nothing that happens at run time.
+Inside a lane's range photos are shuffled in blocks of a fixed size. A block is what a reader must know to start
+anywhere inside it; a reservoir would need the whole history. Neighbours in a batch come from different lanes, so
+from places all over the epoch.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 
 # Purposes keep the draws of one (seed, epoch) apart.
 _SHARD_ORDER, _BLOCK_ORDER, _CROPS = 1, 2, 3
+_MIXED = 2048
+"""Photos that all lanes' blocks together hold, unless a lane would have fewer than `_SMALLEST_BLOCK`."""
+_SMALLEST_BLOCK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +49,27 @@ class World:
             if not 0 <= value < limit:
                 raise ValueError(f"{name} is {value} of {limit}; it must be in 0 ... {limit - 1}")
 
-    @property
-    def readers(self) -> int:
-        """Readers in the whole world."""
-        return self.ranks * self.workers
+    def lanes(self, batch_size: int) -> range:
+        """The lanes that this reader serves where each rank has `batch_size` photos of a global batch."""
+        first = self.rank * batch_size
+        return range(
+            first + self.worker * batch_size // self.workers,
+            first + (self.worker + 1) * batch_size // self.workers,
+        )
 
-    @property
-    def reader(self) -> int:
-        """This reader's number; neighbours are on different ranks, so ranks' shares differ by one at most."""
-        return self.worker * self.ranks + self.rank
+
+@dataclass(frozen=True)
+class Lane:
+    """One of the rows of photos from which batches are put together."""
+
+    number: int
+    """0 ... of - 1: the photo's place in the global batch."""
+    of: int
+    """Photos in the global batch."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.of:
+            raise ValueError(f"lane is {self.number} of {self.of}; it must be in 0 ... {self.of - 1}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Block:
-    """Samples that a reader shuffles together.
+    """Samples that a lane shuffles together.
 
     The block's samples are those of `pieces` in a row; `order[i]` says which of them comes i-th, and the
     first `skip` of the order were seen before.
@@ -80,109 +98,107 @@ class Block:
     skip: int
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where a rank continues: the worker whose turn it is, and samples taken from each worker so far."""
-
-    first_worker: int
-    taken: tuple[int, ...]
+def block_for(global_batch: int) -> int:
+    """The usual number of photos that each of so many lanes shuffles together."""
+    return max(_SMALLEST_BLOCK, _MIXED // global_batch)
 
 
-def epoch_plan(seed: int, epoch: int, world: World, counts: Sequence[int]) -> list[Piece]:
-    """The pieces that one reader reads in one epoch, in order.
+def steps_before(images_seen: int, global_batch: int) -> int:
+    """Batches in `images_seen` photos.
+
+    Raises:
+        ValueError: `images_seen` is negative or cuts a batch.
+    """
+    if images_seen < 0 or images_seen % global_batch:
+        raise ValueError(
+            f"images_seen is {images_seen}, which is no multiple of the {global_batch} photos of a global batch; "
+            "resume with the global batch that the run started with"
+        )
+    return images_seen // global_batch
+
+
+def lane_pieces(seed: int, epoch: int, lane: Lane, counts: Sequence[int]) -> list[Piece]:
+    """The pieces that one lane reads in one epoch, in order.
 
     Args:
         seed: Names the run's order, >= 0.
         epoch: 0, 1, 2...
-        world: The reader and its world.
+        lane: Which lane.
         counts: Samples in each shard of the manifest.
 
     Raises:
         ValueError: a negative seed or epoch, or no sample at all.
     """
-    start, stop = reader_range(_total(counts), epoch, world)
-    if start == stop:  # more readers than samples: this one rests in this epoch
+    start, stop = lane_range(_total(counts), epoch, lane)
+    if start == stop:  # more lanes than samples: this one rests in this epoch
         return []
-    order = shard_order(seed, epoch, len(counts))
-    return list(_slice([Piece(shard, 0, counts[shard]) for shard in order], start, stop))
+    order, begins = _row(seed, epoch, tuple(counts))
+    first = bisect_right(begins, start) - 1
+    last = bisect_left(begins, stop)
+    row = [Piece(shard, 0, counts[shard]) for shard in order[first:last]]
+    return list(_slice(row, start - begins[first], stop - begins[first]))
 
 
-def shard_order(seed: int, epoch: int, shards: int) -> list[int]:
-    """The order of the shards in an epoch; the same on every rank."""
+def shard_order(seed: int, epoch: int, shards: int) -> tuple[int, ...]:
+    """The order of the shards in an epoch; the same for every lane."""
     return _shuffled(shards, _SHARD_ORDER, seed, epoch)
 
 
-def reader_range(total: int, epoch: int, world: World) -> tuple[int, int]:
-    """The range [start, stop) of an epoch's row of `total` samples that one reader reads."""
-    share, extras = divmod(total, world.readers)
-    first_extra = epoch * extras % world.readers
-
-    def start_of(reader: int) -> int:
-        """Readers before this one read `share` each; count those among them with an extra sample."""
-        straight = min(reader, first_extra + extras) - first_extra
-        wrapped = min(reader, first_extra + extras - world.readers)
-        return reader * share + max(0, straight) + max(0, wrapped)
-
-    return start_of(world.reader), start_of(world.reader + 1)
+@lru_cache(maxsize=4)  # all lanes ask for the same one, and there may be 10,000 shards
+def _row(seed: int, epoch: int, counts: tuple[int, ...]) -> tuple[tuple[int, ...], list[int]]:
+    """The order of an epoch's shards, and the place of each one's first sample in the epoch's row."""
+    order = shard_order(seed, epoch, len(counts))
+    return order, [0, *accumulate(counts[shard] for shard in order)]
 
 
-def taken_before(total: int, epoch: int, world: World) -> int:
-    """Samples that one reader takes in the epochs 0 ... epoch - 1 of `total` samples each."""
-    share, extras = divmod(total, world.readers)
-    # Extra samples are dealt to the readers in turn, on from epoch to epoch.
-    return epoch * share + max(0, -((world.reader - epoch * extras) // world.readers))
+def lane_range(total: int, epoch: int, lane: Lane) -> tuple[int, int]:
+    """The range [start, stop) of an epoch's row of `total` samples that one lane reads."""
+    share, extras = divmod(total, lane.of)
+    first_extra = epoch * extras % lane.of
+
+    def start_of(number: int) -> int:
+        """Lanes before this one read `share` each; count those among them with an extra sample."""
+        straight = min(number, first_extra + extras) - first_extra
+        wrapped = min(number, first_extra + extras - lane.of)
+        return number * share + max(0, straight) + max(0, wrapped)
+
+    return start_of(lane.number), start_of(lane.number + 1)
 
 
-def locate(total: int, position: int, world: World) -> tuple[int, int]:
-    """The epoch, and the place in the reader's range of it, of a reader's `position`-th sample (from 0)."""
-    epoch = (position + 1) * world.readers // total + 1
-    while taken_before(total, epoch, world) > position:
+def taken_before(total: int, epoch: int, lane: Lane) -> int:
+    """Samples that one lane takes in the epochs 0 ... epoch - 1 of `total` samples each."""
+    share, extras = divmod(total, lane.of)
+    # Extra samples are dealt to the lanes in turn, on from epoch to epoch.
+    return epoch * share + max(0, -((lane.number - epoch * extras) // lane.of))
+
+
+def locate(total: int, position: int, lane: Lane) -> tuple[int, int]:
+    """The epoch, and the place in the lane's range of it, of a lane's `position`-th sample (from 0)."""
+    epoch = (position + 1) * lane.of // total + 1
+    while taken_before(total, epoch, lane) > position:
         epoch -= 1
-    return epoch, position - taken_before(total, epoch, world)
+    return epoch, position - taken_before(total, epoch, lane)
 
 
-def resume_at(images_seen: int, batch_size: int, ranks: int, workers: int) -> Start:
-    """Where every rank continues after `images_seen` images over all ranks.
-
-    Args:
-        images_seen: A multiple of `ranks * batch_size`.
-        batch_size: Samples in a rank's batch.
-        ranks: Processes that train together.
-        workers: Readers in each.
-
-    Raises:
-        ValueError: `images_seen` is negative or cuts a batch.
-    """
-    global_batch = ranks * batch_size
-    if images_seen < 0 or images_seen % global_batch:
-        raise ValueError(
-            f"images_seen is {images_seen}, which is no multiple of {ranks} ranks x batch {batch_size}; "
-            "resume with the number of ranks and the batch size that the run started with"
-        )
-    batches = images_seen // global_batch
-    taken = tuple((batches - worker + workers - 1) // workers * batch_size for worker in range(workers))
-    return Start(batches % workers, taken)
-
-
-def blocks_from(seed: int, position: int, world: World, counts: Sequence[int], block_size: int) -> Iterator[Block]:
-    """The endless row of a reader's blocks, from the one that holds its `position`-th sample.
+def blocks_from(seed: int, position: int, lane: Lane, counts: Sequence[int], block_size: int) -> Iterator[Block]:
+    """The endless row of a lane's blocks, from the one that holds its `position`-th sample.
 
     Raises:
         ValueError: `block_size` is below 1, a negative seed, or no sample at all.
     """
     if block_size < 1:
         raise ValueError(f"the shuffle block is {block_size} samples; it must be at least 1")
-    epoch, offset = locate(_total(counts), position, world)
+    epoch, offset = locate(_total(counts), position, lane)
     while True:
-        pieces = epoch_plan(seed, epoch, world, counts)
+        pieces = lane_pieces(seed, epoch, lane, counts)
         length = sum(map(len, pieces))
         # Blocks of nearly one size: a last block of a few samples could not be shuffled.
         blocks = -(-length // block_size)
         for index in range(blocks):
             start, stop = index * length // blocks, (index + 1) * length // blocks
             if stop > offset:
-                order = _shuffled(stop - start, _BLOCK_ORDER, seed, epoch, world.reader, index)
-                yield Block(epoch, _slice(pieces, start, stop), tuple(order), max(0, offset - start))
+                order = _shuffled(stop - start, _BLOCK_ORDER, seed, epoch, lane.number, index)
+                yield Block(epoch, _slice(pieces, start, stop), order, max(0, offset - start))
         epoch, offset = epoch + 1, 0
 
 
@@ -218,5 +234,5 @@ def _generator(*key: int) -> np.random.Philox:
     return np.random.Philox(np.random.SeedSequence(key))
 
 
-def _shuffled(count: int, *key: int) -> list[int]:
-    return np.argsort(_generator(*key).random_raw(count), kind="stable").tolist()
+def _shuffled(count: int, *key: int) -> tuple[int, ...]:
+    return tuple(np.argsort(_generator(*key).random_raw(count), kind="stable").tolist())

@@ -40,17 +40,17 @@ def open_shards(shards: str | Sequence[str], manifest: str | None = None) -> Sha
     urls = expand(shards)
     if not urls:
         raise ValueError("no shards given; pass tar URLs, a folder with manifest.json, or a manifest")
-    loaded: dict[str, Manifest] = {}
+    loaded: dict[str, _Listed] = {}
     chosen: list[tuple[str, ShardEntry]] = []
     for url in urls:
         where = manifest or _manifest_of(url)
         if where not in loaded:
-            loaded[where] = _load(where, url)
+            loaded[where] = _Listed.of(_load(where, url), where)
         chosen += _matching(url, where, loaded[where])
     for shard_url, shard in chosen:
         if is_local(shard_url):
             check_size(Path(local_path(shard_url)), shard)
-    sizes = next(iter(loaded.values())).image_sizes
+    sizes = next(iter(loaded.values())).manifest.image_sizes
     return ShardSet(tuple(url for url, _ in chosen), Manifest(tuple(shard for _, shard in chosen), sizes))
 
 
@@ -96,11 +96,24 @@ def _advice(url: str) -> str:
     return HOW_TO_INDEX
 
 
-def _matching(url: str, where: str, manifest: Manifest) -> list[tuple[str, ShardEntry]]:
+@dataclass(frozen=True)
+class _Listed:
+    """A manifest, and its shards by all the names under which they may be given."""
+
+    manifest: Manifest
+    by_name: dict[str, ShardEntry]
+
+    @staticmethod
+    def of(manifest: Manifest, where: str) -> "_Listed":
+        entries = manifest.shards
+        resolved = {resolve(shard.name, where): shard for shard in entries}
+        return _Listed(manifest, resolved | {shard.name: shard for shard in entries})
+
+
+def _matching(url: str, where: str, listed: _Listed) -> list[tuple[str, ShardEntry]]:
     if _stands_for_all(url):
-        return [(resolve(shard.name, where), shard) for shard in manifest.shards]
-    file_name = urlsplit(url).path.rpartition("/")[2]
-    for shard in manifest.shards:
-        if url in (shard.name, resolve(shard.name, where)) or file_name == shard.name:
-            return [(url, shard)]
-    raise ValueError(f"{url} is not in {where}; {HOW_TO_INDEX}")
+        return [(resolve(shard.name, where), shard) for shard in listed.manifest.shards]
+    shard = listed.by_name.get(url) or listed.by_name.get(urlsplit(url).path.rpartition("/")[2])
+    if shard is None:
+        raise ValueError(f"{url} is not in {where}; {HOW_TO_INDEX}")
+    return [(url, shard)]

@@ -43,6 +43,8 @@ def open_loader(data: DataConfig, *, seed: int, rank: int, world_size: int, pin_
         scale_jitter=data.scale_jitter,
         corrupt_limit=data.corrupt_limit,
         manifest=data.manifest or None,
+        cache=data.cache or None,
+        cache_bytes=int(data.cache_gb * 1e9),
         pin_memory=pin_memory,
     )
 

@@ -1,3 +1,4 @@
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -43,8 +44,8 @@ def test_every_photo_comes_once_per_epoch_over_ranks_and_workers(
 def test_one_epoch_of_one_reader_is_a_permutation_and_the_next_another(
     numbered_shards: Path, numbers_of: Callable
 ):
-    batches = take(ShardLoader(str(numbered_shards), 8, PHOTOS, seed=3), 2)
-    first, second = map(numbers_of, batches)
+    found = numbers_of(torch.cat(take(ShardLoader(str(numbered_shards), 8, 1, seed=3), 2 * PHOTOS)))
+    first, second = found[:PHOTOS], found[PHOTOS:]
     assert sorted(first) == sorted(second) == list(range(PHOTOS))
     assert first != second != list(range(PHOTOS))
 
@@ -67,9 +68,34 @@ def test_a_resumed_loader_continues_exactly(numbered_shards: Path, workers: int,
     assert all(torch.equal(a, b) for a, b in zip(straight[batches:], resumed, strict=True))
 
 
-def test_no_worker_and_one_worker_give_the_same_batches(numbered_shards: Path):
-    found = [take(ShardLoader(str(numbered_shards), 10, 4, workers=workers), 7) for workers in (0, 1)]
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+def together(shards: Path, ranks: int, workers: int, count: int, seen: int = 0) -> torch.Tensor:
+    """All photos of `count` global batches of 8, with the ranks' parts in the ranks' order."""
+    parts = [
+        take(ShardLoader(str(shards), 10, 8 // ranks, rank=rank, world_size=ranks, workers=workers), count, seen)
+        for rank in range(ranks)
+    ]
+    return torch.cat([part for step in zip(*parts, strict=True) for part in step])
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 2), (2, 0), (2, 2), (4, 0), (8, 0)])
+def test_global_batches_do_not_depend_on_ranks_and_workers(numbered_shards: Path, ranks: int, workers: int):
+    assert torch.equal(together(numbered_shards, ranks, workers, 7), together(numbered_shards, 1, 0, 7))
+
+
+def test_two_processes_continue_what_four_began_and_see_every_photo_of_the_epoch_once(
+    tmp_path: Path, make_shards: Callable, numbers_of: Callable
+):
+    shards = make_shards(tmp_path, [13, 20, 15])  # an epoch is 6 batches of 8
+    before, after = together(shards, 4, 0, 3), together(shards, 2, 0, 3, seen=24)
+    assert sorted(numbers_of(torch.cat((before, after)))) == list(range(48))
+    assert torch.equal(torch.cat((before, after)), together(shards, 1, 0, 6))
+
+
+def test_more_workers_than_photos_rest_and_that_is_said(numbered_shards: Path, caplog: pytest.LogCaptureFixture):
+    loader = ShardLoader(str(numbered_shards), 10, 2, workers=3)
+    assert "data.workers is 3, but a process has only 2 photos of each batch" in caplog.text
+    alone = take(ShardLoader(str(numbered_shards), 10, 2), 3)
+    assert all(torch.equal(a, b) for a, b in zip(take(loader, 3), alone, strict=True))
 
 
 def test_the_process_s_own_generator_is_left_alone(numbered_shards: Path):
@@ -97,6 +123,12 @@ def test_a_corrupt_photo_is_named_counted_and_replaced(
     assert "set-001.tar: photo0013.jpg" in loader.failures[0]
 
 
+def test_one_of_two_processes_does_not_stop_alone(tmp_path: Path, make_shards: Callable):
+    folder = make_shards(tmp_path, [100], broken=[0, 40, 80])
+    ranks = [ShardLoader(str(folder), 8, 5, rank=rank, world_size=2, corrupt_limit=0.0) for rank in range(2)]
+    assert sum(batch.skipped for loader in ranks for batch in islice(loader.batches(), 10)) == 3
+
+
 def test_a_replacement_is_the_same_after_a_resume(tmp_path: Path, make_shards: Callable):
     folder = make_shards(tmp_path, [20], broken=[2, 3, 17])
 
@@ -115,6 +147,26 @@ def test_too_many_corrupt_photos_stop_the_loader(tmp_path: Path, make_shards: Ca
     )
     with pytest.raises(ShardError, match=r"2 of \d+ photos read are corrupt, more than 6.00%.*photo000[45].jpg"):
         take(loader, 5)
+
+
+def test_local_shards_stay_open_for_all_lanes(
+    tmp_path: Path, make_shards: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """Each lane is in a shard of its own, in turn."""
+    folder = make_shards(tmp_path, [2] * 40)
+    loader = ShardLoader(str(folder), 8, 40)
+    opened: Counter[str] = Counter()
+
+    def count(path: str, *more: int) -> int:
+        opened[str(path)] += 1
+        return os_open(path, *more)
+
+    os_open = os.open
+    monkeypatch.setattr(os, "open", count)
+    take(loader, 2)
+    tars = {path: times for path, times in opened.items() if path.endswith(".tar")}
+    assert len(tars) == 40
+    assert set(tars.values()) == {1}
 
 
 def test_nothing_but_corrupt_photos_stops_at_once(tmp_path: Path, make_shards: Callable):
@@ -149,9 +201,9 @@ def test_settings_out_of_range_are_named(numbered_shards: Path, change: dict[str
 
 
 def test_the_signature_names_what_the_order_depends_on(numbered_shards: Path):
-    first = ShardLoader(str(numbered_shards), 8, 2, workers=0).signature
-    assert first == ShardLoader(str(numbered_shards), 8, 2, workers=1).signature
-    assert first != ShardLoader(str(numbered_shards), 8, 2, workers=2).signature
+    first = ShardLoader(str(numbered_shards), 8, 4, workers=0).signature
+    assert first == ShardLoader(str(numbered_shards), 8, 2, workers=2, rank=1, world_size=2).signature
+    assert first != ShardLoader(str(numbered_shards), 8, 2).signature
     assert first != ShardLoader(str(numbered_shards / "set-000.tar"), 8, 2).signature
 
 

@@ -5,6 +5,9 @@ import hashlib
 import http.server
 import json
 import re
+import socket
+import struct
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,8 +18,12 @@ import pytest
 import torch
 
 from evaluator.photos.manifest import ShardError
-from trainer.data import tar_stream, url_openers
+from trainer.data import shard_cache, tar_stream, url_openers
 from trainer.data.loader import ShardLoader, photos_from
+from trainer.data.plan import Lane, blocks_from
+from trainer.data.sample_reader import open_source
+from trainer.data.shard_cache import ShardCache
+from trainer.data.shard_set import open_shards
 from trainer.data.tar_stream import ByteStream, expand, is_photo_member, read_url
 
 
@@ -127,12 +134,137 @@ def test_broken_connections_are_resumed_where_they_broke(numbered_shards: Path, 
     assert range_server.breaks == 0
 
 
-def test_a_server_that_keeps_failing_is_named_with_the_number_of_tries(numbered_shards: Path, serve, range_server):
+def test_a_server_that_keeps_failing_is_named_with_the_number_of_tries(
+    numbered_shards: Path, serve, range_server, caplog: pytest.LogCaptureFixture
+):
     url = serve(numbered_shards, range_server)
     range_server.failures = 99
-    with pytest.raises(ShardError, match=r"set-000\.tar: cannot read byte 0 in 5 tries: .*503"):
+    for _ in range(2):
+        with pytest.raises(ShardError, match=r"set-000\.tar: cannot read byte 0 in 8 tries: .*503"):
+            read_url(f"{url}/set-000.tar")
+    assert len(range_server.requests) == 16
+    (told,) = caplog.messages  # once a minute, however many readers wait
+    assert re.fullmatch(rf"{url}/set-000\.tar: .*503.*; trying again, for two minutes at most", told)
+
+
+def test_no_row_of_tries_outlasts_the_time_that_a_job_has_to_end(
+    numbered_shards: Path, serve, range_server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tar_stream, "PATIENCE_S", 0.0)
+    range_server.failures = 99
+    with pytest.raises(ShardError, match="in 2 tries"):
+        read_url(f"{serve(numbered_shards, range_server)}/set-000.tar")
+
+
+class SilentServer(PlainServer):
+    """Accepts requests; after `beginning` bytes of each answer nothing more comes until the client leaves."""
+
+    beginning = 0
+    requests: list[str]
+    reset = False
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        kind.requests.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "100000")
+        self.end_headers()
+        self.wfile.write(bytes(kind.beginning))
+        self.wfile.flush()
+        if kind.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        self.connection.recv(1)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("beginning", [0, 100])
+def test_a_server_that_stalls_or_resets_is_named_after_all_tries(
+    tmp_path: Path, serve, monkeypatch: pytest.MonkeyPatch, beginning: int, reset: bool
+):
+    monkeypatch.setattr(url_openers, "TIMEOUT_S", 0.1)
+    silent = type("Silent", (SilentServer,), {"beginning": beginning, "requests": [], "reset": reset})
+    url = serve(tmp_path, silent)
+    with pytest.raises(ShardError, match=r"a\.tar: cannot read byte \d+ in 8 tries: .*(timed out|reset|closed)"):
+        read_url(f"{url}/a.tar")
+    assert len(silent.requests) == 8
+
+
+def test_a_trickle_counts_as_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One byte a second would pass every timeout of a socket."""
+    clock = map(float, range(0, 10**6, 40))
+    monkeypatch.setattr(tar_stream.time, "monotonic", lambda: next(clock))
+
+    class Trickle:
+        def read(self, amount: int, /) -> bytes:
+            return b"x"
+
+        def close(self) -> None: ...
+
+    opened = url_openers.Opened(Trickle(), 10**6, whole=False)
+    monkeypatch.setitem(url_openers.OPENERS, "http", lambda url, start, stop: opened)
+    with pytest.raises(ShardError, match=r"in [2-4] tries: only \d+ bytes came in \d+ s"):  # 40 s each and more
+        read_url("http://host/a.tar")
+
+
+def test_a_small_file_that_is_cut_short_is_read_on(numbered_shards: Path, serve, range_server):
+    url = serve(numbered_shards, range_server)
+    range_server.breaks = 1
+    assert read_url(f"{url}/set-000.tar") == (numbered_shards / "set-000.tar").read_bytes()
+    assert len(range_server.requests) == 2
+
+
+def test_pauses_double_and_differ_and_are_a_minute_together(
+    monkeypatch: pytest.MonkeyPatch, serve, numbered_shards: Path, range_server
+):
+    pauses: list[float] = []
+    monkeypatch.setattr(tar_stream, "FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(tar_stream.time, "sleep", pauses.append)
+    url = serve(numbered_shards, range_server)
+    range_server.failures = 9
+    with pytest.raises(ShardError):
         read_url(f"{url}/set-000.tar")
-    assert len(range_server.requests) == 5
+    assert len(pauses) == 7
+    assert 30 < sum(pauses) < 100
+    assert all(0.25 * 2**n <= pause <= 0.75 * 2**n for n, pause in enumerate(pauses))
+
+
+def asked(server: type[RangeServer]) -> list[tuple[str, int, int]]:
+    """Path, first and last byte of every range of a tar."""
+    found = [re.fullmatch(r"(\S+\.tar) bytes=(\d+)-(\d+)", request) for request in server.requests]
+    return [(match[1], int(match[2]), int(match[3])) for match in found if match]
+
+
+def test_a_resumed_training_asks_only_for_what_was_not_seen(tmp_path: Path, make_shards, serve, range_server):
+    folder = make_shards(tmp_path, [20, 20])
+    shards = open_shards(f"{serve(folder, range_server)}/manifest.json")
+    block = next(blocks_from(0, 25, Lane(0, 1), shards.counts, 40))
+    row = [(piece.shard, index) for piece in block.pieces for index in range(piece.start, piece.stop)]
+    left = {row[place] for place in block.order[25:]}
+    source = open_source(shards)
+    opened = next(source.opened(iter([block])))
+    assert {(sample.shard, sample.index) for sample in map(opened.fetch, block.order[25:])} == left
+    source.close()
+    sizes = [shards.manifest.shards[shard].sizes[index] for shard, index in left]
+    ranges = asked(range_server)
+    assert len(ranges) <= len(left)
+    # Nothing but the photos, each with its header, and the padding between neighbours.
+    assert sum(last + 1 - first for _, first, last in ranges) <= sum(size + 1024 for size in sizes)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_second_run_reads_cached_shards_from_the_disk(
+    numbered_shards: Path, tmp_path: Path, serve, range_server, workers: int
+):
+    url = serve(numbered_shards, range_server)
+    cached = {"cache": str(tmp_path / "cache"), "workers": workers}
+    local = batches(str(numbered_shards))
+    assert equal(batches(f"{url}/manifest.json", **cached), local)
+    assert asked(range_server)
+    range_server.requests.clear()
+    assert equal(batches(f"{url}/manifest.json", **cached), local)
+    assert not asked(range_server)
 
 
 def test_a_missing_remote_shard_is_named_and_not_tried_again(
@@ -143,7 +275,8 @@ def test_a_missing_remote_shard_is_named_and_not_tried_again(
     (folder / "set-000.tar").unlink()
     with pytest.raises(ShardError, match=r"set-000\.tar: the server answers 404"):
         batches(f"{url}/manifest.json")
-    assert sum(".tar" in request for request in range_server.requests) == 1
+    tars = [request for request in range_server.requests if ".tar" in request]
+    assert len(tars) == len(set(tars))
 
 
 def test_a_truncated_remote_shard_is_named(tmp_path: Path, make_shards: Callable, serve, range_server):
@@ -183,10 +316,39 @@ def test_commands_give_the_same_batches_as_the_disk(numbered_shards: Path, tmp_p
     assert equal(batches(str(tmp_path / "pipes.json")), batches(str(numbered_shards)))
 
 
+@pytest.mark.parametrize("room", [10**9, 1])
+def test_a_command_is_not_begun_again_for_each_block_where_the_cache_is_full(
+    tmp_path: Path, make_shards: Callable, monkeypatch: pytest.MonkeyPatch, room: int
+):
+    monkeypatch.setattr(shard_cache, "PART", 1000)
+    folder = make_shards(tmp_path, [40])
+    (tmp_path / "pipes.json").write_text(with_new_hash(pipes(folder, f"echo >> {tmp_path}/begun; cat")))
+    shards = open_shards(str(tmp_path / "pipes.json"))
+    source = open_source(shards, ShardCache(tmp_path / "cache", room, shards.manifest.shards))
+    blocks = islice(blocks_from(0, 0, Lane(0, 1), shards.counts, 4), 10)
+    assert len(list(source.opened(blocks))) == 10
+    source.close()
+    assert len((tmp_path / "begun").read_text()) <= 2  # the second time when there turned out to be no room
+
+
 def test_a_failing_command_is_named_with_its_exit_code(numbered_shards: Path, tmp_path: Path):
     (tmp_path / "pipes.json").write_text(with_new_hash(pipes(numbered_shards, "exit 3; cat")))
     with pytest.raises(ShardError, match=r"pipe:exit 3.*the command failed with exit code 3"):
         batches(str(tmp_path / "pipes.json"))
+
+
+def test_a_command_that_fails_before_the_first_byte_wanted_leaves_no_open_pipe(monkeypatch: pytest.MonkeyPatch):
+    begun: list[subprocess.Popen] = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, *arguments, **options) -> None:
+            super().__init__(*arguments, **options)
+            begun.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    with pytest.raises(ShardError, match="exit code 3"):
+        ByteStream("pipe:exit 3", position=100).read(1)
+    assert [process.stdout.closed for process in begun if process.stdout] == [True]
 
 
 def test_a_command_that_ends_early_is_a_shard_cut_short(numbered_shards: Path, tmp_path: Path):

@@ -1,0 +1,102 @@
+"""The work folder: which run a start goes on with."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.config import Config, override
+from trainer.presets import tiny
+from trainer.runs import CONFIG_FILE, RESULTS_FILE, open_run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return override(tiny(), {"run.work": str(tmp_path), "run.name": "named"})
+
+
+def with_checkpoint(folder: Path) -> None:
+    (folder / "checkpoints" / "000000000008-000").mkdir(parents=True)
+
+
+def nothing(folder: Path) -> None:
+    """As far as the first start came."""
+
+
+def test_the_first_start_makes_the_run(tmp_path: Path, config: Config):
+    opened = open_run(config, resume=False, or_start=True)
+    assert (opened.made, opened.resumed, opened.finished) == (True, False, False)
+    assert opened.folder.path == tmp_path / "named"
+    assert not opened.folder.differences(config)
+
+
+@pytest.mark.parametrize(
+    ("left", "resumed", "finished"),
+    [
+        pytest.param(nothing, False, False, id="ended before its first checkpoint"),
+        pytest.param(with_checkpoint, True, False, id="ended after it"),
+        pytest.param(lambda folder: (folder / RESULTS_FILE).write_text("{}"), False, True, id="came to its end"),
+    ],
+)
+def test_a_later_start_goes_on_with_it(
+    config: Config, left: Callable[[Path], object], resumed: bool, finished: bool
+):
+    folder = open_run(config, resume=False, or_start=True).folder
+    left(folder.path)
+    opened = open_run(config, resume=False, or_start=True)
+    assert (opened.made, opened.resumed, opened.finished) == (False, resumed, finished)
+    assert opened.folder == folder
+
+
+def test_a_start_that_was_killed_before_its_config_was_written_is_done_again(tmp_path: Path, config: Config):
+    (tmp_path / "named").mkdir()
+    assert not open_run(config, resume=False, or_start=True).made, "it is not ours to take away"
+    assert (tmp_path / "named" / CONFIG_FILE).exists()
+
+
+def test_a_continuation_may_have_other_readers_and_micro_batches(config: Config):
+    with_checkpoint(open_run(config, resume=False).folder.path)
+    other = override(
+        config, {"data.workers": 3, "data.cache": "cache", "engine.micro_batch": 4, "engine.bucket_mb": 50}
+    )
+    assert open_run(other, resume=True).resumed
+    with pytest.raises(ValueError, match="seed is 0 there and 1 here"):
+        open_run(override(other, {"seed": 1}), resume=True)
+
+
+def test_other_settings_are_refused_whatever_the_first_start_has_left(config: Config):
+    with_checkpoint(open_run(config, resume=False, or_start=True).folder.path)
+    other = override(config, {"loss.entropy": 0.5})
+    with pytest.raises(
+        ValueError, match=r"other settings: loss\.entropy is 0\.01 there and 0\.5 here; give the same"
+    ):
+        open_run(other, resume=False, or_start=True)
+
+
+def test_without_a_name_no_start_knows_its_run(config: Config):
+    with pytest.raises(ValueError, match=r"give --run\.name too"):
+        open_run(override(config, {"run.name": ""}), resume=False, or_start=True)
+
+
+def test_resume_prefers_the_run_with_the_same_micro_batch(config: Config):
+    """Another one may go on, but batch norm would see other groups; the newest run is not spoilt unasked."""
+    folders = {}
+    for number, size in enumerate((4, 8)):
+        one = override(config, {"run.name": f"of-{size}", "engine.micro_batch": size})
+        folders[size] = open_run(one, resume=False).folder
+        with_checkpoint(folders[size].path)
+        os.utime(folders[size].path / CONFIG_FILE, (number, number))
+    for wanted, found in {4: 4, 8: 8, 16: 8}.items():
+        asked = override(config, {"run.name": "", "engine.micro_batch": wanted})
+        assert open_run(asked, resume=True).folder == folders[found]
+
+
+def test_a_run_without_a_checkpoint_is_begun_again_as_both_messages_say(config: Config):
+    folder = open_run(config, resume=False).folder
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=r"--resume-or-start --run\.name named"):
+            open_run(config, resume=resume)
+    with_checkpoint(folder.path)
+    with pytest.raises(ValueError, match="or --resume to continue it"):
+        open_run(config, resume=False)

@@ -1,0 +1,14 @@
+"""The one place that owns accelerate and DeepSpeed: processes, devices, precision, and the step of each network.
+
+cluster.py        the processes of a job, and which engine the launch asked for
+engine.py         what every engine does and refuses; how networks are trained and borrowed
+replicated.py     one process, or DDP over several
+zero.py           DeepSpeed's ZeRO 0 to 3
+zero_settings.py  what an accelerate launch says about DeepSpeed
+batch_norm.py     batch norm over micro-batches and processes
+"""
+
+from trainer.engines.cluster import Cluster, Verdict, resolve_precision
+from trainer.engines.engine import Engine, backward, borrow, share_gradients, train
+
+__all__ = ["Cluster", "Engine", "Verdict", "backward", "borrow", "resolve_precision", "share_gradients", "train"]
