@@ -1,6 +1,7 @@
 """The script that starts Ray on several machines, with programs that only write down how they were called."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,25 @@ def test_machines_that_do_not_join_are_an_error(run: Run):
     assert done.returncode == 1
     assert "1 of 2 machines have joined" in done.stderr
     assert not any(call.startswith("job") for call in calls)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_at_once_and_goes_on_to_the_command(number: signal.Signals, tmp_path: Path, run: Run):
+    heard = f'trap \'echo "heard" >> "$CALLS"; kill $!; exit 0\' {number.name.removeprefix("SIG")}\n'
+    (tmp_path / "job").write_text(f'#!/bin/bash\n{heard}echo job >> "$CALLS"\nsleep 600 & wait\n')
+    calls = tmp_path / "calls"
+    environment = os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls), "RAY_PAUSE": "0"}
+    before = signal.signal(number, signal.default_int_handler)  # what is ignored here, bash could not trap
+    process = subprocess.Popen([SCRIPT, "alpha", "beta", "--", "job"], env=environment, start_new_session=True)
+    signal.signal(number, before)
+    # Each writes its name once it hears signals; ssh may be later than the command.
+    while not (
+        calls.exists() and {"job", "ray", "ssh"} <= {line.split()[0] for line in calls.read_text().splitlines()}
+    ):
+        assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number
+    assert {"heard", "ended ray", "ended ssh"} <= {*calls.read_text().split("\n")}
 
 
 @pytest.mark.parametrize("words", [[], ["--"], ["--", "job"], ["alpha", "job"], ["--help"], ["alpha", "--"]])

@@ -1,4 +1,4 @@
-"""Trials per hour of a sweep beside the same trials one after another by the main command, and what a trial costs.
+"""Trials per hour of a sweep beside the same trials one after another, and what an empty trial costs.
 
     python -m tuner bench [--trials 8] [--json FILE]
 
@@ -32,8 +32,9 @@ from tuner.sweep import Objective, run
 from tuner.trial import Setup, run_trial
 
 FASTER, LARGEST_OVERHEAD = 1.5, 2.0
-TOLERANCE = 0.05
-"""dB between both ways' ab PSNR of a trial: the number of threads changes the order of sums."""
+TOLERANCE = 0.3
+"""dB between both ways' ab PSNR of a trial: the number of threads changes the order of sums, and four stages of
+training make 0.13 dB of that (docs/LOG.md). Another seed moves it about as much."""
 ROOT = Path(__file__).parent.parent
 LAUNCH = (
     *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"),
@@ -49,7 +50,8 @@ class Arguments:
     trials: int = 8
     """Trials of the preset `smoke`."""
     cheap: int = 20
-    """Trials that do nothing, to see what a trial costs beside its training."""
+    """Trials that do nothing, to see what Ray and the sweep's records cost for each. What a real trial does before
+    its first step (reading photos, building networks, MLflow) is in its own time."""
     seed: int = 0
     """Of the search."""
     set: tuple[str, ...] = ()
@@ -72,7 +74,7 @@ def compare(sweep: Way, alone: Way, trials: int) -> tuple[list[dict[str, object]
     """Rows and goals.
 
     Raises:
-        RuntimeError: a trial's metric differs between the ways, or the sweep missed the best one.
+        RuntimeError: a trial's metric differs between the ways, the sweep missed the best one, or finished none.
     """
     for number, value in sweep.values.items():
         if abs(value - alone.values[number]) > TOLERANCE:
@@ -80,6 +82,10 @@ def compare(sweep: Way, alone: Way, trials: int) -> tuple[list[dict[str, object]
             raise RuntimeError(
                 f"trial {number} has {value:.3f} dB in the sweep and {other:.3f} dB alone: not reported"
             )
+    if not sweep.values:
+        raise RuntimeError(
+            "no trial of the sweep came to its end, so there is nothing to compare: give more --trials"
+        )
     found, there = max(sweep.values.values()), max(alone.values.values())
     if found < there - TOLERANCE:
         raise RuntimeError(
@@ -100,8 +106,9 @@ def compare(sweep: Way, alone: Way, trials: int) -> tuple[list[dict[str, object]
 
 
 def overhead(fewer: float, more: float, extra_trials: int) -> Goal:
-    """Seconds that one more trial adds, from two sweeps of trials that do nothing."""
-    return at_most("overhead per trial, s (at most)", LARGEST_OVERHEAD, max(0.0, more - fewer) / extra_trials)
+    """Seconds that one more empty trial adds, from two sweeps of trials that do nothing."""
+    extra = max(0.0, more - fewer) / extra_trials
+    return at_most("overhead of an empty trial, s (at most)", LARGEST_OVERHEAD, extra)
 
 
 def value_of(folder: Path, config: Config) -> float:

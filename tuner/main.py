@@ -5,8 +5,13 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evaluator.photos.manifest import ShardError
+
+if TYPE_CHECKING:
+    from tuner.options import Options
+    from tuner.room import Machine
 
 PROGRAM = "python -m tuner"
 COMMANDS = ("report", "promote", "bench")
@@ -14,7 +19,7 @@ BAD_INPUT, FAILED, STOPPED = 2, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is its own, 2 for bad input, 1 when a server or the disk fails."""
+    """Run a command; the exit code is its own, 2 for bad input, 1 when a server, the disk or every trial fails."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words and words[0] in COMMANDS:
@@ -40,14 +45,24 @@ def _sweep(words: list[str]) -> int:
     options = tyro.cli(Options, prog=PROGRAM, args=words)
     _check_installed()
     from tuner.plan import Plan
+    from tuner.record import best
     from tuner.screen import conclusion
 
-    plan = Plan.resumed(options) if options.resume else Plan.new(options)
+    plan = (Plan.resumed if options.resume else Plan.new)(options, _machines)
     from tuner.sweep import run  # Ray only now: a wrong setting is refused in a moment
 
     trials = run(plan)
     print(conclusion(plan.sweep, trials, plan.folder))
+    if best(trials, plan.sweep.metric) is None:
+        return FAILED
     return _promote([str(plan.folder)]) if plan.options.promote else 0
+
+
+def _machines(options: "Options") -> "Sequence[Machine]":
+    """Where trials will run. Only a cluster has to be asked for it, by Ray."""
+    if options.address:
+        return import_module("tuner.sweep").machines(options)
+    return import_module("tuner.room").here()
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

@@ -6,14 +6,14 @@ Each is the mean over the validation photos, of the guide `editnet-blind`; with 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
 from evaluator.click_metrics import click_crowding, click_distance
-from evaluator.metrics import METRICS
+from evaluator.metrics import METRICS, unavailable
 from evaluator.nri import nri
 from evaluator.results import BASELINE, Results
 from trainer.config import Config
@@ -54,7 +54,23 @@ MEASURES = _measures("the middle budget", "the largest budget")
 def measures_of(config: Config) -> dict[str, Measure]:
     """`MEASURES` with this config's numbers of clicks in their labels."""
     clicks = config.validation.clicks
-    return _measures(f"{middle_budget(clicks)} clicks", f"{clicks[-1]} clicks")
+    return _measures(_clicks(middle_budget(clicks)), _clicks(clicks[-1]))
+
+
+def check_measurable(names: Sequence[str], config: Config) -> tuple[str, ...]:
+    """What validation must measure beside its own metrics: LPIPS, which takes more time than all others together.
+
+    Raises:
+        ValueError: it is among the names, and cannot be measured here.
+    """
+    if not any(name.endswith("lpips") for name in names):
+        return ()
+    smallest = METRICS["lpips"].smallest
+    if config.data.image_size < smallest:
+        raise ValueError(f"data.image_size is {config.data.image_size}; lpips needs at least {smallest}")
+    if why := unavailable("lpips"):
+        raise ValueError(f"lpips cannot be measured here: {why}")
+    return ("lpips",)
 
 
 def measured(results: Results) -> dict[str, float | None]:
@@ -68,6 +84,10 @@ def measured(results: Results) -> dict[str, float | None]:
             value = take(results, guide) if guide in results.policies else math.nan
             values[prefix + name] = value if math.isfinite(value) else None
     return values
+
+
+def _clicks(count: int) -> str:
+    return f"{count} click{'' if count == 1 else 's'}"
 
 
 def _quality(results: Results, guide: str, metric: str) -> float:

@@ -45,7 +45,8 @@ class Options:
     cpus: float = 1.0
     """Cores for each worker of a trial."""
     gpus: float | None = None
-    """GPUs for each worker of a trial; a fraction shares one."""
+    """GPUs for each worker of a trial; a fraction shares one, 0 keeps trials off them. Default: the preset's, or
+    0.25 where there are any (1 with several workers)."""
     workers: int = 1
     """Processes of each trial; several go through Ray Train."""
     threads: int = 0
@@ -55,15 +56,22 @@ class Options:
     address: str = ""
     """Ray cluster: auto, or HOST:PORT; empty starts Ray on this machine for as long as it takes.
     WORK must then be a folder that every node sees."""
+    give_up: int = 5
+    """End the sweep when so many trials have failed and none has measured anything; 0: never."""
     resume: bool = False
-    """Continue the sweep called --name, or the newest unfinished one; what it was started with stays."""
+    """Continue the sweep called --name, or the newest unfinished one. What it was started with stays; --budget,
+    --address and --promote may be given anew."""
     promote: bool = False
     """Afterwards train the best again in full, and put it through the evaluator's promote."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.cpus <= 0 or min(self.gpus or 0, self.threads, self.parallel, self.seed) < 0:
+        if self.workers < 1 or self.cpus <= 0 or min(self._counts) < 0:
             raise ValueError(
                 f"--workers {self.workers} --cpus {self.cpus} --gpus {self.gpus} --threads {self.threads} "
-                f"--parallel {self.parallel} --seed {self.seed}: give at least one worker with some cores, and "
-                "nothing below 0"
+                f"--parallel {self.parallel} --seed {self.seed} --give-up {self.give_up}: give at least one "
+                "worker with some cores, and nothing below 0"
             )
+
+    @property
+    def _counts(self) -> tuple[int | float, ...]:
+        return self.gpus or 0.0, self.threads, self.parallel, self.seed, self.give_up

@@ -5,24 +5,27 @@ Everything that a person can get wrong is refused here, before Ray starts.
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from evaluator.registry import default_tracking_uri
 from kernels.benchmarking import PACKAGES, commit, machine, versions
-from trainer.config import Config, override
+from trainer.config import Config, flatten, override
 from trainer.config_file import read_config
+from trainer.locks import alone
 from trainer.presets import paper
 from trainer.runs import as_json
 from trainer.settings import checked, nearest
 from tuner.budget import Budget
 from tuner.course import Course
-from tuner.measures import MEASURES, measures_of
+from tuner.measures import MEASURES, check_measurable, measures_of
 from tuner.options import Options, Repeated
 from tuner.presets import PRESETS, Preset
-from tuner.record import SWEEP_FILE, Measure, Sweep
+from tuner.record import SWEEP_FILE, Measure, Sweep, read_trials
+from tuner.room import Machine, check_room, default_gpus, here
 from tuner.space import Domain, Space
 from tuner.space_file import read_space
 
@@ -33,15 +36,23 @@ NOT_SEARCHED = (
     "validation.",
     "engine.threads",
     "data.batch_size",
+    "data.image_size",
+    "data.manifest",
     "data.train",
     "data.validation",
 )
 """Beginnings of the names of settings that all trials of a sweep share."""
 FINISHED = "finished"
 """Option in `sweep.json`: when the sweep came to its end; absent before."""
+FIRST_BUDGET = "first_budget"
+"""Option in `sweep.json`: the budget that the search was made for, where a resumed sweep has another."""
+RESUMABLE = ("name", "work", "resume", "budget", "promote", "address")
+"""Options that a resumed sweep takes; what it was started with stays."""
 POPULATION = 8
 """Trials of population-based training where the budget does not say."""
 _DEFAULT_METRICS = ("ab_psnr", "ab_ssim", "dispersion")
+Machines = Callable[[Options], Sequence[Machine]]
+"""Where the trials will run."""
 _VERSIONS = (*PACKAGES, "ray", "optuna", "mlflow", "accelerate")
 
 
@@ -76,9 +87,18 @@ class Plan:
         """Trials of population-based training."""
         return self.budget.trials or POPULATION
 
+    @property
+    def busy(self) -> str:
+        """What to say where another process runs it."""
+        return f"sweep {self.folder} is running in another process; wait for it, or stop it"
+
     @classmethod
-    def new(cls, options: Options) -> "Plan":
+    def new(cls, options: Options, machines: Machines = lambda _: here()) -> "Plan":
         """Check everything, and make the sweep's folder.
+
+        Args:
+            options: of the command line.
+            machines: asked last, as it may have to connect to a cluster.
 
         Raises:
             ValueError: something is wrong with the options; the message says what to do.
@@ -90,8 +110,7 @@ class Plan:
         name = options.name or f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
         if Path(name).name != name:
             raise ValueError(f"--name is {name!r}; give a plain folder name")
-        gpus = preset.gpus if options.gpus is None else options.gpus
-        options = replace(options, name=name, gpus=gpus)
+        options = replace(options, name=name)
         scheduler = options.scheduler or preset.scheduler
         search = options.search or ("random" if scheduler == "pbt" else preset.search)
         space = Space(tuple(domains), base)
@@ -113,22 +132,30 @@ class Plan:
         )
         plan = cls._of(work / SWEEPS / name, sweep)
         plan._check()
+        plan = plan._for(machines(options), preset)
         try:
             plan.folder.mkdir(parents=True)
         except FileExistsError:
             raise ValueError(
                 f"sweep {plan.folder} exists; give another --name, or --resume to continue it"
             ) from None
-        sweep.write(plan.folder)
+        plan.sweep.write(plan.folder)
         return plan
 
     @classmethod
-    def resumed(cls, options: Options) -> "Plan":
-        """The newest unfinished sweep, or the one that is named.
+    def resumed(cls, options: Options, machines: Machines = lambda _: here()) -> "Plan":
+        """The newest unfinished sweep, or the one that is named; with another budget or cluster where given.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, it runs, or there is no room for it; an option that cannot be changed.
         """
+        defaults = {item.name: item.default for item in fields(Options)}
+        given = [f"--{name}" for name in defaults if getattr(options, name) != defaults[name]]
+        if wrong := [name for name in given if name[2:] not in RESUMABLE]:
+            raise ValueError(
+                f"--resume keeps what the sweep was started with, and {', '.join(wrong).replace('_', '-')} would "
+                f"have no effect; leave it out. It takes {', '.join(f'--{name}' for name in RESUMABLE)}"
+            )
         folder = options.work.resolve() / SWEEPS
         names = [path.parent for path in folder.glob(f"{options.name or '*'}/{SWEEP_FILE}")]
         unfinished = [path for path in names if FINISHED not in Sweep.read(path).options]
@@ -136,7 +163,12 @@ class Plan:
             state = "all sweeps are finished" if names else f"there is no sweep {options.name or 'at all'}"
             raise ValueError(f"nothing to resume: {state} in {folder}")
         newest = max(unfinished, key=lambda path: (path / SWEEP_FILE).stat().st_mtime)
-        return cls.read(newest)
+        plan = cls.read(newest)
+        with alone(plan.folder, plan.busy):
+            plan = plan._changed(options)
+            check_room(plan.options, machines(plan.options))
+            plan.sweep.write(plan.folder)
+        return plan
 
     @classmethod
     def read(cls, folder: Path) -> "Plan":
@@ -161,15 +193,46 @@ class Plan:
             options=options,
         )
 
+    def _for(self, machines: Sequence[Machine], preset: Preset) -> "Plan":
+        """With the GPUs that each trial gets on these machines."""
+        options = replace(self.options, gpus=default_gpus(self.options, preset.gpus, machines))
+        check_room(options, machines)
+        return replace(self, options=options, sweep=replace(self.sweep, options=_options_as_json(options)))
+
+    def _changed(self, options: Options) -> "Plan":
+        """With the budget, the cluster and the promotion of a resumed sweep's options, where they are given."""
+        budget = Budget.parse(options.budget or self.sweep.budget)
+        if budget.trials != self.budget.trials:
+            begun = len(read_trials(self.folder))
+            if self.sweep.scheduler == "pbt":
+                raise ValueError(f"--budget {options.budget}: pbt's population stays at {self.population} trials")
+            if self.budget.trials and begun >= self.budget.trials:
+                raise ValueError(
+                    f"--budget {options.budget}: all {begun} trials of the sweep have begun, and Ray's search has "
+                    "ended; change time or photos alone, or start another sweep"
+                )
+        changes: dict[str, Any] = {
+            "address": options.address or self.options.address,
+            "promote": options.promote or self.options.promote,
+        }
+        kept = replace(self.options, **changes)
+        entries = {**self.sweep.options, **changes}
+        if budget != self.budget:
+            entries.setdefault(FIRST_BUDGET, self.sweep.budget)
+        sweep = replace(self.sweep, budget=options.budget or self.sweep.budget, options=entries)
+        return replace(self, budget=budget, options=kept, sweep=sweep)
+
     def _check(self) -> None:
         """Refuse what contradicts itself."""
         sweep = self.sweep
+        check_measurable([measure.name for measure in sweep.metrics], self.base)
         for domain in self.space.domains:
             if domain.path.startswith(NOT_SEARCHED):
                 raise ValueError(
                     f"{domain.path} cannot be searched: trials would report after other photos, measure other "
                     "things, or be told another value; give it to the base by --set"
                 )
+        self._refuse_flat_schedules()
         if sweep.scheduler == "pbt":
             if sweep.search != "random":
                 raise ValueError(f"--search {sweep.search} has no effect with pbt, which draws its population")
@@ -193,6 +256,17 @@ class Plan:
             raise ValueError("--mutate has no effect without --scheduler pbt")
         if sweep.search == "grid":
             self.space.grid()
+
+    def _refuse_flat_schedules(self) -> None:
+        """Shapes whose trials would all be the same training."""
+        settings, searched = flatten(self.base), {domain.path for domain in self.space.domains}
+        for group in ("choice.temperature", "choice.tau"):
+            start, end = f"{group}.start", f"{group}.end"
+            if f"{group}.shape" in searched and not {start, end} & searched and settings[start] == settings[end]:
+                raise ValueError(
+                    f"{group}.shape is searched, but every shape stays at {settings[start]}; give another end by "
+                    f"--set {end}=VALUE, or search it too"
+                )
 
 
 def words(groups: Repeated) -> tuple[str, ...]:

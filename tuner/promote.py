@@ -35,11 +35,11 @@ from trainer.config import Config, override
 from trainer.data.sources import open_validation
 from trainer.hooks import Hooks
 from trainer.interrupts import StopRequest
+from trainer.locks import alone
 from trainer.presets import paper
 from trainer.runs import RESULTS_FILE, RunFolder
 from trainer.session import Session
 from trainer.settings import checked, nearest
-from tuner.alone import alone
 from tuner.record import Sweep, best, read_trials
 
 COLORIZER, GUIDE, POLICY = "colornet", "editnet-blind", "guide-blind"

@@ -6,6 +6,7 @@ at any moment, after a kill too.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Literal
 from evaluator.atomic import write_atomically
 
 SWEEP_FILE, TRIALS_FILE, BEST_FILE, REPORT_FILE = "sweep.json", "trials.json", "best.json", "sweep.html"
+LEGS_FILE = "best-legs.json"
+"""Beside `best.json`, where the best trial's settings changed on the way: all of them, from the first photo on."""
 
 Direction = Literal["max", "min"]
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -50,6 +53,18 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Leg:
+    """A part of a training under the same settings (population-based training)."""
+
+    images_seen: int
+    """Photos at which it began."""
+    values: dict[str, Any]
+    """The settings that were searched."""
+    trial: str
+    """Id of the trial that trained it: weights were copied with the legs that made them."""
+
+
+@dataclass(frozen=True)
 class Trial:
     """One configuration that was tried."""
 
@@ -73,6 +88,9 @@ class Trial:
     """Wall time that it has run for."""
     parent: str | None = None
     """Id of the trial whose weights it copied last (population-based training)."""
+    legs: tuple[Leg, ...] = ()
+    """How its weights came about, in the order of time, from the first photo on; empty where its settings never
+    changed."""
 
     def value(self, metric: str) -> float | None:
         """The metric at the last validation; None where it was never measured."""
@@ -81,7 +99,9 @@ class Trial:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Trial":
         """From its entry in `trials.json`."""
-        return cls(**{**content, "reports": tuple(Report(**report) for report in content["reports"])})
+        reports = tuple(Report(**report) for report in content["reports"])
+        legs = tuple(Leg(**leg) for leg in content.get("legs", ()))
+        return cls(**{**content, "reports": reports, "legs": legs})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +193,15 @@ def best(trials: Sequence[Trial], metric: Measure) -> Trial | None:
         if found:
             return found
     return None
+
+
+def common_error(trials: Sequence[Trial]) -> str:
+    """The error that most of the failed trials ended with, and how many did; empty where none has failed."""
+    errors = Counter(trial.error for trial in trials if trial.status == "failed")
+    if not errors:
+        return ""
+    (error, count), *_ = errors.most_common(1)
+    return f"{errors.total()} of {len(trials)} trials failed, {count} of them with: {error}"
 
 
 def _write(path: Path, content: object) -> None:

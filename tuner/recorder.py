@@ -16,9 +16,10 @@ from ray.tune.experiment import Trial as ray_trial
 from evaluator.registry import new_client
 from trainer.outbox import brief, within
 from tuner.plan import Plan
-from tuner.record import Report, Status, Sweep, Trial, best, read_trials, write_trials
+from tuner.record import TRIALS_FILE, Leg, Report, Status, Sweep, Trial, best, read_trials, write_trials
+from tuner.results import ERROR, LEGS, PARENT, POINT
 from tuner.screen import Screen
-from tuner.search import ERROR, PARENT, POINT
+from tuner.trial import noted_run
 
 SECONDS = "seconds"
 """Option in `sweep.json`: how long the sweep has run for, its interruptions left out."""
@@ -63,8 +64,10 @@ class Recorder(_Lazy, Callback):
         """Note a trial that starts, or goes on."""
         entry = self._entry(trial)
         self._running_since[entry.id] = time.monotonic() - entry.seconds
-        values, parent = self._plan.space.active(trial.config[POINT]), trial.config.get(PARENT)
-        self._put(replace(entry, status="running", values=values, parent=parent, error=None))
+        active, parent = self._plan.space.active, trial.config.get(PARENT)
+        legs = tuple(Leg(**{**leg, "values": active(leg["values"])}) for leg in trial.config.get(LEGS, ()))
+        values = active(trial.config[POINT])
+        self._put(replace(entry, status="running", values=values, parent=parent, legs=legs, error=None))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
@@ -113,14 +116,16 @@ class Recorder(_Lazy, Callback):
         A trial that Ray does not know, as it was killed before it had written down that it began, is forgotten.
         """
         known = {trial.trial_id: trial for trial in trials}
-        self._trials = {
-            name: entry for name, entry in self._trials.items() if name in known or entry.status != "running"
-        }
+        forgotten = [entry for entry in self.trials if entry.id not in known and entry.status == "running"]
+        for entry in forgotten:
+            del self._trials[entry.id]
+            self._close(entry, "KILLED")
         for entry in self.trials:
             if entry.status == "running" and known[entry.id].status == ray_trial.ERROR:
                 self._end(replace(entry, status="failed", error=_system_error(known[entry.id])))
         write_trials(self.folder, self.trials)
-        if spending(self._plan, self.trials, self._seconds):
+        is_over = spending(self._plan, self.trials, self._seconds) or is_hopeless(self._plan, self.trials)
+        if is_over:
             for entry in self.trials:
                 if entry.status == "running":
                     self._end(replace(entry, status="stopped"))
@@ -135,7 +140,8 @@ class Recorder(_Lazy, Callback):
         if trial.trial_id in self._trials:
             return self._trials[trial.trial_id]
         values = self._plan.space.active(trial.config[POINT])
-        return Trial(id=trial.trial_id, number=len(self._trials), status="running", values=values)
+        number = 1 + max((entry.number for entry in self._trials.values()), default=-1)
+        return Trial(id=trial.trial_id, number=number, status="running", values=values)
 
     def _timed(self, trial: Any) -> Trial:
         entry, now = self._entry(trial), time.monotonic()
@@ -143,12 +149,17 @@ class Recorder(_Lazy, Callback):
         return replace(entry, seconds=round(now - since, 2))
 
     def _end(self, entry: Trial) -> None:
+        entry = replace(entry, run=entry.run or noted_run(self.folder, entry.id))  # it may never have reported
         self._put(entry)
-        if not entry.run:
+        self._close(entry, _MLFLOW_STATUS[entry.status])
+
+    def _close(self, entry: Trial, status: str) -> None:
+        """End the trial's run in MLflow, where it has one."""
+        run, uri = entry.run or noted_run(self.folder, entry.id), self._plan.sweep.tracking_uri
+        if not run:
             return
-        uri, status = self._plan.sweep.tracking_uri, _MLFLOW_STATUS[entry.status]
         try:
-            within(_PATIENCE, lambda: new_client(uri).set_terminated(entry.run, status))
+            within(_PATIENCE, lambda: new_client(uri).set_terminated(run, status))
         except Exception as error:  # whatever goes wrong with tracking must not end a sweep
             self._screen.say(f"trial {entry.number}'s run stays open in MLflow ({brief(error)})")
 
@@ -163,9 +174,11 @@ class Recorder(_Lazy, Callback):
 
 
 class Spending(_Lazy, Stopper):
-    """Ends the sweep when its budget of time or photos is spent."""
+    """Ends the sweep when its budget of time or photos is spent, or when nothing but failures comes of it."""
 
     _photos: dict[str, int] | None = None
+    _written = 0
+    """When the recorder wrote the trials that were last looked at, in nanoseconds."""
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Count the photos of a report; stops no single trial."""
@@ -174,11 +187,19 @@ class Spending(_Lazy, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the budget is spent."""
+        """Whether the budget is spent, or there is no hope."""
         photos = self._begin()
         own = sum(max(0, seen - self._plan.course.shared) for seen in photos.values())
         seconds = self._before + time.monotonic() - self._started
-        return bool(self._plan.budget.spent(seconds=seconds, photos=own))
+        return bool(self._plan.budget.spent(seconds=seconds, photos=own)) or self._sees_no_hope()
+
+    def _sees_no_hope(self) -> bool:
+        file = self.folder / TRIALS_FILE
+        written = file.stat().st_mtime_ns if file.exists() else 0
+        if written == self._written:  # looked at; Ray asks at every step
+            return False
+        self._written = written
+        return is_hopeless(self._plan, read_trials(self.folder))
 
     def _begin(self) -> dict[str, int]:
         if self._photos is None:
@@ -195,12 +216,20 @@ def spending(plan: Plan, trials: list[Trial], seconds: float) -> str:
     return plan.budget.spent(seconds=seconds, photos=photos)
 
 
+def is_hopeless(plan: Plan, trials: list[Trial]) -> bool:
+    """Whether as many trials have failed as are put up with, and none has measured anything."""
+    failed = sum(trial.status == "failed" for trial in trials)
+    return 0 < plan.options.give_up <= failed and not any(trial.reports for trial in trials)
+
+
 def _images_seen(trial: Trial) -> int:
     return trial.reports[-1].images_seen if trial.reports else 0
 
 
 def _system_error(trial: Any) -> str:
-    """The first line of the latest entry in Ray's own error file."""
+    """What the latest entry in Ray's own error file is about: its first line, or what a traceback ends with."""
     text = Path(trial.error_file).read_text() if trial.error_file else ""
-    lines = text.rpartition("Failure #")[2].splitlines()[1:]
-    return next((line.strip() for line in lines if line.strip()), "its process died")
+    lines = [line for line in text.rpartition("Failure #")[2].splitlines()[1:] if line.strip()]
+    code = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    rest = lines[code[-1] + 1 :] if code else lines
+    return rest[0].strip() if rest else "its process died"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.pareto import front
-from tuner.record import BEST_FILE, REPORT_FILE, TRIALS_FILE, Sweep, Trial, best
+from tuner.record import BEST_FILE, LEGS_FILE, REPORT_FILE, TRIALS_FILE, Sweep, Trial, best, common_error
 
 _PLAIN_WIDTH = 118
 _ROWS = 30
@@ -145,10 +145,14 @@ def conclusion(sweep: Sweep, trials: Sequence[Trial], folder: Path) -> str:
     """What was found, and how to go on from it."""
     leader = best(trials, sweep.metric)
     if leader is None:
-        return f"no trial measured {sweep.metric.name}; the errors are in {folder / TRIALS_FILE}"
+        why = common_error(trials) or "no trial has failed"
+        return f"no trial measured {sweep.metric.name}: {why}\nall of it is in {folder / TRIALS_FILE}"
     value = number(leader.value(sweep.metric.name))
-    return (
-        f"best: trial {leader.number}, {sweep.metric.label}: {value}; {settings(leader.values)}\n"
-        f"report: {folder / REPORT_FILE}\n"
-        f"train it in full: accelerate launch trainer/main.py --config {folder / BEST_FILE}"
-    )
+    lines = [
+        f"best: trial {leader.number}, {sweep.metric.label}: {value}; {settings(leader.values)}",
+        f"report: {folder / REPORT_FILE}",
+        f"train it in full: accelerate launch trainer/main.py --config {folder / BEST_FILE}",
+    ]
+    if leader.legs:
+        lines.append(f"its settings changed on the way: that config has the last ones, {folder / LEGS_FILE} all")
+    return "\n".join(lines)

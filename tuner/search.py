@@ -3,39 +3,35 @@
 Ray Tune hands a trial `{"point": values}`: one level more than the values, because their names have dots.
 """
 
-import math
 import pickle
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from tuner.budget import startup
 from tuner.course import Course
 from tuner.plan import Plan
+from tuner.population import Pbt
 from tuner.record import Measure, Trial, read_trials
-from tuner.space import Domain, Space
+from tuner.results import ERROR, POINT, measured
+from tuner.space import Space
 
-POINT = "point"
-PARENT = "parent"
-"""Beside the point: id of the trial whose weights were copied last."""
-ERROR = "error"
-"""Result of a trial that failed by its own fault: the first line of what went wrong."""
+SEED = "seed"
 REDUCTION = 2
 """ASHA stops all but the better 1 / REDUCTION of the trials at each rung, and rungs are this factor apart."""
 
 
-def sampler(search: str, seed: int) -> optuna.samplers.BaseSampler:
+def sampler(search: str, seed: int, trials: int | None = None) -> optuna.samplers.BaseSampler:
     """Optuna's sampler of this name. Trials that are running count as bad ones, so that none is tried twice."""
     if search == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=startup(trials))
 
 
 class SpaceSearch(Searcher):
@@ -44,20 +40,33 @@ class SpaceSearch(Searcher):
     Ray's own `OptunaSearch` tells Optuna that a trial which was stopped early is complete. Here it is pruned, so
     that the value of half a training is not compared with that of a whole one.
 
+    Where the space has a choice of seeds, each point is tried with all of them, one after another: the seed is a
+    repetition, and nothing to be optimised.
+
     Args:
         space: what is searched.
         measure: what is optimised.
         search: tpe, random or grid.
         seed: of the sampler.
         trials: suggest no more than these; None for no limit.
+        folder: of the sweep, where a restored search reads its limit anew.
     """
 
-    def __init__(self, space: Space, measure: Measure, search: str, seed: int, trials: int | None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        measure: Measure,
+        search: str,
+        seed: int,
+        trials: int | None,
+        folder: Path | None = None,
+    ) -> None:
         super().__init__(metric=measure.name, mode=measure.direction)
-        self._space, self._measure, self._most = space, measure, trials
+        self._space, self._measure, self._most, self._folder = space, measure, trials, folder
         self._grid = iter(space.grid()) if search == "grid" else None
         direction = "maximize" if measure.direction == "max" else "minimize"
-        self._study = optuna.create_study(direction=direction, sampler=sampler(search, seed))
+        self._study = optuna.create_study(direction=direction, sampler=sampler(search, seed, trials))
+        self._seeds, self._repeated = _seeds(space), dict[str, Any]()
         self._open: dict[str, optuna.Trial] = {}
         self._reported: dict[str, int] = {}
         self._suggested = 0
@@ -71,10 +80,18 @@ class SpaceSearch(Searcher):
             if values is None:
                 return Searcher.FINISHED
         else:
-            self._open[trial_id] = self._study.ask()
-            values = self._space.suggest(self._open[trial_id])
+            values = self._space.suggest(self._ask(trial_id))
+            self._repeated = self._open[trial_id].params
         self._suggested += 1
         return {POINT: values}
+
+    def _ask(self, trial_id: str) -> optuna.Trial:
+        """Optuna's next trial: a new point with the first seed, or the latest point with the next seed."""
+        if self._seeds > 1:
+            turn = self._suggested % self._seeds
+            self._study.enqueue_trial({**(self._repeated if turn else {}), SEED: turn})
+        self._open[trial_id] = self._study.ask()
+        return self._open[trial_id]
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Note a report, unless the scheduler stops the trial at it: Ray leaves those out."""
@@ -113,6 +130,16 @@ class SpaceSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """What `save` wrote into this sweep's own folder."""
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
+        if self._folder:
+            self._most = Plan.read(self._folder).budget.trials
+
+
+def _seeds(space: Space) -> int:
+    """How many seeds each point is tried with."""
+    found = [
+        len(one.values) for one in space.domains if one.path == SEED and one.kind == "choice" and not one.when
+    ]
+    return found[0] if found else 1
 
 
 class Asha(ASHAScheduler):
@@ -177,73 +204,11 @@ class Asha(ASHAScheduler):
         return {self._measure.name: value, "own_images": own}
 
 
-class Pbt(PopulationBasedTraining):
-    """Population-based training: a trial in the worst quarter takes over the weights of one in the best quarter.
-
-    It also takes over that trial's settings, of which the mutated ones are perturbed (times 0.8 or 1.2, or drawn
-    anew). A report without the metric decides nothing.
-    """
-
-    def __init__(self, measure: Measure, course: Course, space: Space, mutated: Sequence[str]) -> None:
-        super().__init__(
-            time_attr="images_seen",
-            metric=measure.name,
-            mode=measure.direction,
-            perturbation_interval=course.shortest,
-            hyperparam_mutations={POINT: {path: mutation(space.domain(path)) for path in mutated}},
-            custom_explore_fn=partial(_inside, space),
-            log_config=False,
-        )
-        self._measure, self._last = measure, course.ends[-1]
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether to go on, pause, or take over another trial's weights; not after the last stage."""
-        if measured(result, self._measure) is None or result["images_seen"] >= self._last:
-            return TrialScheduler.CONTINUE
-        return super().on_trial_result(tune_controller, trial, result)
-
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Ray's, with a note of whose weights they are."""
-        config, operations = super()._get_new_config(trial, trial_to_clone)
-        return {**config, PARENT: trial_to_clone.trial_id}, operations
-
-
-def mutation(domain: Domain) -> Any:
-    """Where population-based training draws a setting anew."""
-    if domain.kind == "choice":
-        return list(domain.values)
-    low, high = domain.limits
-    if domain.kind == "integer":
-        return tune.randint(int(low), int(high) + 1)
-    return tune.loguniform(low, high) if domain.kind == "log_uniform" else tune.uniform(low, high)
-
-
-def population(plan: Plan) -> list[dict[str, Any]]:
-    """Where population-based training starts: points drawn by the search's sampler, every setting included.
-
-    Settings that have no effect have the base config's value: a mutation may bring them into effect.
-    """
-    study = optuna.create_study(sampler=sampler("random", plan.sweep.seed))
-    return [plan.space.complete(plan.space.suggest(study.ask())) for _ in range(plan.population)]
-
-
 def scheduler(plan: Plan) -> TrialScheduler:
     """The plan's scheduler."""
     measure = plan.sweep.metric
     if plan.sweep.scheduler == "asha":
         return Asha(measure, plan.course, plan.folder)
     if plan.sweep.scheduler == "pbt":
-        return Pbt(measure, plan.course, plan.space, plan.mutated)
+        return Pbt(measure, plan.course, plan.space, plan.mutated, plan.sweep.seed)
     return FIFOScheduler()
-
-
-def measured(result: Mapping[str, Any], measure: Measure) -> float | None:
-    """The metric in a report, where it is a finite number."""
-    value = result.get(measure.name)
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _inside(space: Space, config: dict[str, Any]) -> dict[str, Any]:
-    """A perturbed config with every value back in its domain."""
-    values = {path: space.domain(path).clamp(value) for path, value in config[POINT].items()}
-    return {**config, POINT: values}

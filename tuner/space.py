@@ -8,6 +8,8 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from trainer.config import Config, flatten, override
@@ -135,6 +137,13 @@ class Domain:
         ends = tuple(map(int, self.limits)) if self.kind == "integer" else self.limits
         return (*self.extra, *ends)
 
+    def occurring(self) -> tuple[Any, ...]:
+        """Values that it can be exactly equal to in a trial; of a range those of its grid and the extra ones."""
+        if self.kind == "integer":
+            low, high = map(int, self.limits)
+            return (*map(int, self.extra), *range(low, high + 1))
+        return self.grid()
+
     def clamp(self, value: Any) -> Any:
         """The nearest value that the domain has; extra ones stay, and so does anything of a choice."""
         if self.kind == "choice" or value in self.extra:
@@ -253,6 +262,7 @@ class Space:
                 raise ValueError(f"{domain.path}: its condition {path} must stand before it")
             for value in values:
                 check_value(path, value)
+            self._check_condition(domain.path, path, values)
         context = {path: values[0] for path, values in domain.when.items()}
         for value in domain.corners():
             check_value(domain.path, value)
@@ -260,3 +270,26 @@ class Space:
                 override(self.base, checked({**context, domain.path: value}))
             except ValueError as error:
                 raise ValueError(f"{domain.path} cannot be {value}: {error}") from error
+
+    def _check_condition(self, path: str, condition: str, wanted: Sequence[Any]) -> None:
+        """Refuse a condition that never holds, so that the setting would silently not be searched."""
+        searched = next((one for one in self.domains if one.path == condition), None)
+        kept = flatten(self.base)[condition]
+        possible = [kept] if searched is None else [*searched.occurring(), *[kept] * bool(searched.when)]
+        if any(value in possible for value in wanted):
+            return
+        if searched is None:
+            hint = f"{condition} is not searched and is {kept!r}; search it too, or give it another value by --set"
+        elif searched.kind in ("uniform", "log_uniform"):
+            hint = f"a range never has exactly this value; make {condition} a choice, such as [{wanted[0]!r}, ...]"
+        else:
+            near = min(possible, key=partial(_distance, wanted[0]))
+            hint = f"{condition} is searched over {', '.join(map(str, possible))}; did you mean {near}?"
+        raise ValueError(f"{path}: its condition {condition} {' or '.join(map(str, wanted))} never holds: {hint}")
+
+
+def _distance(one: Any, other: Any) -> float:
+    """How far apart two values of a setting are: numbers by their difference, all else by their spelling."""
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return float(abs(one - other))
+    return 1 - SequenceMatcher(None, str(one), str(other)).ratio()

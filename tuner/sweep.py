@@ -6,7 +6,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,33 @@ from ray import tune
 from evaluator.atomic import write_atomically
 from kernels.benchmarking import usable_cores
 from trainer.config import override
+from trainer.locks import alone
 from trainer.null_tracker import NullTracker, Place
 from trainer.runs import as_json
 from trainer.settings import checked
 from trainer.tracking import open_tracker
-from tuner.alone import alone
+from tuner.options import Options
 from tuner.orphans import end_with_parent
 from tuner.plan import FINISHED, Plan
-from tuner.record import BEST_FILE, Sweep, Trial, best, read_trials
+from tuner.population import population
+from tuner.record import BEST_FILE, LEGS_FILE, Sweep, Trial, best, read_trials
 from tuner.recorder import Recorder, Spending
-from tuner.search import ERROR, POINT, SpaceSearch, population, scheduler
+from tuner.results import ERROR, POINT
+from tuner.room import Machine, Needs, cluster, here, threads
+from tuner.search import SpaceSearch, scheduler
 from tuner.space import Space
-from tuner.trial import Setup, run_trial
+from tuner.trial import WAITING, Setup, run_trial
+from tuner.workers import WorkerDied, hide_gpus
 
 Objective = Callable[[dict[str, Any], Setup], None]
 RETRIES = 2
-"""Times that a trial is tried again whose process or node died; its own errors are not tried again."""
+"""Times that a trial is tried again whose process or node died, or that met a server which was down."""
+PASSING = (ConnectionError, TimeoutError, WorkerDied)
+"""Errors that may be over when a trial is tried again; all others are its own, and would come again."""
 _STATE = "ray"
 _OBJECT_STORE = 256 * 2**20
 """Bytes; a sweep shares little more than its settings."""
+_QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # so that relative paths of photos stay right
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -70,8 +78,7 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
         OSError: MLflow does not answer, or the disk is full.
     """
     with ExitStack() as stack:
-        busy = f"sweep {plan.folder} is running in another process; wait for it, or stop it"
-        stack.enter_context(alone(plan.folder, busy))
+        stack.enter_context(alone(plan.folder, plan.busy))
         stack.enter_context(_environment())
         parent = stack.enter_context(_open_parent(plan))
         if not ray.is_initialized():
@@ -86,13 +93,21 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
 
 
 def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, space: Space) -> None:
-    """What Ray runs: one trial. Its own errors become its last report, so that Ray does not try it again."""
+    """What Ray runs: one trial. Its own errors become its last report, so that Ray does not try it again.
+
+    Raises:
+        PASSING: Ray tries the trial again.
+    """
     end_with_parent()
+    if setup.workers == 1 and not setup.gpus:
+        hide_gpus()
     try:
         objective(checked(space.active(config[POINT])), setup)
     except Exception as error:  # whatever it is, it ends this trial and not the sweep
         name = tune.get_context().get_trial_id()
         write_atomically(setup.sweep_folder / "errors" / f"{name}.txt", traceback.format_exc().encode())
+        if isinstance(error, PASSING):
+            raise
         nothing = dict.fromkeys(setup.metrics)
         tune.report({**nothing, "images_seen": 0, ERROR: _first_line(error)})
 
@@ -143,17 +158,34 @@ def _start_ray(plan: Plan) -> None:
     Raises:
         ValueError: no cluster is there.
     """
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if not plan.options.address:
-        # Without "local" it would join a cluster that happens to run on this machine.
-        sizes = {"num_cpus": usable_cores(), "object_store_memory": _OBJECT_STORE}
-        ray.init(address="local", include_dashboard=False, **sizes, **options)
+    if plan.options.address:
+        _connect(plan.options.address)
         return
+    # Without "local" it would join a cluster that happens to run on this machine.
+    sizes = {"num_cpus": usable_cores(), "object_store_memory": _OBJECT_STORE}
+    ray.init(address="local", include_dashboard=False, **sizes, **_QUIETLY)
+
+
+def machines(options: Options) -> list[Machine]:
+    """Where trials will run: this machine, or those of the cluster, which is joined for it.
+
+    Raises:
+        ValueError: no cluster is there.
+    """
+    if not options.address:
+        return here()
+    if not ray.is_initialized():
+        with _environment():
+            _connect(options.address)
+    return cluster()
+
+
+def _connect(address: str) -> None:
     try:
-        ray.init(address=plan.options.address, runtime_env={"env_vars": _ENVIRONMENT}, **options)
+        ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **_QUIETLY)
     except ConnectionError as error:
         raise ValueError(
-            f"there is no Ray cluster at --address {plan.options.address} ({_first_line(error)}); start one as in "
+            f"there is no Ray cluster at --address {address} ({_first_line(error)}); start one as in "
             "launch/README.md, or leave --address out"
         ) from error
 
@@ -197,7 +229,7 @@ def _folder_name(trial: Any) -> str:
 
 def _searcher(plan: Plan) -> SpaceSearch:
     sweep = plan.sweep
-    return SpaceSearch(plan.space, sweep.metric, sweep.search, sweep.seed, plan.budget.trials)
+    return SpaceSearch(plan.space, sweep.metric, sweep.search, sweep.seed, plan.budget.trials, plan.folder)
 
 
 def _setup(plan: Plan, parent_run: str) -> Setup:
@@ -209,7 +241,8 @@ def _setup(plan: Plan, parent_run: str) -> Setup:
         tracking_uri=plan.sweep.tracking_uri,
         metrics=tuple(measure.name for measure in plan.sweep.metrics),
         workers=options.workers,
-        threads=_threads(plan),
+        threads=threads(options),
+        gpus=options.gpus or 0.0,
         share_pretraining=options.share_pretraining,
     )
 
@@ -218,35 +251,13 @@ def _resources(plan: Plan) -> dict[str, float]:
     """Of the process that runs a trial. Several workers are processes of their own, and it only waits for them."""
     options = plan.options
     if options.workers > 1:
-        return {"cpu": 0.01}
+        return {"cpu": WAITING}
     return {"cpu": options.cpus, "gpu": options.gpus or 0.0}
 
 
 def parallel(plan: Plan) -> int:
-    """Trials at a time: what was asked for, or what the cluster has room for at this moment.
-
-    Raises:
-        ValueError: it has no room for a single one.
-    """
-    if plan.options.parallel:
-        return plan.options.parallel
-    options, there = plan.options, ray.cluster_resources()
-    several = options.workers > 1  # then each has whole cores, and a GPU of its own where there are any
-    wanted = {
-        "CPU": options.workers * _threads(plan) if several else options.cpus,
-        "GPU": options.workers * float("GPU" in there) if several else options.gpus or 0.0,
-    }
-    room = min(int(there.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items() if amount)
-    if room < 1:
-        raise ValueError(
-            f"a trial needs {wanted['CPU']:g} cores and {wanted['GPU']:g} GPUs, and there are "
-            f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}; lower --cpus, --gpus, --threads or --workers"
-        )
-    return room
-
-
-def _threads(plan: Plan) -> int:
-    return plan.options.threads or max(1, int(plan.options.cpus))
+    """Trials at a time: what was asked for, or what there is room for at this moment."""
+    return plan.options.parallel or max(1, Needs.of(plan.options).fit(cluster()))
 
 
 def _conclude(plan: Plan, parent: NullTracker, trials: list[Trial]) -> None:
@@ -259,6 +270,10 @@ def _conclude(plan: Plan, parent: NullTracker, trials: list[Trial]) -> None:
         content = json.dumps(as_json(config), indent=1) + "\n"
         write_atomically(plan.folder / BEST_FILE, content.encode())
         parent.log_text(content, BEST_FILE)
+        if leader.legs:
+            legs = json.dumps([asdict(leg) for leg in leader.legs], indent=1) + "\n"
+            write_atomically(plan.folder / LEGS_FILE, legs.encode())
+            parent.log_text(legs, LEGS_FILE)
         found = {name: value for name, value in leader.reports[-1].metrics.items() if value is not None}
         parent.log_metrics({f"best/{name}": value for name, value in found.items()}, step=len(trials))
         parent.set_tags({"best_trial": leader.number, "best_run": leader.run})

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import train, tune
 
 from evaluator.atomic import write_atomically
-from evaluator.metrics import METRICS, unavailable
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, override
 from trainer.hooks import Hooks
@@ -31,14 +29,15 @@ from trainer.recipes import Stage
 from trainer.runs import RESULTS_FILE, RunFolder
 from trainer.session import Session
 from trainer.settings import checked
-from tuner.measures import GUIDES, measured
+from tuner.measures import GUIDES, check_measurable, measured
 from tuner.orphans import end_with_parent
+from tuner.workers import hide_gpus, worker_error
 
 TRIALS = "trials"
 """Folder of the trials' run folders in the sweep's."""
 WAITING = 0.01
 """Of a core; what the process that waits for a trial's workers may ask for, so that n cores hold n workers."""
-_TRIAL, _SECONDS = "trial", "seconds"
+_TRIAL, _SECONDS, _REPORTED = "trial", "seconds", "reported"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +57,8 @@ class Setup:
     """Processes of each trial."""
     threads: int = 1
     """CPU threads of each process."""
+    gpus: float = 0.0
+    """GPUs of each process; 0 trains on the CPU, whatever the machine has."""
     share_pretraining: bool = True
     """Begin with the ColorNet of the first trial with the same pretraining."""
 
@@ -73,6 +74,8 @@ class Leg:
     """Whether the config's run folder is continued."""
     seconds: float = 0.0
     """What the trial has taken before."""
+    reported: int = 0
+    """Photos seen at its latest report that Ray knows."""
     hooks: Hooks = field(default_factory=Hooks)
 
 
@@ -86,8 +89,10 @@ def run_trial(values: dict[str, Any], setup: Setup) -> None:
     Raises:
         ValueError: values that do not go together, or data that cannot be used.
         TrainingBroke: it diverged.
-        OSError: files or MLflow cannot be reached.
-        RuntimeError: one of several workers died.
+        OSError: files cannot be read or written.
+        ConnectionError: MLflow does not answer.
+        WorkerDied: one of several workers.
+        RuntimeError: one of several workers failed.
     """
     trial = tune.get_context().get_trial_id()
     config = trial_config(values, setup, trial)
@@ -95,7 +100,7 @@ def run_trial(values: dict[str, Any], setup: Setup) -> None:
         parent_run=setup.parent_run,
         tracking_uri=setup.tracking_uri,
         tags=_tags(values, setup, trial, config),
-        metrics=_more_metrics(setup, config),
+        metrics=check_measurable(setup.metrics, config),
         quiet=True,
     )
     with ExitStack() as stack:
@@ -142,7 +147,8 @@ def next_leg(first: Leg, start: Path | None, told: Mapping[str, Any], pretrained
     noted = json.loads(note.read_text()) if note.exists() else {"run": "", _SECONDS: 0.0}
     own = told.get(_TRIAL) in (None, first.trial)
     seconds = max(noted[_SECONDS], told.get(_SECONDS, 0.0) if own else 0.0)
-    leg = replace(first, seconds=seconds, hooks=replace(first.hooks, run_id=noted["run"]))
+    reported = told.get(_REPORTED, 0) if own and told else noted.get(_REPORTED, 0)
+    leg = replace(first, seconds=seconds, reported=reported, hooks=replace(first.hooks, run_id=noted["run"]))
     if own and taken:
         latest = override(first.config, {"run.name": taken[-1]})
         if not RunFolder(folder / taken[-1]).differences(latest):
@@ -185,19 +191,20 @@ def _train(leg: Leg, report: Callable[[dict[str, Any], Path], None]) -> None:
     with Session.open(leg.config, resume=leg.resume, hooks=hooks) as session:
         training = session.training
 
-        def note(seconds: float) -> None:
+        def note(seconds: float, reported: int) -> None:
             if training.cluster.is_main:
-                content = json.dumps({"run": training.run_id, _SECONDS: seconds})
+                content = json.dumps({"run": training.run_id, _SECONDS: seconds, _REPORTED: reported})
                 write_atomically(_note(Path(leg.config.run.work), leg.trial), content.encode())
 
         def flushed(numbers: dict[str, Any], folder: Path) -> None:
             session.tracker.flush()  # Ray may end this process at its report
-            note(numbers[_SECONDS])
+            note(numbers[_SECONDS], numbers["images_seen"])
             report(numbers, folder)
 
-        note(leg.seconds)
-
+        note(leg.seconds, leg.reported)
         reporter.report = flushed
+        if leg.resume and leg.reported < training.progress.images_seen and (stage := training.validate_again()):
+            reporter(training, stage)  # it was killed between its checkpoint and its report
         session.run(StopRequest())
         if not reporter.reported:  # it had come to its end before, and Ray does not know
             reporter(training, training.recipe.stages[-1])
@@ -206,7 +213,8 @@ def _train(leg: Leg, report: Callable[[dict[str, Any], Path], None]) -> None:
 def _report_to_tune(numbers: dict[str, Any], checkpoints: Path) -> None:
     """Report with the latest checkpoint, which says whose it is; Ray ends a trial that is to stop in here."""
     checkpoint = tune.Checkpoint.from_directory(str(Checkpoints(checkpoints, keep=1).list()[-1]))
-    checkpoint.set_metadata({_TRIAL: tune.get_context().get_trial_id(), _SECONDS: numbers["seconds"]})
+    about = {_SECONDS: numbers["seconds"], _REPORTED: numbers["images_seen"]}
+    checkpoint.set_metadata({_TRIAL: tune.get_context().get_trial_id(), **about})
     tune.report(numbers, checkpoint=checkpoint)
 
 
@@ -220,11 +228,9 @@ def _train_with_workers(leg: Leg, setup: Setup) -> None:
 
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"leg": leg},
+        train_loop_config={"leg": leg, "gpus": setup.gpus},
         scaling_config=train.ScalingConfig(
-            num_workers=setup.workers,
-            use_gpu=bool(ray.cluster_resources().get("GPU")),
-            resources_per_worker={"CPU": setup.threads - WAITING},
+            num_workers=setup.workers, use_gpu=setup.gpus > 0, resources_per_worker=worker_resources(setup)
         ),
         run_config=train.RunConfig(
             name=f"{leg.trial}-{time.time_ns()}",
@@ -235,27 +241,33 @@ def _train_with_workers(leg: Leg, setup: Setup) -> None:
     try:
         trainer.fit()
     except train.TrainingFailedError as error:
-        raise RuntimeError(_first_failure(error)) from error
+        raise worker_error(error) from error
+
+
+def worker_resources(setup: Setup) -> dict[str, float]:
+    """What Ray reserves for each of several workers."""
+    gpus = {"GPU": setup.gpus} if setup.gpus else {}
+    return {"CPU": setup.threads - WAITING, **gpus}
 
 
 def _worker(settings: dict[str, Any]) -> None:
     """One process of several; Ray has set their ranks, and accelerate has to be told where there is no GPU."""
     end_with_parent()
+    if not settings["gpus"]:
+        hide_gpus()
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
     _train(settings["leg"], lambda numbers, _: train.report(numbers))
 
 
-def _first_failure(error: Exception) -> str:
-    """A line about the failed worker of the lowest rank; the others often fail because of it."""
-    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    for rank, failure in failures.items():
-        return f"worker {rank}: {(str(failure).strip().splitlines() or [type(failure).__name__])[-1]}"
-    return str(error)
-
-
 def _pretrained(setup: Setup) -> Path | None:
     return Path(setup.base.run.work) / FOLDER if setup.share_pretraining else None
+
+
+def noted_run(sweep_folder: Path, trial: str) -> str:
+    """Id of a trial's MLflow run, from when it began to train; empty before."""
+    note = _note(sweep_folder / TRIALS, trial)
+    return json.loads(note.read_text())["run"] if note.exists() else ""
 
 
 def _note(folder: Path, trial: str) -> Path:
@@ -270,19 +282,3 @@ def _tags(values: Mapping[str, Any], setup: Setup, trial: str, config: Config) -
         "estimator": config.choice.estimator,
         **{f"tuned.{path}": value for path, value in values.items()},
     }
-
-
-def _more_metrics(setup: Setup, config: Config) -> tuple[str, ...]:
-    """LPIPS, which takes more time than all others together, where the sweep looks for it.
-
-    Raises:
-        ValueError: it cannot be measured here.
-    """
-    if not any(name.endswith("lpips") for name in setup.metrics):
-        return ()
-    smallest = METRICS["lpips"].smallest
-    if config.data.image_size < smallest:
-        raise ValueError(f"data.image_size is {config.data.image_size}; lpips needs at least {smallest}")
-    if why := unavailable("lpips"):
-        raise ValueError(f"lpips cannot be measured here: {why}")
-    return ("lpips",)

@@ -22,8 +22,13 @@ def test_trials_per_hour_and_their_ratio():
 
 
 def test_ways_that_disagree_are_not_reported():
-    with pytest.raises(RuntimeError, match=r"trial 1 has 22\.100 dB in the sweep and 22\.000 dB alone"):
-        compare(Way(seconds=1.0, values={1: 22.1}), ALONE, 4)
+    with pytest.raises(RuntimeError, match=r"trial 1 has 22\.400 dB in the sweep and 22\.000 dB alone"):
+        compare(Way(seconds=1.0, values={1: 22.4}), ALONE, 4)
+
+
+def test_a_sweep_that_finished_nothing_is_not_reported():
+    with pytest.raises(RuntimeError, match="no trial of the sweep came to its end"):
+        compare(Way(seconds=1.0, values={}), ALONE, 4)
 
 
 def test_a_sweep_that_stopped_the_best_trial_is_not_reported():
@@ -33,7 +38,7 @@ def test_a_sweep_that_stopped_the_best_trial_is_not_reported():
 
 def test_the_overhead_is_what_one_more_trial_adds():
     goal = overhead(fewer=5.0, more=15.0, extra_trials=20)
-    assert (goal.measured, goal.met) == (0.5, True)
+    assert (goal.name, goal.measured, goal.met) == ("overhead of an empty trial, s (at most)", 0.5, True)
     assert overhead(fewer=5.0, more=105.0, extra_trials=20).met is False
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tuner.budget import Budget
+from tuner.budget import Budget, startup
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,10 @@ def test_words_become_limits(text: str, budget: Budget):
 def test_anything_else_is_refused(text: str):
     with pytest.raises(ValueError, match="budget"):
         Budget.parse(text)
+
+
+def test_tpe_learns_from_a_quarter_of_a_small_budget_on():
+    assert [startup(trials) for trials in (3, 8, 24, 200, None)] == [4, 4, 6, 10, 10]
 
 
 def test_time_and_photos_are_spent_at_their_limits():

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +12,23 @@ from tuner.main import main
 from tuner.options import Options
 from tuner.plan import FINISHED, SWEEPS, Plan, words
 from tuner.presets import smoke
-from tuner.record import Sweep
+from tuner.record import SWEEP_FILE, Sweep, Trial, write_trials
+from tuner.report.words import asked
+from tuner.room import Machine
 
 
 def new(work: Path, **changes: Any) -> Plan:
     return Plan.new(Options(**{"preset": "smoke", "work": work, "name": "one", **changes}))
 
 
-def test_a_plan_is_the_preset_with_the_options_over_it(tmp_path: Path):
+def test_a_plan_is_the_preset_with_the_options_over_it(tmp_path: Path, monkeypatch):
+    ready(monkeypatch)
     plan = new(
         tmp_path,
-        set=(("seed=4", "loss.heatmap=0.5"), ("choice.estimator=reinmax", "validation.clicks=[0,2]")),
+        set=(
+            ("seed=4", "loss.heatmap=0.5", "data.image_size=64"),
+            ("choice.estimator=reinmax", "validation.clicks=[0,2]"),
+        ),
         metric=(("ab_ssim,lpips",),),
         budget="3, 1h",
         seed=9,
@@ -37,12 +44,25 @@ def test_a_plan_is_the_preset_with_the_options_over_it(tmp_path: Path):
     assert str(tmp_path.resolve()) in plan.sweep.tracking_uri
 
 
-def test_a_plan_comes_back_from_its_folder(tmp_path: Path):
+def test_a_plan_comes_back_from_its_folder(tmp_path: Path, monkeypatch):
+    ready(monkeypatch)
     file = tmp_path / "space.yaml"
     file.write_text("loss.entropy: {log_uniform: [1e-3, 1e-1], extra: [0]}\nseed: [0, 1]\n")
-    plan = new(tmp_path, space=file, metric=(("lpips", "ab_psnr"),), set=(("seed=2",),), gpus=0.5)
+    plan = new(tmp_path, space=file, metric=(("lpips", "ab_psnr"),), set=(("seed=2", "data.image_size=64"),))
     assert Plan.read(plan.folder) == plan
     assert Plan.resumed(Options(work=tmp_path)) == plan
+
+
+def ready(monkeypatch: pytest.MonkeyPatch, why: str | None = None) -> None:
+    """Say whether LPIPS has its weights."""
+    monkeypatch.setattr("tuner.measures.unavailable", lambda name: why)
+
+
+def test_lpips_that_cannot_be_measured_is_refused_before_any_trial(tmp_path: Path, monkeypatch):
+    ready(monkeypatch, "no weights")
+    with pytest.raises(ValueError, match="lpips cannot be measured here: no weights"):
+        new(tmp_path, metric=(("lpips",),), set=(("data.image_size=64",),))
+    assert not (tmp_path / SWEEPS).exists()
 
 
 def test_the_base_can_be_a_file_of_the_trainer(tmp_path: Path):
@@ -59,6 +79,7 @@ def test_resuming_takes_the_newest_unfinished_sweep(tmp_path: Path):
     with pytest.raises(ValueError, match="no sweep at all"):
         Plan.resumed(Options(work=tmp_path))
     first, second = new(tmp_path, name="a"), new(tmp_path, name="b")
+    os.utime(first.folder / SWEEP_FILE, (1, 1))
     done = Sweep.read(second.folder)
     done.options[FINISHED] = "now"
     done.write(second.folder)
@@ -67,6 +88,32 @@ def test_resuming_takes_the_newest_unfinished_sweep(tmp_path: Path):
         Plan.resumed(Options(work=tmp_path, name="b"))
     with pytest.raises(ValueError, match="no sweep c"):
         Plan.resumed(Options(work=tmp_path, name="c"))
+
+
+def test_resuming_takes_another_budget_and_refuses_what_would_have_no_effect(tmp_path: Path):
+    before = new(tmp_path, budget="8, 1h")
+    after = Plan.resumed(Options(work=tmp_path, budget="9, 2h", address="auto"), lambda _: [Machine(2, 0)])
+    assert (after.budget.trials, after.budget.seconds) == (9, 7200)
+    assert Plan.read(before.folder) == after
+    again = Plan.resumed(Options(work=tmp_path, budget="40, 3h"), lambda _: [Machine(2, 0)])
+    assert again.budget.trials == 40
+    assert "TPE drew the first 4 trials at random" in " ".join(asked(again.sweep, [], False)), "as many as of 8"
+    for changes in ({"metric": (("lpips",),)}, {"parallel": 2}, {"share_pretraining": False}):
+        name = next(iter(changes)).replace("_", "-")
+        with pytest.raises(ValueError, match=f"--{name} would have no effect; leave it out. It takes --name"):
+            Plan.resumed(Options(**{"work": tmp_path, **changes}))
+    with pytest.raises(ValueError, match="a trial needs 1 core, and the cluster has 0"):
+        Plan.resumed(Options(work=tmp_path), lambda _: [])
+
+
+def test_a_search_that_has_ended_takes_no_more_trials(tmp_path: Path):
+    plan = new(tmp_path, budget="1")
+    write_trials(plan.folder, [Trial(id="a", number=0, status="running", values={})])
+    with pytest.raises(ValueError, match="all 1 trials of the sweep have begun"):
+        Plan.resumed(Options(work=tmp_path, budget="5"))
+    evolving = new(tmp_path, name="pbt", scheduler="pbt", budget="4")
+    with pytest.raises(ValueError, match="population stays at 4"):
+        Plan.resumed(Options(work=tmp_path, name=evolving.sweep.name, budget="5"))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +134,9 @@ def test_resuming_takes_the_newest_unfinished_sweep(tmp_path: Path):
         (["--scheduler", "pbt", "--workers", "2"], "pbt with --workers above 1 could copy no weights"),
         (["--scheduler", "pbt", "--parallel", "2"], "--parallel has no effect with pbt"),
         (["--set", 'data.train=["nowhere/0.tar"]'], "nowhere"),
+        (["--cpus", "1000"], "a trial needs 1000 cores"),
+        (["--parallel", "1000"], "has room for"),
+        (["--gpus", "1000"], "1000 GPUs"),
         (["repotr"], "no command 'repotr'"),
         (["report", "nowhere"], "no sweep"),
     ],
@@ -102,12 +152,30 @@ def test_what_a_person_got_wrong_is_one_message_and_exit_code_2(
     assert not (tmp_path / SWEEPS).exists(), "nothing is left behind"
 
 
-@pytest.mark.parametrize("path", ["rounds.cycles", "validation.hint_size", "engine.threads", "data.batch_size"])
-def test_what_all_trials_must_share_is_not_searched(path: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("rounds.cycles", "[1, 2]"),
+        ("validation.hint_size", "[1, 2]"),
+        ("engine.threads", "[1, 2]"),
+        ("data.batch_size", "[1, 2]"),
+        ("data.image_size", "[32, 64]"),
+        ("data.manifest", "[a.json, b.json]"),
+    ],
+)
+def test_what_all_trials_must_share_is_not_searched(path: str, values: str, tmp_path: Path):
     space = tmp_path / "space.yaml"
-    space.write_text(f"{path}: [1, 2]\n")
+    space.write_text(f"{path}: {values}\n")
     with pytest.raises(ValueError, match=f"{path} cannot be searched"):
         new(tmp_path / "runs", space=space)
+
+
+def test_shapes_that_would_all_be_the_same_are_not_searched(tmp_path: Path):
+    space = tmp_path / "space.yaml"
+    space.write_text("choice.temperature.shape: [constant, exponential]\n")
+    with pytest.raises(ValueError, match=r"choice\.temperature\.shape is searched, but every shape stays at 1"):
+        new(tmp_path / "runs", space=space)
+    new(tmp_path / "runs", space=space, set=(("choice.temperature.end=0.5",),))
 
 
 def test_a_grid_is_whole_unless_the_budget_says_otherwise(tmp_path: Path):

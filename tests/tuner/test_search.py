@@ -1,5 +1,7 @@
 import json
 import pickle
+import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +11,16 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuner.toy import BEST, height
+from tuner import population
 from tuner.course import Course
+from tuner.options import Options
+from tuner.plan import Plan
+from tuner.population import Pbt, mutation
 from tuner.presets import smoke
 from tuner.record import Measure, Report, Trial, write_trials
-from tuner.search import ERROR, POINT, Asha, SpaceSearch, mutation
+from tuner.results import ERROR, LEGS, PARENT, POINT
+from tuner.room import Machine
+from tuner.search import Asha, SpaceSearch
 from tuner.space import Domain, Space
 
 PSNR = Measure("ab_psnr", "max", "ab PSNR, dB")
@@ -58,6 +66,32 @@ def test_searching_ends_with_the_number_of_trials_or_the_grid():
     points = len(Space(smoke().domains, smoke().base).grid())
     assert len({json.dumps(values, sort_keys=True) for values, _ in run_all(grid, points)}) == points
     assert grid.suggest("more") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize("search", ["tpe", "random"])
+def test_each_point_is_tried_with_all_seeds(search: str):
+    preset = smoke()
+    space = Space((*preset.domains, Domain(path="seed", kind="choice", values=(7, 8, 9))), preset.base)
+    found = [values for values, _ in run_all(SpaceSearch(space, PSNR, search, 0, 12), 12)]
+    assert [values.pop("seed") for values in found] == [7, 8, 9] * 4
+    points = [json.dumps(values) for values in found]
+    assert [points.count(point) for point in points] == [3] * 12
+
+
+def test_tpe_learns_earlier_where_there_are_few_trials():
+    few, many = searcher("tpe", trials=8), searcher("tpe", trials=80)
+    assert [search._study.sampler._n_startup_trials for search in (few, many)] == [4, 10]  # pyright: ignore
+
+
+def test_a_restored_search_takes_the_budget_of_its_folder(tmp_path: Path):
+    plan = Plan.new(Options(preset="smoke", work=tmp_path, name="one", budget="2"), lambda _: [Machine(8, 0)])
+    search = SpaceSearch(plan.space, PSNR, "random", 0, 2, plan.folder)
+    run_all(search, 2)
+    assert search.suggest("more") == Searcher.FINISHED
+    search.save(str(tmp_path / "state"))
+    replace(plan.sweep, budget="3").write(plan.folder)
+    search.restore(str(tmp_path / "state"))
+    assert search.suggest("more") != Searcher.FINISHED
 
 
 def test_a_search_goes_on_after_it_was_saved(tmp_path: Path):
@@ -147,8 +181,61 @@ def test_asha_remembers_the_trials_of_an_earlier_session(tmp_path: Path):
     ],
 )
 def test_mutations_draw_from_the_whole_domain(domain: Domain):
-    values = [mutation(domain).sample() for _ in range(200)]
+    draw = mutation(domain)
+    assert callable(draw)
+    values = [draw() for _ in range(200)]
     low, high = domain.limits
     assert all(low <= value <= high for value in values)
     assert min(values) < low + (high - low) / 3
     assert max(values) > high - (high - low) / 3
+
+
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """What of a Ray trial is read when it is copied."""
+
+    trial_id: str
+    config: dict[str, Any]
+
+
+def copied(seed: int) -> dict[str, Any]:
+    """The config of a trial that takes over a better one's weights."""
+    preset = smoke()
+    space = Space(preset.domains, preset.base)
+    scheduler = Pbt(PSNR, COURSE, space, ["loss.entropy", "choice.temperature.start"], seed)
+    point = {"choice.estimator": "argmax_ste", "loss.entropy": 0.02, "choice.temperature.start": 1.0}
+    donor, other = Copied("x_00001", {POINT: point}), named("x_00002")
+    scheduler._trial_state = {donor: SimpleNamespace(last_result={"images_seen": 1100})}  # pyright: ignore
+    with population._drawn_from(seed, "00002", 1100):
+        config, _ = scheduler._get_new_config(other, donor)
+    return config
+
+
+def test_mutations_follow_the_seed():
+    assert copied(1) == copied(1)
+    assert len({json.dumps(copied(seed)[POINT]) for seed in range(5)}) > 1
+
+
+def test_pbt_draws_from_its_own_place_in_the_seeds_stream_and_leaves_others_theirs(monkeypatch):
+    drawn: list[float] = []
+
+    def perturb(self: Any, controller: Any, trial: Any, result: Any) -> str:
+        drawn.append(random.random())
+        return TrialScheduler.CONTINUE
+
+    monkeypatch.setattr(population.PopulationBasedTraining, "on_trial_result", perturb)
+    preset = smoke()
+    for seed, name in ((1, "x_00002"), (1, "y_00002"), (2, "x_00002")):
+        scheduler = Pbt(PSNR, COURSE, Space(preset.domains, preset.base), ["loss.entropy"], seed)
+        random.seed(0)
+        scheduler.on_trial_result(None, named(name), result(1100, 20.0))
+        assert random.random() == random.Random(0).random()
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_copy_knows_which_settings_made_its_weights():
+    config = copied(1)
+    first, second = config[LEGS]
+    assert (first["images_seen"], first["trial"], first["values"]["loss.entropy"]) == (0, "x_00001", 0.02)
+    assert (second["images_seen"], second["trial"], second["values"]) == (1100, "x_00002", config[POINT])
+    assert config[PARENT] == "x_00001"

@@ -67,9 +67,34 @@ def test_a_condition_leaves_a_setting_out_where_it_has_no_effect():
 
 
 def test_a_condition_on_a_setting_that_is_not_searched_reads_the_base_config():
-    assert draws(Space((END,), tiny()), 3) == [{}, {}, {}]
+    with pytest.raises(ValueError, match="never holds"):
+        Space((END,), tiny())
     moving = override(tiny(), {"choice.temperature.shape": "exponential"})
     assert all(point for point in draws(Space((END,), moving), 3))
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ({"choice.temperature.shape": ("warmup_cosine",)}, "is searched over constant, exponential; did you mean"),
+        ({"clicks.interactions": (9,)}, "searched over 1, 2, 3; did you mean 3?"),
+        ({"loss.entropy": (0.05123,)}, "a range never has exactly this value"),
+        ({"choice.estimator": ("reinmax",)}, "choice.estimator is not searched and is 'argmax_ste'"),
+    ],
+)
+def test_a_condition_that_never_holds_is_refused(when: dict, message: str):
+    number = Domain(path="clicks.interactions", kind="integer", low=1, high=3)
+    end = Domain(path="choice.temperature.end", kind="uniform", low=0.1, high=1.0, when=when)
+    base = override(tiny(), {"choice.estimator": "argmax_ste"})
+    with pytest.raises(ValueError, match=r"choice\.temperature\.end: its condition .* never holds") as refused:
+        Space((SHAPE, number, ENTROPY, end), base)
+    assert message in str(refused.value)
+
+
+def test_a_condition_may_hold_at_the_bases_value_of_a_setting_that_is_conditional_itself():
+    kept = flatten(tiny())["choice.temperature.end"]
+    warmup = Domain(path="choice.temperature.warmup", kind="uniform", low=0.1, high=0.5, when={END.path: (kept,)})
+    Space((SHAPE, END, warmup), tiny())
 
 
 def test_the_grid_is_every_combination_that_differs():

@@ -15,6 +15,7 @@ from evaluator.registry import new_client
 from tests.tuner.toy import BEST, TOP, climb
 from tests.tuner.toy_sweep import NAME, mortal, options, sometimes_wrong
 from trainer.config_file import read_config
+from tuner.options import Options
 from tuner.plan import FINISHED, SWEEPS, Plan
 from tuner.record import BEST_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
 from tuner.recorder import SECONDS
@@ -64,12 +65,12 @@ def test_a_planted_optimum_is_found_and_failures_do_not_stop_the_sweep(tmp_path:
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best/ab_psnr"] == pytest.approx(value)
     with pytest.raises(ValueError, match="all sweeps are finished"):
-        Plan.resumed(options(tmp_path))
+        Plan.resumed(Options(work=tmp_path, name=NAME))
 
 
 @pytest.mark.slow
 def test_population_based_training_copies_better_trials_and_perturbs_their_schedules(tmp_path: Path):
-    plan, trials = sweep(tmp_path, climb, scheduler="pbt", budget="8", parallel=2)
+    plan, trials = sweep(tmp_path, climb, scheduler="pbt", budget="8")
     assert len(trials) == 8
     assert all(trial.status == "finished" for trial in trials)
     copied = [trial for trial in trials if trial.parent]
@@ -77,6 +78,11 @@ def test_population_based_training_copies_better_trials_and_perturbs_their_sched
     ids = {trial.id for trial in trials}
     for trial in copied:
         assert trial.parent in ids - {trial.id}
+        assert len(trial.legs) > 1
+        assert trial.legs[-1].values == trial.values
+        photos = [leg.images_seen for leg in trial.legs]
+        assert photos == sorted(set(photos))
+        assert photos[0] == 0
         for path in plan.mutated:
             if path in trial.values:
                 low, high = plan.space.domain(path).limits

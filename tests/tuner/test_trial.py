@@ -144,7 +144,7 @@ def test_an_interrupted_trial_goes_on_in_its_folder_and_run_to_the_same_end(setu
     _train(next_leg(first_leg(setup, trial="whole"), None, {}, None), whole)
     with pytest.raises(SystemExit):
         _train(next_leg(first_leg(setup), None, {}, None), before)
-    leg = next_leg(first_leg(setup), None, {"trial": "t1", "seconds": 100.0}, None)
+    leg = next_leg(first_leg(setup), None, {"trial": "t1", "seconds": 100.0, "reported": 16}, None)
     assert leg.resume
     assert leg.hooks.run_id == "run of t1"
     _train(leg, after)
@@ -161,6 +161,17 @@ def test_a_trial_that_had_ended_unnoticed_reports_its_end_again(setup: Setup, tr
     _train(next_leg(first_leg(setup), None, {}, None), again)
     assert [report["stage"] for report in again] == ["ping-1"]
     assert again[0]["ab_psnr"] == first[-1]["ab_psnr"]
+
+
+def test_a_report_lost_between_checkpoint_and_report_is_made_up_for(setup: Setup):
+    whole, before, after = Reports(), Reports(end_at="pretrain-edit"), Reports()
+    _train(next_leg(first_leg(setup, trial="whole"), None, {}, None), whole)
+    with pytest.raises(SystemExit):
+        _train(next_leg(first_leg(setup), None, {}, None), before)
+    leg = next_leg(first_leg(setup), None, {"trial": "t1", "reported": 8}, None)
+    _train(leg, after)
+    numbers = [{name: report[name] for name in (*MEASURES, "images_seen", "stage")} for report in whole]
+    assert [{name: report[name] for name in numbers[0]} for report in after] == numbers
 
 
 def test_another_trial_s_weights_begin_a_new_folder_in_the_same_run(setup: Setup, tmp_path: Path):

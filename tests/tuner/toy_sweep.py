@@ -49,7 +49,7 @@ def noted(values: dict[str, Any], setup: Setup) -> None:
 
 def main(work: Path, how: str) -> list[Trial]:
     """Run it or go on with it."""
-    plan = Plan.new(options(work, parallel=1)) if how == "new" else Plan.resumed(options(work))
+    plan = Plan.new(options(work, parallel=1)) if how == "new" else Plan.resumed(Options(work=work, name=NAME))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     return run(plan, objective=noted)
 

@@ -166,9 +166,9 @@ _HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
 
 
 def _draw_schedule(panel: Axes, curve: Curve, color: str, linestyle: str) -> None:
-    for index, (photos, values) in enumerate(curve.pieces):
+    for index, piece in enumerate(curve.pieces):
         label = curve.name if index == 0 else None
-        panel.plot(photos, values, color=color, linestyle=linestyle, linewidth=1.6, label=label)
+        panel.plot(piece.photos, piece.values, color=color, linestyle=linestyle, linewidth=1.6, label=label)
 
 
 def _mark_stages(top: Axes, bottom: Axes, stages: Sequence[Span]) -> None:

@@ -16,7 +16,7 @@ from tuner.groups import QUESTIONS, by_setting, over_seeds
 from tuner.importance import importance
 from tuner.pareto import comparable, front
 from tuner.plan import FINISHED
-from tuner.record import BEST_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
+from tuner.record import BEST_FILE, LEGS_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
 from tuner.report import figures, tables, words
 from tuner.report.parallel import parallel
 from tuner.scales import written
@@ -83,6 +83,8 @@ def _content(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> dict[str, A
         "about_groups": words.about_groups(sweep, trials),
         "groups": _groups(sweep, trials),
         "table": tables.trial_table(sweep, trials),
+        "legs": tables.leg_table(sweep, trials, leader) if leader and leader.legs else None,
+        "legs_file": LEGS_FILE,
         "best_settings": _best_settings(sweep, leader) if leader else [],
         "command": f"accelerate launch trainer/main.py --config {shlex.quote(str(folder / BEST_FILE))}",
         "command_written": (folder / BEST_FILE).exists(),

@@ -5,9 +5,10 @@ from itertools import accumulate
 
 import numpy as np
 
-from trainer.config import Config
+from trainer.config import Config, override
 from trainer.pingpong import pingpong
 from trainer.schedules import Schedule
+from trainer.settings import checked
 from tuner.presets import RELAXED
 from tuner.record import Trial
 
@@ -26,22 +27,40 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A schedule over one stage."""
+
+    span: Span
+    schedule: Schedule
+    photos: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
 class Curve:
-    """A schedule over the stages in which it has an effect; it begins anew in each."""
+    """A schedule over the stages in which it has an effect; it begins anew in each, and may be another one."""
 
     name: str
-    schedule: Schedule
-    pieces: tuple[tuple[np.ndarray, np.ndarray], ...]
-    """Photos and values, for each stage."""
+    pieces: tuple[Piece, ...]
 
     @property
     def words(self) -> str:
-        """What it is."""
-        one = self.schedule
-        if one.shape == "constant":
-            return f"{self.name}, constant at {one.start:.3g}"
-        warmup = f" with a warm-up over {100 * one.warmup:.0f} %" if one.shape == "warmup_cosine" else ""
-        return f"{self.name}, in each stage {one.shape} from {one.start:.3g} to {one.end:.3g}{warmup}"
+        """What it is, one after another where it was changed."""
+        changes = [self.pieces[0]]
+        for piece in self.pieces[1:]:
+            if piece.schedule != changes[-1].schedule:
+                changes.append(piece)
+        if len(changes) == 1:
+            return f"{self.name}, {_words(changes[0].schedule)}"
+        each = "; ".join(f"from {piece.span.name} on {_words(piece.schedule)}" for piece in changes)
+        return f"{self.name}, {each}"
+
+
+def _words(one: Schedule) -> str:
+    if one.shape == "constant":
+        return f"constant at {one.start:.3g}"
+    warmup = f" with a warm-up over {100 * one.warmup:.0f} %" if one.shape == "warmup_cosine" else ""
+    return f"in each stage {one.shape} from {one.start:.3g} to {one.end:.3g}{warmup}"
 
 
 def spans(config: Config, trial: Trial) -> list[Span]:
@@ -63,23 +82,27 @@ def spans(config: Config, trial: Trial) -> list[Span]:
 
 
 def curves(config: Config, trial: Trial) -> list[Curve]:
-    """The heat map's temperature, and the relaxation's where the estimator has one."""
-    schedules = {"T of the heat map": config.choice.temperature}
-    if config.choice.estimator in RELAXED:
-        schedules["tau of the estimator"] = config.choice.tau
-    stages = [span for span in spans(config, trial) if span.name != WITHOUT_CHOICE]
+    """The heat map's temperature, and the relaxation's where the estimator has one.
+
+    Args:
+        config: the trial's last.
+        trial: its legs say what held before.
+    """
+    choosing = [span for span in spans(config, trial) if span.name != WITHOUT_CHOICE]
+    stages = [(span, _config_at(config, trial, span)) for span in choosing]
+    temperature = [_piece(span, there.choice.temperature) for span, there in stages]
+    tau = [_piece(span, there.choice.tau) for span, there in stages if there.choice.estimator in RELAXED]
+    named = {"T of the heat map": temperature, "tau of the estimator": tau}
+    return [Curve(name, tuple(pieces)) for name, pieces in named.items() if pieces]
+
+
+def _config_at(config: Config, trial: Trial, span: Span) -> Config:
+    """What held in a stage: trials change their settings between stages alone."""
+    begun = [leg for leg in trial.legs if leg.images_seen <= span.start + 0.5]
+    return override(config, checked(begun[-1].values)) if begun else config
+
+
+def _piece(span: Span, schedule: Schedule) -> Piece:
     progress = np.linspace(0.0, 1.0, _POINTS)
-    return [
-        Curve(
-            name,
-            schedule,
-            tuple(
-                (
-                    span.start + progress * (span.end - span.start),
-                    np.array([schedule.at(float(share)) for share in progress]),
-                )
-                for span in stages
-            ),
-        )
-        for name, schedule in schedules.items()
-    ]
+    values = np.array([schedule.at(float(share)) for share in progress])
+    return Piece(span, schedule, span.start + progress * (span.end - span.start), values)

@@ -37,6 +37,23 @@ def trial_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
     return Table(caption, "trial", columns, rows)
 
 
+def leg_table(sweep: Sweep, trials: Sequence[Trial], leader: Trial) -> Table:
+    """What the best trial's weights were trained with, part after part; a setting that changed is marked."""
+    numbers = {trial.id: str(trial.number) for trial in trials}
+    paths = [entry["path"] for entry in sweep.space]
+    rows, before = [], leader.legs[0].values
+    for leg in leader.legs:
+        cells = [Cell(numbers.get(leg.trial, "–"))]
+        for path in paths:
+            value = leg.values.get(path)
+            style, verdict = ("better", "changed") if value != before.get(path) else ("", "")
+            cells.append(Cell(written(value), "", verdict, style))
+        rows.append((f"{leg.images_seen:,}", cells))
+        before = leg.values
+    caption = f"Trial {leader.number}: settings from each number of photos on"
+    return Table(caption, "photos", ["trial", *map(_short, paths)], rows)
+
+
 def pareto_table(sweep: Sweep, kept: Sequence[Trial], count: int) -> Table:
     """The trials that no other one beats on every metric, the best on the first metric first."""
     names = [entry["path"] for entry in sweep.space]

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from tuner.budget import Budget, startup
 from tuner.groups import QUESTIONS, association, by_setting
 from tuner.importance import Importance
 from tuner.pareto import comparable
-from tuner.record import Sweep, Trial, best
+from tuner.plan import FIRST_BUDGET
+from tuner.record import Sweep, Trial, best, common_error
 from tuner.scales import written
 
 
@@ -20,6 +22,11 @@ def asked(sweep: Sweep, trials: Sequence[Trial], is_finished: bool) -> list[str]
         f"{sweep.metric.label} decides: the {'largest' if sweep.metric.direction == 'max' else 'smallest'} last "
         "value of a finished trial wins.",
     ]
+    if sweep.search == "tpe":
+        draws = startup(Budget.parse(sweep.options.get(FIRST_BUDGET, sweep.budget)).trials)
+        sentences.append(f"TPE drew the first {draws} trials at random, and learned from then on.")
+    if counts["failed"]:
+        sentences.append(f"{common_error(trials)}.")
     if counts["stopped"]:
         sentences.append(
             "A stopped trial fell behind and saw fewer photos, so its values compare with no finished one's. "

@@ -5,6 +5,7 @@ import pytest
 from tests.tuner.made_up_sweep import PHOTOS, made_up_trial
 from trainer.config import override
 from tuner.presets import smoke
+from tuner.record import Leg
 from tuner.report.schedule import curves, spans
 
 VALUES = {
@@ -37,7 +38,7 @@ def test_a_schedule_begins_anew_in_each_stage_in_which_a_guide_chooses():
     config = override(smoke().base, VALUES)
     (curve,) = curves(config, made_up_trial(0, VALUES))
     assert len(curve.pieces) == 5
-    for photos, values in curve.pieces:
+    for photos, values in ((piece.photos, piece.values) for piece in curve.pieces):
         assert (values[0], values[-1]) == pytest.approx((2.0, 0.5))
         assert (values[:-1] > values[1:]).all()
         assert photos[0] >= 0.5 * PHOTOS
@@ -55,3 +56,12 @@ def test_stage_names_that_are_not_the_recipes_still_give_a_scale():
     trial = made_up_trial(0, VALUES)
     renamed = replace(trial, reports=tuple(replace(report, stage="x") for report in trial.reports))
     assert spans(smoke().base, renamed)[-1].end == trial.reports[-1].images_seen
+
+
+def test_a_schedule_that_changed_on_the_way_is_drawn_as_it_was():
+    before = {**VALUES, "choice.temperature.start": 3.0}
+    legs = (Leg(0, before, "other"), Leg(round(0.75 * PHOTOS), VALUES, "mine"))
+    (curve,) = curves(override(smoke().base, VALUES), replace(made_up_trial(0, VALUES), legs=legs))
+    assert [piece.values[0] for piece in curve.pieces] == pytest.approx([3.0, 3.0, 3.0, 2.0, 2.0])
+    assert "from pretrain-edit on in each stage exponential from 3" in curve.words
+    assert "from ping-2 on in each stage exponential from 2 to 0.5" in curve.words

@@ -1,0 +1,40 @@
+"""The processes of a trial: which of the machine's GPUs they see, and what the end of one of several means."""
+
+import os
+from collections.abc import Mapping
+
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+
+class WorkerDied(RuntimeError):
+    """One of a trial's several workers, or its machine, died."""
+
+
+def hide_gpus() -> None:
+    """Keep this process off the machine's GPUs, all of which Ray shows to a process that asked for none."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def worker_error(error: Exception) -> Exception:
+    """What failed the workers of a trial: one that died, else the lowest rank; others often fail because of it.
+
+    Returns:
+        `WorkerDied` for a worker or its machine that died, or could not be started; `ConnectionError` for one that
+        met a server which was down; `RuntimeError` for all else, which is the trial's own.
+    """
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    if not failures:
+        return WorkerDied(_last_line(error))  # of Ray's controller: nothing of the trial's has failed
+    own = {rank: error for rank, error in failures.items() if isinstance(error, UserExceptionWithTraceback)}
+    died = {rank: error for rank, error in failures.items() if rank not in own}
+    rank, failure = min((died or own).items(), key=lambda pair: pair[0])
+    line = f"worker {rank}: {_last_line(failure)}"
+    if died:
+        return WorkerDied(line)
+    if any(isinstance(one._base_exc, ConnectionError | TimeoutError) for one in own.values()):
+        return ConnectionError(line)
+    return RuntimeError(line)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
