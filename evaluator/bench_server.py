@@ -59,10 +59,19 @@ class Server:
         """Bytes of memory that the server and its processes hold now."""
         return memory_of(self._process.pid)
 
+    def own_memory(self) -> int:
+        """That without files, such as libraries, whose share grows when other programs that had them open end."""
+        return memory_of(self._process.pid, ("Pss_Anon", "Pss_Shmem"))
 
-def memory_of(pid: int) -> int:
-    """Bytes of memory of a process and all of its descendants, each with its share of what is shared (PSS)."""
-    return sum(_bytes(one) for one in _family(pid))
+
+def memory_of(pid: int, kinds: Sequence[str] = ("Pss",)) -> int:
+    """Bytes of memory of a process and all of its descendants, each with its share of what is shared (PSS).
+
+    Args:
+        pid: of the process.
+        kinds: lines of the kernel's `smaps_rollup` to add up; default: all memory.
+    """
+    return sum(_bytes(one, kinds) for one in _family(pid))
 
 
 def _family(pid: int) -> list[int]:
@@ -74,10 +83,11 @@ def _family(pid: int) -> list[int]:
     return [pid, *[one for child in children for one in _family(int(child))]]
 
 
-def _bytes(pid: int) -> int:
+def _bytes(pid: int, kinds: Sequence[str]) -> int:
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has just ended
         return 0
-    match = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) * 1024 if match else 0
+    # The first line has no size: it names the range of addresses.
+    sizes = {name: text for name, _, text in (line.partition(":") for line in lines[1:])}
+    return sum(1024 * int(sizes[kind].removesuffix("kB")) for kind in kinds if kind in sizes)

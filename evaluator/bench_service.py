@@ -1,6 +1,6 @@
 """What a person waits for: click to new preview, alone, among 16 people, and when there are too many.
 
-    python -m evaluator.bench_service [--colorizer URI --guide URI] [--soak 30m] [--json FILE]
+    python -m evaluator.bench_service [--colorizer URI --guide URI] [--browser] [--soak 30m] [--json FILE]
 
 The server is its own process, as `python -m evaluator serve` starts it; this process plays the people, over HTTP.
 A time runs from the request to the picture that Pillow decoded.
@@ -25,12 +25,15 @@ import tyro
 from PIL import Image
 from skimage.color import rgb2lab
 
+from evaluator.bench_browser import chromium, click_times
 from evaluator.bench_networks import make_networks
 from evaluator.bench_server import Server
 from kernels.benchmarking import Goal, at_least, at_most, report
 
 PREVIEW = 512
 _MIB = 2**20
+_PARTS = 12
+"""Of a soak: rows of its table."""
 _MINUTES = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 Clicks = list[dict[str, Any]]
 
@@ -53,6 +56,8 @@ class Arguments:
     """Of each of them, without any pause."""
     flood: int = 200
     """Requests at once, more than the service can hold."""
+    browser: bool = False
+    """Also play the person who is alone in Chromium, on the page, until the picture is decoded there."""
     soak: str = ""
     """Instead of all this, play people for so long (90s, 30m, 2h), and watch the memory."""
     soak_people: int = 4
@@ -67,6 +72,8 @@ class Arguments:
     def __post_init__(self) -> None:
         if bool(self.colorizer) != bool(self.guide):
             raise ValueError("give both --colorizer and --guide, or none of them")
+        if self.browser and self.soak:
+            raise ValueError("--browser has no effect on a soak; give one of --browser and --soak")
         if self.soak and not re.fullmatch(r"\d+(\.\d+)?[smh]", self.soak):
             raise ValueError(f"--soak is {self.soak!r}; write a number and s, m or h, such as 30m")
 
@@ -81,8 +88,10 @@ class Measured:
     lasted: float = 0.0
 
     def row(self, server: Server) -> dict[str, object]:
-        """Times are of the requests that were answered with 200."""
-        times = {f"p{level} ms": self.milliseconds(level) for level in (50, 95, 99)}
+        """Times are of the requests that were answered with 200; None where there was none."""
+        times = {
+            f"p{level:g} ms": self.milliseconds(level) if self.seconds else None for level in (50.0, 95.0, 99.0)
+        }
         refused = self.statuses.count(429)
         return {
             "what": self.what,
@@ -92,6 +101,7 @@ class Measured:
             **times,
             "answers/s": len(self.seconds) / self.lasted if self.lasted else None,
             "server MiB": server.memory() / _MIB,
+            "without files": server.own_memory() / _MIB,
         }
 
     def milliseconds(self, level: float) -> float:
@@ -258,9 +268,12 @@ async def measure(
 
 
 async def soak(arguments: Arguments, server: Server, content: bytes) -> tuple[list[dict[str, object]], list[Goal]]:
-    """People with pauses, new photos and exports; the server's memory over time."""
+    """People with pauses, new photos and exports; the server's memory over time, printed as it goes.
+
+    Ctrl-C ends it, and what was measured until then is the result.
+    """
     minutes = float(arguments.soak[:-1]) * _MINUTES[arguments.soak[-1]]
-    ends, parts = time.monotonic() + 60 * minutes, 12
+    ends = time.monotonic() + 60 * minutes
     rows: list[dict[str, Any]] = []
     async with _client(server) as client:
         measured = Measured("")
@@ -268,16 +281,36 @@ async def soak(arguments: Arguments, server: Server, content: bytes) -> tuple[li
             asyncio.create_task(_use(client, content, seed, ends, measured))
             for seed in range(arguments.soak_people)
         ]
-        for part in range(1, parts + 1):
-            await asyncio.sleep(60 * minutes / parts)
-            measured.what, measured.lasted = f"until {part * minutes / parts:.1f} min", 60 * minutes / parts
-            rows.append(measured.row(server))
-            measured.seconds.clear()
-            measured.statuses.clear()
-        await asyncio.gather(*players)
-    warm = [row["server MiB"] for row in rows[parts // 3 :]]
-    growth = float(np.mean(warm[-3:]) - np.mean(warm[:3]))
-    return rows, [at_most("growth of memory after the first third, MiB, at most", 50, growth)]
+        try:
+            for part in range(1, _PARTS + 1):
+                await asyncio.sleep(60 * minutes / _PARTS)
+                measured.what, measured.lasted = f"until {part * minutes / _PARTS:.1f} min", 60 * minutes / _PARTS
+                rows.append(measured.row(server))
+                print(_progress(rows[-1]), flush=True)
+                measured.seconds.clear()
+                measured.statuses.clear()
+            await asyncio.gather(*players)
+        except asyncio.CancelledError:  # Ctrl-C
+            print(f"stopped after {len(rows)} of {_PARTS} parts", flush=True)
+        finally:
+            for player in players:
+                player.cancel()
+            await asyncio.gather(*players, return_exceptions=True)
+    return rows, [at_most("growth of memory after the first third, MiB, at most", 50.0, _growth(rows))]
+
+
+def _growth(rows: Sequence[dict[str, Any]]) -> float | None:
+    """MiB after the first third, without files; None where there are too few parts to tell."""
+    warm = [row["without files"] for row in rows[_PARTS // 3 :]]
+    return float(np.mean(warm[-3:]) - np.mean(warm[:3])) if len(warm) >= 6 else None
+
+
+def _progress(row: dict[str, Any]) -> str:
+    p95 = "-" if row["p95 ms"] is None else f"{row['p95 ms']:.0f}"
+    return (
+        f"{row['what']}: {row['requests']} requests, {row['refused (429)']} refused, {row['lost']} lost, "
+        f"p95 {p95} ms, {row['server MiB']:.0f} MiB, without files {row['without files']:.0f}"
+    )
 
 
 async def _use(client: httpx.AsyncClient, content: bytes, seed: int, ends: float, measured: Measured) -> None:
@@ -314,13 +347,44 @@ def _photo(path: Path | None) -> bytes:
     return file.getvalue()
 
 
+def in_browser(server: Server, content: bytes, clicks: int) -> tuple[list[dict[str, object]], list[Goal]]:
+    """One person on the page."""
+    labels = (
+        "in Chromium, one person: key to decoded preview",
+        "in Chromium, one person: request to decoded preview",
+    )
+    started = time.perf_counter()
+    times = click_times(server.url, content, clicks)
+    lasted = time.perf_counter() - started
+    both = [
+        Measured(what, seconds, [200] * len(seconds), lasted) for what, seconds in zip(labels, times, strict=True)
+    ]
+    goals = [
+        at_most("one person in Chromium, p50 ms, at most", 100, both[1].milliseconds(50)),
+        at_most("one person in Chromium, p95 ms, at most", 200, both[1].milliseconds(95)),
+    ]
+    return [one.row(server) for one in both], goals
+
+
 def _rows_and_goals(arguments: Arguments, server: Server) -> tuple[Sequence[dict[str, object]], list[Goal]]:
-    play = soak if arguments.soak else measure
-    return asyncio.run(play(arguments, server, _photo(arguments.photo)))
+    content = _photo(arguments.photo)
+    if arguments.soak:
+        return asyncio.run(soak(arguments, server, content))
+    rows, goals = asyncio.run(measure(arguments, server, content))
+    if arguments.browser:
+        shown, wanted = in_browser(server, content, arguments.clicks)
+        rows, goals = [*rows, *shown], [*goals, *wanted]
+    return rows, goals
 
 
 def main(arguments: Arguments) -> int:
-    """Start a server, play people, print; exit code 1 when the service answers wrong pictures."""
+    """Start a server, play people, print; exit code 1 when its pictures are wrong, 2 without a browser."""
+    if arguments.browser:
+        try:
+            chromium()  # before a minute of other things
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     with tempfile.TemporaryDirectory(prefix="bench-service-") as folder:
         colorizer, guide = arguments.colorizer, arguments.guide
         if not colorizer:
@@ -334,6 +398,9 @@ def main(arguments: Arguments) -> int:
         except RuntimeError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+    if not rows:
+        print("error: stopped before anything was measured", file=sys.stderr)
+        return 1
     name = arguments.colorizer or "an untrained colorizer of the small preset's size"
     report(f"the service with {name}, previews of {PREVIEW} px", rows, goals, arguments.json)
     return 0

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -49,3 +50,27 @@ def each_on_one_core(work: Callable[[T], Done], items: Iterable[T]) -> list[Done
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # MKL has one number for all threads
+
+
+def one_core_pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """Threads that compute on one core each, while every other thread of this process keeps its number.
+
+    All of them exist when this returns: torch gives a new thread the number that was set last, by any thread.
+
+    Args:
+        threads: how many.
+        name: what their names begin with.
+    """
+    others = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, name, initializer=_compute_on_one_core)
+    started = Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(others)
+    return pool
+
+
+def _compute_on_one_core() -> None:
+    torch.get_num_threads()  # a thread takes the common number when it first asks, which would undo the next line
+    torch.set_num_threads(1)

@@ -3,10 +3,10 @@
 import io
 import threading
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401  registers torch.ops.image
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -14,9 +14,6 @@ from torch.nn.functional import interpolate
 
 from evaluator.photos.reading import MOST_PIXELS, TOO_LARGE, BrokenPhoto, as_rgb, explained
 
-# Torchvision's decoder is a quarter quicker than Pillow's and gives the same pixels (a test compares them). Its
-# Python functions will be removed in favour of TorchCodec; without the operator Pillow decodes everything.
-_torchvision_jpeg: Callable[[Tensor, int, bool], Tensor] | None = getattr(torch.ops.image, "decode_jpeg", None)
 _TORCHVISION_RGB = 3
 
 LARGE_PIXELS = 24_000_000
@@ -66,12 +63,24 @@ def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]
         if enough is not None:
             image.draft("RGB", (enough, enough))
         plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == full_size
-        if plain_jpeg and _torchvision_jpeg is not None:
+        if plain_jpeg and (decode := _torchvision_jpeg()):
             # A bytearray, because torch wants memory that may be written.
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return _torchvision_jpeg(encoded, _TORCHVISION_RGB, True)
+            return decode(encoded, _TORCHVISION_RGB, True)
         pixels = np.array(as_rgb(ImageOps.exif_transpose(_shrunk(image, enough))))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@cache
+def _torchvision_jpeg() -> Callable[[Tensor, int, bool], Tensor] | None:
+    """Torchvision's decoder: a quarter quicker than Pillow's, and gives the same pixels (a test compares them).
+
+    Its Python functions will be removed in favour of TorchCodec; without the operator Pillow decodes everything.
+    """
+    # Registers torch.ops.image, and takes seconds that a command which decodes nothing should not wait.
+    import torchvision  # noqa: F401
+
+    return getattr(torch.ops.image, "decode_jpeg", None)
 
 
 def _checked_size(image: Image.Image) -> tuple[int, int]:

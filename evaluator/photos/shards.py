@@ -8,7 +8,6 @@ from pathlib import Path
 
 from evaluator.photos.manifest import TAR_BLOCK, ShardEntry, ShardError
 
-_OPEN_FILES = 32
 _COPY_OR_INDEX = "copy it again, or write a new manifest with: python -m trainer.shards index"
 
 
@@ -18,10 +17,11 @@ class LocalShards:
     Args:
         paths: the tars.
         entries: what the manifest says of each.
+        open_files: most files kept open; fewer than the shards that are read in turn open a file for each photo.
     """
 
-    def __init__(self, paths: Sequence[str], entries: Sequence[ShardEntry]) -> None:
-        self._paths, self._entries = paths, entries
+    def __init__(self, paths: Sequence[str], entries: Sequence[ShardEntry], open_files: int = 32) -> None:
+        self._paths, self._entries, self._open_files = paths, entries, open_files
         self._files: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -60,7 +60,7 @@ class LocalShards:
                 raise ShardError(
                     f"{self._paths[shard]}: cannot be opened: {error.strerror}; check the path"
                 ) from error
-            if len(self._files) > _OPEN_FILES:
+            if len(self._files) > self._open_files:
                 os.close(self._files.popitem(last=False)[1])
         self._files.move_to_end(shard)
         return self._files[shard]

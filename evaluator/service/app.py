@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from evaluator.service import routes_batch, routes_colour, routes_photos, routes_service
 from evaluator.service.core import KNOWN, Service
@@ -23,11 +24,17 @@ _log = logging.getLogger("chromaclick")
 
 
 class _Static(StaticFiles):
-    """Files of the page, which a browser asks about each time, so that an update is seen at once."""
+    """Files of the page, always whole; a browser asks about each every time, so that an update is seen at once."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer without a look at Range, which a server may ignore: Starlette answers a bad one in plain text."""
+        headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
         response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
         response.headers["Cache-Control"] = "no-cache"
+        response.headers["Accept-Ranges"] = "none"
         return response
 
 

@@ -33,12 +33,19 @@ class Unusable(Exception):
 class OnnxGraph(nn.Module):
     """Calls an ONNX file as the exported graph is called."""
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, threads: int = 0) -> None:
+        """Read a file.
+
+        Args:
+            model: the file.
+            threads: of a call; 0: as many as torch has.
+        """
         super().__init__()
         import onnxruntime
 
+        self._model = model
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
         options.inter_op_num_threads = 1
         # Its threads would burn a core for a while after each call, which the event loop needs now.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -50,6 +57,10 @@ class OnnxGraph(nn.Module):
         """The graph's output."""
         arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(self._names, inputs, strict=True)}
         return torch.from_numpy(self._session.run(None, arrays)[0])
+
+    def on_one_core(self) -> "OnnxGraph":
+        """The same graph, each of whose calls is computed by the thread that makes it; several may call."""
+        return OnnxGraph(self._model, threads=1)
 
 
 def to_onnx(network: Loaded, cache: Path | None) -> Loaded:

@@ -19,10 +19,11 @@ from evaluator.service.monitoring import Metrics
 from evaluator.service.networks import Networks
 from evaluator.service.palette import ab_of
 from evaluator.service.photo import Broken, Limits, NotAPhoto, TooLarge
-from evaluator.service.problems import Problem, overloaded
+from evaluator.service.problems import CLIENT_GONE, Problem, overloaded
 from evaluator.service.samples import SampleMissing
 from evaluator.service.schemas import Batch, Click, Clicked, OfProject
 from evaluator.service.settings import Settings
+from evaluator.service.sharing import Shared
 from evaluator.service.store import PhotoMissing, PhotoStore, StoredPhoto
 from evaluator.service.upload import UploadWorkers
 from evaluator.service.workers import Workers
@@ -68,7 +69,9 @@ class Service:
         )
         self.store = PhotoStore(settings.store_folder / "photos", settings.store_mib << 20, settings.working_size)
         self.uploads = UploadWorkers(limits, settings.upload_workers)
-        self.quick = Workers("the preview queue", 2, settings.most_waiting, settings.deadline_seconds)
+        self.quick = Workers(
+            "the preview queue", 2, settings.most_waiting, settings.deadline_seconds, one_core=True
+        )
         self.export_seconds = 6 * settings.deadline_seconds
         """Longest time for a file in full size, with its wait."""
         self.heavy = Workers("the export queue", 1, 4, self.export_seconds)
@@ -80,6 +83,7 @@ class Service:
         self.settled = asyncio.Event()
         """Set once the networks are loaded, or `failure` is."""
         self._remembered: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+        self._shared: Shared[Tensor] = Shared()
 
     async def start(self) -> None:
         """Load and warm the networks; `failure` is set where that is impossible."""
@@ -119,7 +123,8 @@ class Service:
         key = (networks.colorizer, photo.id, asked.model_dump_json(include={"clicks"}))
         ab = self._remembered.pop(key, None)
         if ab is None:
-            ab = await self.engine.colorize(photo.working, clicks, networks)
+            # The page may ask for a preview, a heat map and suggestions at the same time.
+            ab = await self._shared.run(key, lambda: self.engine.colorize(photo.working, clicks, networks))
         self._remembered[key] = ab
         if len(self._remembered) > _REMEMBERED:
             self._remembered.popitem(last=False)
@@ -211,7 +216,7 @@ async def while_connected(request: Request, work: Awaitable[Answer], seconds: fl
         if not task.done() and not gone.done():
             raise overloaded(seconds)
         if not task.done():
-            raise Problem(499, "client-gone", "the client closed the connection")
+            raise Problem(CLIENT_GONE, "client-gone", "the client closed the connection")
         return await task
     finally:
         task.cancel()

@@ -10,11 +10,12 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, COMPRESSION, PHOTOMETRIC_INTERPRE
 
 from evaluator.photos.reading import BrokenPhoto
 
+TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 _PNG_DEPTH, _PNG_COLOUR = 24, 25
 """Offsets of the bit depth and the colour type in a PNG."""
 _TORCHVISION_MODES = {2: 3, 4: 1, 6: 3}
 """Of a PNG's colour type, without alpha: RGB 3, grey 1."""
-_RGB = 2
+_RGB, _CIELAB = 2, 8
 _READABLE = (1, 8, 32946)
 """Compressions that tifffile reads by itself: none and deflate."""
 _ORIENTATION = 274
@@ -42,6 +43,43 @@ def deep_pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
     if image.format == "TIFF" and _is_deep_tiff(image):
         return _tiff(data, (image.width, image.height))
     return None
+
+
+def lab_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a TIFF with 16-bit CIELab, such as the service exports; None of others and damaged ones.
+
+    Pillow has no mode for it.
+    """
+    if not data.startswith(TIFF_BEGINNINGS):
+        return None
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            kind = (page.bitspersample, page.samplesperpixel, page.photometric, page.sampleformat)
+            known = kind == (16, 3, _CIELAB, 1) and page.compression in _READABLE
+            return (page.imagewidth, page.imagelength) if known else None
+    except Exception:  # damaged, and then tifffile raises anything
+        return None
+
+
+def lab_pixels(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Upright lightness, uint16 (h, w) in 1/655.35 of L*, and int16 (h, w, 2), a* and b* in 1/256.
+
+    Args:
+        data: a file of which `lab_size` says a size.
+        size: that size; it was checked.
+
+    Raises:
+        BrokenPhoto: it is damaged.
+    """
+    try:
+        pixels = np.ascontiguousarray(_tiff(data, size))
+    except Exception as error:
+        raise BrokenPhoto(f"its pixels are damaged: {error}") from error
+    if pixels.dtype.kind != "u" or pixels.dtype.itemsize != 2 or pixels.shape[2:] != (3,):
+        raise BrokenPhoto("its header and its pixels disagree about its depth")
+    pixels = pixels.astype(np.uint16, copy=False)  # in this machine's byte order
+    return pixels[..., 0], pixels[..., 1:].view(np.int16)
 
 
 def _png(data: bytes, mode: int) -> np.ndarray:

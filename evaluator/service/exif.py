@@ -2,7 +2,7 @@
 
 import logging
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from PIL import ExifTags, Image, ImageOps
@@ -49,9 +49,24 @@ def kept_exif(image: Image.Image) -> Image.Exif:
     Camera, lens, exposure, time, place, author and the like are kept, and the maker's own notes where they fit
     into a JPEG. Not kept: the thumbnail, which shows the uploaded photo, and the layout of the file.
     """
+    return _kept(image.getexif)
+
+
+def exif_of_tiff(data: bytes) -> Image.Exif:
+    """As `kept_exif`, of a TIFF that Pillow does not open."""
+
+    def read() -> Image.Exif:
+        exif = Image.Exif()
+        exif.load(data)
+        return exif
+
+    return _kept(read)
+
+
+def _kept(read: Callable[[], Image.Exif]) -> Image.Exif:
     kept = Image.Exif()
     try:
-        given = image.getexif()
+        given = read()
         details, place = (as_read(given.get_ifd(number)) for number in (_IFD.Exif, _IFD.GPSInfo))
         kept.update(as_read({tag: given[tag] for tag in _KEPT if tag in given}))
     except _DAMAGED as error:

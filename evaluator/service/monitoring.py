@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evaluator.service.problems import unexpected
+from evaluator.service.problems import CLIENT_GONE, unexpected
 from evaluator.service.security import client_of
 
 METRICS_TYPE = CONTENT_TYPE_LATEST
@@ -40,6 +40,12 @@ class Metrics:
             "From a request's head to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.gone = Counter(
+            "chromaclick_clients_gone",
+            "Requests whose client closed the connection before the answer.",
+            ["route"],
             registry=self._registry,
         )
         self.under_way = Gauge("chromaclick_requests_under_way", "Requests under way.", registry=self._registry)
@@ -85,6 +91,8 @@ class Monitoring:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
+        if status == CLIENT_GONE:
+            self._metrics.gone.labels(route).inc()
         level = logging.DEBUG if route in ("/healthz", "/readyz", "/metrics") else logging.INFO
         # Quoted: a path may contain a line break, which would forge a line of the log.
         path = quote(scope["path"], safe="/")[:200]

@@ -32,7 +32,7 @@ class Runner:
     temperature: float = 1.0
     """Of a guide's heat map."""
     most_batch: int | None = None
-    """1 where photos are computed one by one; None: as many as the batcher allows."""
+    """Photos that are computed at the same time; None: as many as the batcher allows."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """All that is known of it, as JSON values."""
 
@@ -87,7 +87,7 @@ def load_runner(
         source=network.source,
         hint_size=_largest(network.contract.hint_size),
         temperature=network.contract.temperature or 1.0,
-        most_batch=None if choice.gains_by_batches else 1,
+        most_batch=choice.most_batch,
         about=_about(network, choice),
     )
 
@@ -135,7 +135,8 @@ def _about(network: Loaded, choice: Choice) -> dict[str, Any]:
         "milliseconds": choice.milliseconds[choice.runtime],
         "runtimes": choice.milliseconds,
         "skipped": choice.skipped,
-        "batch_gain": round(choice.batch_gain, 2),
+        "several_photos": choice.way,
+        "gains": {way: round(gain, 2) for way, gain in choice.gains.items()},
     }
 
 

@@ -14,9 +14,9 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from evaluator.photos.grey import NEAR_GREY_CHROMA
 from evaluator.photos.reading import BrokenPhoto, as_rgb, explained
-from evaluator.service.deep import deep_pixels
-from evaluator.service.exif import kept_exif, to_bytes, turn_upright
-from kernels.color import AB_SCALE, rgb_to_lab
+from evaluator.service.deep import TIFF_BEGINNINGS, deep_pixels, lab_pixels, lab_size
+from evaluator.service.exif import exif_of_tiff, kept_exif, to_bytes, turn_upright
+from kernels.color import AB_SCALE, lab_to_uint8, rgb_to_lab
 
 Image.init()  # Pillow loads the rarer formats only when it is told to
 pillow_heif.register_heif_opener()
@@ -35,8 +35,7 @@ _LIBRARIES = 2**28
 """Bytes for what is imported when it is first needed, and for strips."""
 _STRIP = 2**20
 """Pixels that are converted at once: 40 MB in float32."""
-_TIFF = (b"II*\0", b"MM\0*")
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_TIFF, b"RIFF")
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *TIFF_BEGINNINGS, b"RIFF")
 _WHITE_IS_ZERO = 0
 _PLAIN_MEANINGS = (_WHITE_IS_ZERO, 1, 2, 3, 5, 6)
 """Of a TIFF's pixels: grey, RGB, palette, inks, YCbCr."""
@@ -88,8 +87,10 @@ class GreyPhoto:
 def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
     """Read a JPEG, PNG, WebP, TIFF or HEIC file: any palette, inks or bit depth; alpha dropped, upright.
 
-    16-bit PNGs keep 16 bits, and so do TIFFs that are grey, uncompressed or deflated; others are read with 8. Of a
-    file with several pictures the first one is taken. Colours count as sRGB: there is no colour management.
+    16-bit PNGs keep 16 bits, and so do TIFFs, uncompressed or deflated, that are grey, RGB or CIELab: the
+    lightness of the service's own files comes back bit by bit. Others are read with 8. Of a file with several
+    pictures the first one is taken.
+    Colours count as sRGB: there is no colour management.
 
     Raises:
         TooLarge: over `limits`.
@@ -109,8 +110,11 @@ def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
 
 
 def _parsed(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
+    if size := lab_size(data):
+        _check_size(size, limits)
+        return _of_lab(data, size, keep_colours)
     with _opened(data) as image:
-        _check_size(image, limits)
+        _check_size(image.size, limits)
         exif = kept_exif(image)
         pixels = deep_pixels(image, data)
         if pixels is None:
@@ -126,6 +130,26 @@ def _parsed(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
     height, width = lightness.shape
     written = to_bytes(exif, width, height)
     return GreyPhoto(lightness=lightness, exif=written, grey=share >= GREY_SHARE, colours=colours)
+
+
+def _of_lab(data: bytes, size: tuple[int, int], keep_colours: bool) -> GreyPhoto:
+    lightness, ab = lab_pixels(data, size)
+    height, width = lightness.shape
+    rows = max(1, _STRIP // width)
+    rgb = np.empty((height, width, 3), np.uint8) if keep_colours else None
+    grey = 0
+    for top in range(0, height, rows):
+        strip = torch.from_numpy(ab[top : top + rows].astype(np.float32)).movedim(-1, 0)[None] / (256 * AB_SCALE)
+        grey += _near_grey(strip)
+        if rgb is not None:
+            light = torch.from_numpy(lightness[top : top + rows].astype(np.float32))[None, None] / FULL
+            rgb[top : top + rows] = lab_to_uint8(light, strip)[0].movedim(0, -1).numpy()
+    exif = to_bytes(exif_of_tiff(data), width, height)
+    colours = None if rgb is None else _reference(rgb)
+    share = grey / (height * width)
+    return GreyPhoto(
+        lightness=np.ascontiguousarray(lightness), exif=exif, grey=share >= GREY_SHARE, colours=colours
+    )
 
 
 def _is_deep_negative(image: Image.Image) -> bool:
@@ -148,7 +172,7 @@ def _opened(data: bytes) -> Image.Image:
 
 def _refuse_rare_tiff(data: bytes) -> None:
     """Raise Broken, with a description, for a TIFF whose only trouble is that Pillow does not know its kind."""
-    if not data.startswith(_TIFF):
+    if not data.startswith(TIFF_BEGINNINGS):
         return
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -162,14 +186,15 @@ def _refuse_rare_tiff(data: bytes) -> None:
         raise Broken(f"{kind} is not read here; save it with 8 or 16 bits, RGB or grey, and send that")
 
 
-def _check_size(image: Image.Image, limits: Limits) -> None:
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
     """Before anything is decoded: a small file may claim to be a huge photo."""
-    pixels = image.width * image.height
+    width, height = size
+    pixels = width * height
     if pixels > limits.most_pixels:
-        size = f"{image.width} x {image.height} = {pixels / 1e6:.1f} million pixels"
-        raise TooLarge(f"the photo has {size}; send one of at most {limits.most_pixels / 1e6:g} million")
-    if max(image.size) > MOST_SIDE:
-        raise TooLarge(f"the photo has a side of {max(image.size)} pixels; send one of at most {MOST_SIDE}")
+        told = f"{width} x {height} = {pixels / 1e6:.1f} million pixels"
+        raise TooLarge(f"the photo has {told}; send one of at most {limits.most_pixels / 1e6:g} million")
+    if max(size) > MOST_SIDE:
+        raise TooLarge(f"the photo has a side of {max(size)} pixels; send one of at most {MOST_SIDE}")
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -199,8 +224,12 @@ def _lightness(pixels: np.ndarray) -> tuple[UInt16[np.ndarray, "h w"], float]:
 def _strip_lightness(pixels: np.ndarray) -> tuple[np.ndarray, int]:
     rgb = torch.from_numpy(np.ascontiguousarray(np.moveaxis(_native(pixels), -1, 0)))[None]
     lightness, ab = rgb_to_lab(rgb if rgb.dtype == torch.uint8 else rgb.float() / FULL)
-    grey = (ab.square().sum(1) < (NEAR_GREY_CHROMA / AB_SCALE) ** 2).sum()
-    return to_stored(lightness[0, 0]), int(grey)
+    return to_stored(lightness[0, 0]), _near_grey(ab)
+
+
+def _near_grey(ab: torch.Tensor) -> int:
+    """Number of pixels without much colour."""
+    return int((ab.square().sum(1) < (NEAR_GREY_CHROMA / AB_SCALE) ** 2).sum())
 
 
 def _grey_table(dtype: np.dtype) -> UInt16[np.ndarray, " levels"]:

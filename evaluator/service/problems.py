@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 
 MEDIA_TYPE = "application/problem+json"
 TYPES = "https://chromaclick.invalid/problems/"
+CLIENT_GONE = 499
+"""nginx's status for a client that went away; it is in no standard, and nobody reads the answer."""
 _MOST_ERRORS = 20
 
 
@@ -47,8 +49,8 @@ class Problem(HTTPException):
 
 
 def _title(status: int) -> str:
-    """What a status means; nginx's 499, for a client that went away, is in no standard."""
-    return "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
+    """What a status means."""
+    return "Client Closed Request" if status == CLIENT_GONE else HTTPStatus(status).phrase
 
 
 def overloaded(retry_after: float, what: str = "the service") -> Problem:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from evaluator.service.converted import Loaded, Unusable, first_line, to_compiled, to_onnx
+from evaluator.service.side_by_side import side_by_side
 from kernels.benchmarking import seconds
 
 TOLERANCE = 1e-4
@@ -23,9 +24,12 @@ TOLERANCE = 1e-4
 _ROUNDS = 7
 _SECONDS = 2.0
 _TOGETHER = 4
-"""Photos of the batch that is measured."""
-_WORTH = 1.2
-"""How much quicker a batch has to be than its photos one by one, as each of them waits for the last one."""
+"""Photos of the batch that is measured, at least."""
+Way = Literal["one by one", "together", "side by side"]
+"""How photos that wait at the same time are computed: each with all threads, in one call, each on one core."""
+_WORTH: dict[Way, float] = {"one by one": 1.0, "side by side": 1.03, "together": 1.2}
+"""How many times quicker than one by one it has to be: in a call of several, each waits for the last one."""
+T = TypeVar("T")
 DEFAULT = ("torch", "onnxruntime")
 """Those that are ready in seconds. `torch-compiled` takes both cores for a minute first, and a C++ compiler."""
 
@@ -41,20 +45,20 @@ class Choice:
     """Median of a call for one photo, of every runtime that works."""
     skipped: dict[str, str]
     """Why others do not."""
-    batch_gain: float
-    """How many times quicker a batch is than its photos one by one."""
-
-    @property
-    def gains_by_batches(self) -> bool:
-        """Whether photos should be computed together."""
-        return self.batch_gain >= _WORTH
+    way: Way
+    """How `network` computes several photos."""
+    gains: dict[Way, float]
+    """How many times quicker than one by one each way is, of those that work."""
+    most_batch: int | None
+    """Photos to give it at once; None: any number."""
 
     @property
     def words(self) -> str:
         """For the log."""
         times = ", ".join(f"{name} {value:.1f} ms" for name, value in self.milliseconds.items())
         left_out = "".join(f"; {name} left out: {reason}" for name, reason in self.skipped.items())
-        return f"{self.runtime} ({times}; batches are {self.batch_gain:.2f} times quicker{left_out})"
+        gains = ", ".join(f"{way} {gain:.2f}" for way, gain in self.gains.items())
+        return f"{self.runtime} ({times}), several photos {self.way} (times as fast: {gains}){left_out}"
 
 
 def choose(
@@ -62,7 +66,8 @@ def choose(
 ) -> Choice:
     """Warm every runtime at every size, check its numbers, and take the one that is quickest at the first size.
 
-    All are checked against the exported graph. The second size is checked with two photos, a third one with three.
+    Then the quickest way for several photos is taken. All are checked against the exported graph. The second size
+    is checked with two photos, a third one with three.
 
     Raises:
         ValueError: an unknown runtime, or none.
@@ -83,8 +88,11 @@ def choose(
         raise ValueError(f"{network.source} runs in none of the runtimes: {skipped}")
     milliseconds = _measured(usable, examples[0])
     quickest = min(usable, key=lambda name: milliseconds[name])
-    gain = _batch_gain(usable[quickest], sizes[0])
-    return Choice(usable[quickest], quickest, milliseconds, skipped, gain)
+    ways = _ways(usable[quickest], quickest, network, sizes[-1], skipped)
+    gains = _gains(ways, sizes[0])
+    way = max(ways, key=lambda one: gains[one] / _WORTH[one])
+    most: dict[Way, int | None] = {"one by one": 1, "side by side": torch.get_num_threads(), "together": None}
+    return Choice(ways[way], quickest, milliseconds, skipped, way, gains, most[way])
 
 
 def example(network: Loaded, height: int, width: int, batch: int = 1) -> tuple[Tensor, ...]:
@@ -126,18 +134,39 @@ def _measured(networks: Mapping[str, Loaded], inputs: tuple[Tensor, ...]) -> dic
     return {name: round(1000 * median(times), 2) for name, times in taken.items()}
 
 
-def _batch_gain(network: Loaded, size: tuple[int, int]) -> float:
-    alone, together = (partial(_call, network, example(network, *size, batch)) for batch in (1, _TOGETHER))
-    taken = _timed({"alone": alone, "together": together})
-    return _TOGETHER * median(taken["alone"]) / median(taken["together"])
+def _ways(
+    network: Loaded, runtime: str, exported: Loaded, size: tuple[int, int], skipped: dict[str, str]
+) -> dict[Way, Loaded]:
+    """What computes several photos in each way; one that gives other numbers is noted in `skipped`."""
+    ways: dict[Way, Loaded] = {"one by one": network, "together": network}
+    threads = torch.get_num_threads()
+    # What torch compiles has its number of threads in its code.
+    if threads > 1 and runtime != "torch-compiled":
+        inputs = example(exported, *size, threads)
+        try:
+            ways["side by side"] = _checked(side_by_side(network, threads), [inputs], [_call(exported, inputs)])
+        except Unusable as error:
+            skipped["side by side"] = str(error)
+    return ways
 
 
-def _timed(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+def _gains(ways: Mapping[Way, Loaded], size: tuple[int, int]) -> dict[Way, float]:
+    """How many times quicker than one by one."""
+    alone, photos = ways["one by one"], max(_TOGETHER, torch.get_num_threads())
+    several = example(alone, *size, photos)
+    calls = {way: partial(_call, network, several) for way, network in ways.items()}
+    calls["one by one"] = partial(_call, alone, example(alone, *size))
+    taken = _timed(calls)
+    one = median(taken["one by one"])
+    return {way: 1.0 if way == "one by one" else photos * one / median(taken[way]) for way in ways}
+
+
+def _timed(calls: Mapping[T, Callable[[], object]]) -> dict[T, list[float]]:
     """Seconds of each call, alternating, so that the machine's other work meets all of them.
 
     All were called before. The last round begins within `_SECONDS`, so that a busy machine starts as well.
     """
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    taken: dict[T, list[float]] = {name: [] for name in calls}
     started = time.perf_counter()
     for number in range(_ROUNDS):
         if number and time.perf_counter() - started > _SECONDS:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from evaluator.service.problems import overloaded
+from evaluator.threads import one_core_pool
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -15,9 +16,21 @@ Result = TypeVar("Result")
 class Workers:
     """A few threads; a request that finds too many before it, or waits too long, is told to come back."""
 
-    def __init__(self, name: str, threads: int, most_waiting: int, deadline: float) -> None:
+    def __init__(
+        self, name: str, threads: int, most_waiting: int, deadline: float, one_core: bool = False
+    ) -> None:
+        """Make the threads.
+
+        Args:
+            name: for answers to those who have to come back.
+            threads: how many.
+            most_waiting: requests that wait for them.
+            deadline: seconds that one waits at most.
+            one_core: whether each computes on one core, as work of a few milliseconds should: several of torch's
+                threads would wait for each other longer than that, where they share the cores with the networks.
+        """
         self._name, self._deadline = name, deadline
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._pool = one_core_pool(threads, name) if one_core else ThreadPoolExecutor(threads, name)
         self._slots = threading.BoundedSemaphore(threads + most_waiting)
 
     async def run(self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:

@@ -11,6 +11,7 @@ from evaluator.bench_memory import Arguments, main
 QUICK = Arguments(photos=20, size=24, clicks="0,1", metrics="ab_psnr", threads=1)
 
 
+@pytest.mark.slow
 def test_both_numbers_of_photos_are_measured(tmp_path: Path):
     assert main(replace(QUICK, json=tmp_path / "memory.json")) == 0
     content = json.loads((tmp_path / "memory.json").read_text())

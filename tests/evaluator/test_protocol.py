@@ -88,7 +88,7 @@ def every_policy() -> dict[str, Policy]:
     return {**{name: make(name) for name in NAMES}, **trying, "guide-blind": make("guide-blind", guide=guide)}
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_no_policy_depends_on_the_batch_size_or_on_the_split(network, photos, batch_size):
     def protocol(size: int) -> Protocol:
         return Protocol(clicks=(1, 4), hint_size=2, batch_size=size)

@@ -13,6 +13,7 @@ import yaml
 
 from evaluator.service.monitoring import Metrics
 from evaluator.service.settings import from_environment
+from trainer.metrics_file import HELP, PREFIX
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -161,11 +162,11 @@ def test_prometheus_watches_the_service_where_it_is():
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_alerts_are_about_figures_that_the_service_has_and_say_what_to_do(rule: dict[str, Any]):
+def test_alerts_are_about_figures_that_there_are_and_say_what_to_do(rule: dict[str, Any]):
     metrics = Metrics()
     metrics.requests.labels("/v1/colorize", "POST", "200").inc()
     metrics.seconds.labels("/v1/colorize").observe(0.1)
-    text = metrics.text().decode()
+    text = metrics.text().decode() + "".join(f"{PREFIX}{name} 1\n" for name in HELP)
     for name in re.findall(r"\b(?:chromaclick|process)_\w+", rule["expr"]):
         assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), name
     assert set(re.findall(r"[{,](\w+)=", rule["expr"])) <= {"job", "route", "method", "status"}

@@ -42,10 +42,16 @@ const view = new View(stage, /** @type {HTMLCanvasElement} */ (byId("canvas")));
 const photos = new Photos(api, session, { say, onProgress: showProgress, mayReplace });
 const colouring = new Colouring(api, session, view, {
   onBusy: (busy) => stage.setAttribute("aria-busy", String(busy)),
-  onShown: (clicks) => (stage.dataset.shownClicks = String(clicks.length)),
+  onShown: (clicks) => {
+    stage.dataset.shownClicks = String(clicks.length);
+    suggestions.coloured(clicks);
+  },
   onHeat: (clicks) => (stage.dataset.heatClicks = String(clicks?.length ?? "")),
   onColorizer: (colorizer) => photos.answeredBy(colorizer),
-  onError: fail,
+  onError: (error) => {
+    fail(error);
+    suggestions.coloured(session.clicks); // they may do without it
+  },
 });
 const picker = new Picker(api, session, view, {
   onPlace: showTarget,

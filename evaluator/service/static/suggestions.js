@@ -24,6 +24,8 @@ export class Suggestions {
   #colour = 0;
   /** Whether the places belong to the present clicks. */
   #fresh = false;
+  /** Whether they were not asked for yet. */
+  #awaited = false;
   /** Hidden while a person works at another place. */
   #aside = false;
   /** Whether the person wants suggestions at all. */
@@ -51,14 +53,31 @@ export class Suggestions {
     byId("accept-colour").addEventListener("click", () => this.accept());
     byId("show-skipped").addEventListener("click", () => session.forgetSkipped());
     session.addEventListener("photo", () => this.#forget());
-    session.addEventListener("clicks", () => this.#ask());
+    session.addEventListener("clicks", () => this.#outdate());
     session.addEventListener("skipped", () => this.#ask());
     view.addEventListener("move", () => this.#position());
+  }
+
+  #outdate() {
+    this.#newest.cancel();
+    this.#awaited = true;
+    this.#setFresh(false);
+  }
+
+  /**
+   * Asks for the next place once the colouring of the present clicks is there, or does not come: it would take longer if
+   * both were computed at the same time, and it is what a person waits for.
+   *
+   * @param {readonly import("./types.js").Click[]} clicks Those of the colouring.
+   */
+  coloured(clicks) {
+    if (this.#awaited && clicks === this.session.clicks) this.#ask();
   }
 
   #ask() {
     const { photo, clicks, skipped } = this.session;
     if (!photo || !this.wanted) return;
+    this.#awaited = false;
     this.#setFresh(false);
     const avoid = skipped.slice(-MOST_AVOIDED).map(({ row, col }) => ({ row, col }));
     const asked = { photo: photo.id, clicks: forServer(clicks), places: PLACES, colours: COLOURS };
@@ -112,6 +131,7 @@ export class Suggestions {
     this.wanted = !this.wanted;
     this.#places = [];
     this.#newest.cancel();
+    this.#setFresh(false);
     byId("guide").setAttribute("aria-pressed", String(this.wanted));
     this.#render();
     this.#ask();

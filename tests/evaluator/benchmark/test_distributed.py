@@ -21,6 +21,7 @@ def test_two_processes_give_the_numbers_of_one(bench: Bench, tmp_path: Path):
     assert done.stdout.count("11 photos measured, 3 left out") == 1
 
 
+@pytest.mark.slow
 def test_bad_input_ends_all_processes_with_one_message(bench: Bench, tmp_path: Path):
     (tmp_path / "benchmark.json").write_text("{}")
     done = launch_program("-m", "evaluator", *bench.words(tmp_path))

@@ -52,7 +52,7 @@ def test_every_kind_of_photo_decodes_to_pillow_s_pixels(
     photo: Image.Image, monkeypatch: pytest.MonkeyPatch, operator: bool
 ):
     if not operator:
-        monkeypatch.setattr(decode, "_torchvision_jpeg", None)
+        monkeypatch.setattr(decode, "_torchvision_jpeg", lambda: None)
     for name, data in kinds(photo).items():
         rgb = decode_rgb(data)
         assert rgb.dtype == torch.uint8, name
@@ -60,11 +60,11 @@ def test_every_kind_of_photo_decodes_to_pillow_s_pixels(
 
 
 def test_jpegs_go_through_torchvision_s_operator_where_it_exists(photo: Image.Image, monkeypatch):
-    if decode._torchvision_jpeg is None:
+    operator = decode._torchvision_jpeg()
+    if operator is None:
         pytest.skip("this torchvision has no JPEG operator")
     calls = []
-    operator = decode._torchvision_jpeg
-    monkeypatch.setattr(decode, "_torchvision_jpeg", lambda *given: calls.append(1) or operator(*given))
+    monkeypatch.setattr(decode, "_torchvision_jpeg", lambda: lambda *given: calls.append(1) or operator(*given))
     for name, expected in {"colour": 1, "grey": 1, "four inks": 0, "png": 0}.items():
         calls.clear()
         decode_rgb(kinds(photo)[name], enough=50)

@@ -261,6 +261,13 @@ def test_the_page_is_served_with_its_files(client: TestClient):
     assert client.get("/static/%2e%2e/app.py").status_code == 404
 
 
+@pytest.mark.parametrize("asked", ["bytes=0-3", "bytes=9999999-", "bytes=5-2", "nonsense"])
+def test_files_of_the_page_come_whole_whatever_part_is_asked_for(client: TestClient, asked: str):
+    whole = client.get("/static/main.js")
+    answer = client.get("/static/main.js", headers={"Range": asked, "If-Range": whole.headers["etag"]})
+    assert (answer.status_code, answer.content) == (200, whole.content)
+
+
 @pytest.mark.parametrize("path", ["colorize", "suggest", "heatmap", "export"])
 def test_a_photo_that_is_not_there_has_to_be_sent_again(client: TestClient, path: str):
     answer = client.post(f"/v1/{path}", json={"photo": MISSING})

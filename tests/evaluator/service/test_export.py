@@ -161,6 +161,20 @@ def test_exif_keeps_its_letters_whatever_their_encoding(picture: Callable[..., b
         assert isinstance(image.getexif().get_ifd(0x8769)[42032], str)
 
 
+def test_the_service_reads_its_own_tiff(stored: StoredPhoto):
+    content = render(stored, colours(stored, 0.1), "tiff")
+    again = parse(content, Limits(), True)
+    assert np.array_equal(again.lightness, stored.full_lightness())
+    assert not again.grey
+    assert again.colours is not None
+    png = np.asarray(Image.open(io.BytesIO(render(stored, colours(stored, 0.1), "png"))))
+    assert np.abs(again.colours.astype(int) - png).max() <= 1
+    exif = Image.Exif()
+    exif.load(again.exif)
+    assert exif[0x010F] == "Maker"
+    assert exif.get_ifd(0x8769)[0x9003] == "2020:02:03 04:05:06"
+
+
 def test_a_photo_without_exif_gets_none(picture: Callable[..., bytes], tmp_path: Path):
     stored = PhotoStore(tmp_path, 2**24, 64).put("2" * 64, parse(picture(0), Limits(), False))
     ab = torch.zeros(1, 2, *stored.working.shape[-2:])

@@ -4,6 +4,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pillow_heif
@@ -180,7 +181,7 @@ def test_32_bit_pixels_are_refused():
     ("dtype", "photometric", "kind"),
     [
         (np.float32, "rgb", "3 x 32 bits, RGB"),
-        (np.uint16, "cielab", "3 x 16 bits, CIELAB"),
+        (np.float32, "cielab", "3 x 32 bits, CIELAB"),
         (">u2", "miniswhite", "1 x 16 bits, MINISWHITE"),
     ],
 )
@@ -190,6 +191,33 @@ def test_a_kind_of_tiff_that_is_not_read_is_named_and_not_called_damaged(dtype, 
     tifffile.imwrite(file, pixels, photometric=photometric, byteorder=">")
     with pytest.raises(Broken, match=f"a TIFF with {kind}, is not read here; save it with 8 or 16 bits"):
         parse(file.getvalue(), LIMITS, False)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_a_lab_tiff_gives_its_lightness_bit_by_bit_and_its_colours(
+    photo: Image.Image, byteorder: Literal["<", ">"]
+):
+    lab = rgb2lab(np.asarray(photo))
+    stored = np.empty(lab.shape, np.uint16)
+    stored[..., 0] = (lab[..., 0] * 655.35).round()
+    stored[..., 1:] = (lab[..., 1:] * 256).round().astype(np.int16).view(np.uint16)
+    file = io.BytesIO()
+    tifffile.imwrite(file, stored.astype(f"{byteorder}u2"), photometric="cielab", byteorder=byteorder)
+    parsed = parse(file.getvalue(), LIMITS, True)
+    assert np.array_equal(parsed.lightness, stored[..., 0])
+    assert not parsed.grey
+    assert parsed.colours is not None
+    assert np.abs(parsed.colours.astype(int) - np.asarray(photo)).max() <= 1
+
+
+def test_a_lab_tiff_obeys_limits_and_may_be_damaged():
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((40, 30, 3), np.uint16), photometric="cielab", compression="zlib")
+    with pytest.raises(TooLarge, match="30 x 40"):
+        parse(file.getvalue(), Limits(most_pixels=1199), False)
+    for cut in range(9, len(file.getvalue()), 7):
+        with pytest.raises((Broken, NotAPhoto)):
+            parse(file.getvalue()[:cut], LIMITS, False)
 
 
 def test_near_grey_is_told(photo: Image.Image):

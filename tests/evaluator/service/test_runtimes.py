@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from evaluator.registry import load_colorizer, load_guide
 from evaluator.service import converted, runtimes
 from evaluator.service.converted import with_graph
 from evaluator.service.runtimes import choose, example
+from evaluator.service.side_by_side import SideBySide, side_by_side
 from trainer import publish
 from trainer.networks import ColorNet, EditNet
 
@@ -68,6 +69,22 @@ def test_a_compiled_network_gives_the_numbers_of_the_graph(colorizer: LoadedColo
     assert set(choice.milliseconds) == {"torch", "torch-compiled"}
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def photos_of(call: Any) -> int:
+    return len(call.args[1][0])
+
+
+def is_side_by_side(call: Any) -> bool:
+    return isinstance(call.args[0]._graph, SideBySide)
+
+
 def test_the_quickest_is_taken(colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch):
     milliseconds = {"slow": 3.0, "quick": 1.0, "middling": 2.0}
     made = {name: with_graph(colorizer, colorizer._graph) for name in milliseconds}
@@ -75,20 +92,68 @@ def test_the_quickest_is_taken(colorizer: LoadedColorizer, monkeypatch: pytest.M
     monkeypatch.setattr(
         runtimes, "RUNTIMES", {name: lambda network, cache, name=name: made[name] for name in made}
     )
-    monkeypatch.setattr(runtimes, "seconds", lambda call, device: times[id(call.args[0])] * len(call.args[1][0]))
+    monkeypatch.setattr(runtimes, "seconds", lambda call, device: times.get(id(call.args[0]), 1) * photos_of(call))
     choice = choose(colorizer, SIZES, list(made))
     assert choice.network is made["quick"]
     assert (choice.runtime, choice.milliseconds) == ("quick", milliseconds)
-    assert choice.batch_gain == pytest.approx(1)
-    assert not choice.gains_by_batches
+    assert (choice.way, choice.most_batch) == ("one by one", 1)
+    assert choice.gains["together"] == pytest.approx(1)
     assert choice.words.startswith("quick (slow 3.0 ms, quick 1.0 ms")
 
 
 def test_a_machine_whose_batches_are_quicker_computes_photos_together(
     colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(runtimes, "seconds", lambda call, device: 1.0 + 0.1 * len(call.args[1][0]))
-    assert choose(colorizer, SIZES, ["torch"]).gains_by_batches
+    def quick_together(call: Any, device: torch.device) -> float:
+        return photos_of(call) if is_side_by_side(call) else 1.0 + 0.1 * photos_of(call)
+
+    monkeypatch.setattr(runtimes, "seconds", quick_together)
+    choice = choose(colorizer, SIZES, ["torch"])
+    assert (choice.way, choice.most_batch) == ("together", None)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_a_machine_whose_cores_are_quicker_alone_computes_photos_side_by_side(
+    colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch, runtime: str
+):
+    monkeypatch.setattr(
+        runtimes, "seconds", lambda call, device: photos_of(call) * (0.9 if is_side_by_side(call) else 1.0)
+    )
+    choice = choose(colorizer, SIZES, [runtime])
+    assert (choice.way, choice.most_batch) == ("side by side", 2)
+    assert choice.gains["side by side"] == pytest.approx(1 / 0.9)
+    for photos in (1, 2, 5):
+        inputs = example(colorizer, 20, 32, photos)
+        right = runtimes._call(colorizer, inputs)
+        assert (runtimes._call(choice.network, inputs) - right).abs().max() <= 1e-5
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_photos_that_occupy_all_cores_have_one_each_and_others_have_all(colorizer: LoadedColorizer):
+    seen: list[tuple[int, int]] = []
+
+    def noted(y: Tensor) -> Tensor:
+        seen.append((len(y), torch.get_num_threads()))
+        return y
+
+    network = side_by_side(with_graph(colorizer, Changed(colorizer._graph, noted)), 2)
+    for photos, expected in ((1, [(1, 2)]), (2, 2 * [(1, 1)]), (3, 3 * [(1, 1)])):
+        seen.clear()
+        assert len(runtimes._call(network, example(colorizer, 32, 32, photos))) == photos
+        assert seen == expected
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_way_with_other_numbers_is_left_out(colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch):
+    def off(network: LoadedColorizer, threads: int) -> LoadedColorizer:
+        return with_graph(network, Changed(network._graph, lambda y: y + 0.01))  # pyright: ignore[reportReturnType]
+
+    monkeypatch.setattr(runtimes, "side_by_side", off)
+    choice = choose(colorizer, SIZES, ["torch"])
+    assert "it differs by 0.01" in choice.skipped["side by side"]
+    assert set(choice.gains) == {"one by one", "together"}
 
 
 def test_one_with_other_numbers_is_left_out(colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
+from evaluator.service.monitoring import Metrics, Monitoring
 from evaluator.service.problems import MEDIA_TYPE, Problem, install
 from evaluator.service.security import (
     MOST_JSON_BYTES,
@@ -176,6 +179,16 @@ def test_the_answer_to_a_client_that_went_away_is_no_error_of_ours():
     answer = Problem(499, "client-gone", "the client closed the connection").response()
     assert answer.status_code == 499
     assert b"Client Closed Request" in answer.body
+
+
+def test_clients_that_went_away_are_counted():
+    metrics = Metrics()
+
+    async def leaves(scope: Scope, receive: Receive, send: Send) -> None:
+        await Problem(499, "client-gone", "the client closed the connection").response()(scope, receive, send)
+
+    TestClient(Monitoring(leaves, metrics)).post("/v1/colorize")
+    assert b'chromaclick_clients_gone_total{route="other"} 1.0' in metrics.text()
 
 
 def test_rates_are_of_each_client_and_fill_up_again():

@@ -3,8 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from evaluator.service.problems import Problem
 from evaluator.service.workers import Workers
@@ -97,3 +99,18 @@ def test_who_waits_longer_than_the_deadline_is_told_to_come_back(gate: Gate):
         assert gate.done == ["first"]
 
     asyncio.run(story())
+
+
+def test_quick_work_has_one_core_and_everything_else_keeps_its_threads():
+    torch.set_num_threads(2)
+
+    async def test() -> list[int]:
+        workers = Workers("the queue", 2, 8, 60.0, one_core=True)
+        found = await asyncio.gather(*[workers.run(torch.get_num_threads) for _ in range(8)])
+        workers.close()
+        return found
+
+    assert asyncio.run(test()) == 8 * [1]
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2

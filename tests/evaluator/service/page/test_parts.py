@@ -81,16 +81,19 @@ def test_popover_follows_its_click(blank: Page):
 def test_suggestion_of_another_photo_or_of_older_clicks_is_not_accepted(blank: Page):
     body = """
         session.open(photo('a'));
+        suggestions.coloured(session.clicks);
         await answer(0);
         session.open(photo('b'));
         suggestions.accept();
         const onAnother = colours();
+        suggestions.coloured(session.clicks);
         await answer(1);
         session.change(c.add(session.clicks, { row: 9, col: 9, hex: '#ffffff' }));
         suggestions.accept();
         suggestions.skip();
         suggestions.nextColour();
         const stale = [colours(), session.skipped];
+        suggestions.coloured(session.clicks);
         await answer(2);
         suggestions.accept();
         return [onAnother, stale, colours()];"""
@@ -98,9 +101,36 @@ def test_suggestion_of_another_photo_or_of_older_clicks_is_not_accepted(blank: P
     assert run(blank, "suggestions", _SUGGESTIONS + body) == outcome
 
 
+def test_a_place_is_asked_for_once_when_the_present_clicks_are_coloured(blank: Page):
+    body = """
+        session.open(photo('a'));
+        const before = session.clicks;
+        session.change(c.add(session.clicks, { row: 9, col: 9, hex: '#ffffff' }));
+        suggestions.coloured(before);
+        const early = sent.length;
+        suggestions.coloured(session.clicks);
+        suggestions.coloured(session.clicks);
+        return [early, sent.map(({ json }) => json.clicks.length)];"""
+    assert run(blank, "suggestions", _SUGGESTIONS + body) == [0, [1]]
+
+
+def test_suggestions_that_are_shown_again_do_not_say_that_there_is_none(blank: Page):
+    body = """
+        session.open(photo('a'));
+        suggestions.coloured(session.clicks);
+        await answer(0);
+        const hidden = () => document.querySelector('#suggestion').hidden;
+        const shown = hidden();
+        suggestions.toggle();
+        suggestions.toggle();
+        return [shown, hidden(), sent.length];"""
+    assert run(blank, "suggestions", _SUGGESTIONS + body) == [False, True, 2]
+
+
 def test_skipped_places_are_told_to_the_server(blank: Page):
     body = """
         session.open(photo('a'));
+        suggestions.coloured(session.clicks);
         await answer(0);
         suggestions.skip();
         return sent.map(({ json }) => json.avoid);"""

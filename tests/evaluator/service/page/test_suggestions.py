@@ -55,3 +55,28 @@ def test_skipped_place_is_not_suggested_again_until_asked_for(page: Page, grey_p
     page.unroute("**/v1/suggest")
     page.click("#show-skipped")
     expect(pulse).to_be_visible()
+
+
+def test_the_next_place_is_asked_for_when_the_colouring_is_there(page: Page, grey_photo: bytes):
+    steps.opened(page, grey_photo, suggestions=True)
+    expect(page.locator("#pulse:not(.stale)")).to_be_visible()
+    order: list[str] = []
+    page.on("request", lambda request: order.append(request.url.rpartition("/")[2]))
+    page.on("requestfinished", lambda request: order.append(request.url.rpartition("/")[2] + " answered"))
+    page.keyboard.press("a")
+    steps.expect_shown(page, 1)
+    expect(page.locator("#pulse:not(.stale)")).to_be_visible()
+    first = [one for one in order if one.startswith(("colorize", "suggest"))][:3]
+    assert first == ["colorize", "colorize answered", "suggest"]
+
+
+def test_a_colouring_that_fails_does_not_take_the_next_place_with_it(page: Page, grey_photo: bytes, watch):
+    steps.opened(page, grey_photo, suggestions=True)
+    expect(page.locator("#pulse:not(.stale)")).to_be_visible()
+    watch.expected = ("500",)
+    problem = {"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": "of this test"}
+    page.route("**/v1/colorize", lambda route: route.fulfill(status=500, json=problem), times=1)
+    with page.expect_request("**/v1/suggest") as request:
+        page.keyboard.press("a")
+    assert len((request.value.post_data_json or {})["clicks"]) == 1
+    expect(page.locator("#pulse:not(.stale)")).to_be_visible()

@@ -1,0 +1,113 @@
+"""The same person in Chromium, on the page: from a click to the picture that the browser has decoded.
+
+Playwright drives it: `pip install playwright`, and Debian's package chromium.
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""Programs to look for."""
+MOST_MILLISECONDS = 60_000
+"""Only a failure takes so long."""
+_FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+_TIMES = """() => {
+    const times = { gesture: null, asked: null, sent: null, done: [] };
+    window.benchmarkTimes = times;
+    addEventListener("keydown", (event) => { times.gesture = event.timeStamp; }, { capture: true });
+    const { fetch, createImageBitmap } = window;
+    window.fetch = (path, ...rest) => {
+        if (path === "/v1/colorize") [times.asked, times.sent] = [times.gesture, performance.now()];
+        return fetch(path, ...rest);
+    };
+    window.createImageBitmap = async (...given) => {
+        const { asked, sent } = times;
+        const picture = await createImageBitmap(...given);
+        if (sent !== null) {
+            const now = performance.now();
+            times.done.push([now - asked, now - sent]);
+            times.asked = times.sent = null;
+        }
+        return picture;
+    };
+}"""
+"""Notes milliseconds from the key, and from the request, to the decoded picture of each colouring."""
+
+
+def chromium() -> str:
+    """The browser's program.
+
+    Raises:
+        ValueError: it, or what drives it, is not installed.
+    """
+    if importlib.util.find_spec("playwright") is None:
+        raise ValueError("--browser needs Playwright, which is not installed; pip install playwright")
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        raise ValueError(f"--browser needs Chromium, but {', '.join(NAMES)} are not here; apt install chromium")
+    return found
+
+
+def click_times(url: str, photo: bytes, clicks: int, warmup: int = 3) -> tuple[list[float], list[float]]:
+    """Play a person who accepts what the page suggests, by its key; seconds of each click.
+
+    The page asks for the next place when a preview is there, and a click waits for the place.
+
+    Args:
+        url: of the service.
+        photo: a JPEG.
+        clicks: that count.
+        warmup: clicks before them.
+
+    Returns:
+        From the key to the decoded picture, and from the request to it.
+
+    Raises:
+        ValueError: see `chromium`.
+        RuntimeError: the page did not show a colouring in time.
+    """
+    with _page(url, photo) as page:
+        for number in range(1, warmup + clicks + 1):
+            page.wait_for_selector("#pulse:not(.stale)")
+            page.keyboard.press("a")
+            _wait_until_shown(page, number)
+        done = page.evaluate("() => window.benchmarkTimes.done")
+    counted = done[-clicks:]
+    if len(done) < warmup + clicks:
+        raise RuntimeError(f"{warmup + clicks} clicks made {len(done)} colourings; the page may have changed")
+    return [gesture / 1000 for gesture, _ in counted], [sent / 1000 for _, sent in counted]
+
+
+@contextmanager
+def _page(url: str, photo: bytes) -> "Iterator[Page]":
+    """The page with the photo's first colours."""
+    program = chromium()
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS, headless=True)
+        try:
+            # So small that the page wants no sharper picture of 1024 pixels after a rest.
+            page = browser.new_context(viewport={"width": 640, "height": 640}).new_page()
+            page.set_default_timeout(MOST_MILLISECONDS)
+            page.add_init_script(f"({_TIMES})()")
+            page.goto(url)
+            page.wait_for_selector("body[data-ready]")
+            page.set_input_files("#file", {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": photo})
+            _wait_until_shown(page, 0)
+            page.evaluate("() => { window.benchmarkTimes.done.length = 0; }")
+            yield page
+        except Error as error:
+            raise RuntimeError(f"in Chromium: {str(error).splitlines()[0]}") from error
+        finally:
+            browser.close()
+
+
+def _wait_until_shown(page: "Page", clicks: int) -> None:
+    page.wait_for_selector(f'#stage[data-shown-clicks="{clicks}"][aria-busy="false"]')
