@@ -89,7 +89,7 @@ def wide(compiled: Compiled, instruction: str) -> int:
     return len(re.findall(rf"\b{instruction}\.global\S*\.v4\.", compiled.ptx))
 
 
-@pytest.mark.parametrize(("capability", "kinds"), [(80, [3]), (90, KINDS)])
+@pytest.mark.parametrize(("capability", "kinds"), [pytest.param(80, [3], marks=pytest.mark.slow), (90, KINDS)])
 def test_hint_size_1_moves_16_bytes_at_a_time_and_spills_nothing(capability: int, kinds: Iterable[int]):
     jobs = [*forward_jobs(capability, LARGEST_BLOCK, 1), *backward_jobs(capability, LARGEST_BLOCK, 1, kinds)]
     for done, compiled in zip(jobs, cross_compile(jobs), strict=True):
