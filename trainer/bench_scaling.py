@@ -11,15 +11,11 @@ compared with.
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,6 +27,7 @@ import tyro
 from kernels.benchmarking import Goal, at_most, interleave, quantiles, report
 from trainer.config import override
 from trainer.presets import PRESETS
+from trainer.running_job import RunningJob, started
 from trainer.scaling import Fabric, Link, Sharing, step_time
 from trainer.scaling_report import measured_section, model_section, update
 from trainer.step_costs import PhaseCost, RecipeCost, count_recipe, count_stages
@@ -38,7 +35,6 @@ from trainer.step_costs import PhaseCost, RecipeCost, count_recipe, count_stages
 ERROR_GOAL = 0.25
 SMALL = 16
 """Bytes of the all-reduce whose time is taken for latency."""
-START_SECONDS, ANSWER_SECONDS, END_SECONDS = 300.0, 600.0, 60.0
 
 
 SHOWN = {
@@ -111,51 +107,6 @@ class Arguments:
         return self.photos * max(self.processes)
 
 
-@dataclass
-class RunningJob:
-    """A job that waits for questions."""
-
-    processes: int
-    running: subprocess.Popen[bytes]
-    errors: Path
-    """What it writes to stderr."""
-    connection: socket.socket
-    lines: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.connection.settimeout(ANSWER_SECONDS)
-        self.lines = self.connection.makefile("rw")
-
-    def ask(self, question: str, **words: Any) -> Any:
-        """Ask the job's processes, and wait for their answer.
-
-        Raises:
-            RuntimeError: the job died or does not answer, with the end of its errors.
-        """
-        try:
-            self.lines.write(json.dumps({"ask": question, **words}) + "\n")
-            self.lines.flush()
-            answer = self.lines.readline()
-        except OSError as error:
-            raise RuntimeError(
-                f"{self.processes} processes: {error} at {question}\n{tail(self.errors)}"
-            ) from error
-        if not answer:
-            raise RuntimeError(f"{self.processes} processes died at {question}\n{tail(self.errors)}")
-        return json.loads(answer)
-
-    def end(self) -> None:
-        """Let the processes leave their group in peace."""
-        self.lines.write("null\n")
-        self.lines.flush()
-        self.running.wait(END_SECONDS)
-
-
-def tail(file: Path, lines: int = 30) -> str:
-    """The last lines of a file."""
-    return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
-
-
 def command(processes: int, arguments: Arguments, address: Path) -> list[str]:
     """How one job is started: as `launch/README.md` says."""
     several = ("--multi_gpu", "--main_process_port", "0") if processes > 1 else ()
@@ -168,50 +119,9 @@ def command(processes: int, arguments: Arguments, address: Path) -> list[str]:
     ]
 
 
-@contextmanager
-def started(processes: int, arguments: Arguments, folder: Path) -> Iterator[RunningJob]:
-    """Start a job, and end it with all of its processes.
-
-    Raises:
-        RuntimeError: it did not start.
-    """
-    address, errors = folder / f"{processes}.socket", folder / f"{processes}.errors"
-    cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
-    environment = {**os.environ, **cpu, "OMP_NUM_THREADS": str(arguments.threads)}
-    with socket.socket(socket.AF_UNIX) as server, errors.open("wb") as stderr:
-        server.bind(str(address))
-        server.listen(1)
-        server.settimeout(1)
-        running = subprocess.Popen(
-            command(processes, arguments, address),
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            start_new_session=True,
-        )
-        try:
-            job = RunningJob(processes, running, errors, _accept(server, running, errors))
-            yield job
-            job.end()
-        finally:
-            _kill(running)
-
-
-def _accept(server: socket.socket, running: subprocess.Popen[bytes], errors: Path) -> socket.socket:
-    for _ in range(int(START_SECONDS)):
-        try:
-            return server.accept()[0]
-        except TimeoutError:
-            if running.poll() is not None:
-                raise RuntimeError(f"a job ended with code {running.returncode}\n{tail(errors)}") from None
-    raise RuntimeError(f"a job did not start in {START_SECONDS:.0f} s\n{tail(errors)}")
-
-
-def _kill(running: subprocess.Popen[bytes]) -> None:
-    """End what is left of a job: its session holds all of its processes."""
-    if running.poll() is None:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+def started_as(processes: int, arguments: Arguments, folder: Path) -> AbstractContextManager[RunningJob]:
+    """A job as the arguments want it."""
+    return started(processes, partial(command, processes, arguments), arguments.threads, folder)
 
 
 def check(jobs: Mapping[int, RunningJob]) -> None:
@@ -324,7 +234,7 @@ def run(arguments: Arguments) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         jobs = {
-            processes: stack.enter_context(started(processes, arguments, Path(folder)))
+            processes: stack.enter_context(started_as(processes, arguments, Path(folder)))
             for processes in arguments.processes
         }
         about = jobs[1].ask("describe")

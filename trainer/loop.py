@@ -1,12 +1,10 @@
 """The training loop, written once: stages of a recipe, batch by batch, resumable at any step."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from evaluator.photos.manifest import ShardError
 from evaluator.protocol import Results
@@ -15,23 +13,16 @@ from trainer.checkpoints import Checkpoints
 from trainer.config import Config
 from trainer.console import Screen, StageDisplay
 from trainer.data.batch import Batch, Loader
-from trainer.engines import Cluster, Engine, backward, borrow, share_gradients, train
+from trainer.engines import Cluster, Engine, borrow, train
 from trainer.headlines import first_losses, headline
 from trainer.interrupts import StopRequest
 from trainer.perceptual import Perceptual
-from trainer.recipes import Phase, Recipe, Stage, Step, Term
+from trainer.progress import Progress
+from trainer.recipes import Recipe, Stage, Step
 from trainer.scene import Scene, lab_converter, prepare_scene
-from trainer.schedules import learning_rate
+from trainer.update import Update
 from trainer.validation import Validation
 from trainer.watch import Watch
-
-SCALER_PATIENCE = 20
-"""fp16's loss scaler finds its scale by overflowing: so many steps in a row may be that."""
-
-
-class TrainingBroke(RuntimeError):
-    """The loss was not finite too often in a row."""
-
 
 AfterValidation = Callable[["Training", Stage], bool | None]
 """Hears of each stage after its validation and checkpoint, on every rank; True, on every rank, stops."""
@@ -47,26 +38,6 @@ class Metrics(Protocol):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Note values at a number of photos seen."""
-
-
-@dataclass
-class Progress:
-    """All state of the loop beside the networks'; saved and restored whole."""
-
-    stage: int = 0
-    """Index of the present stage."""
-    stage_images: int = 0
-    """Photos seen in this stage."""
-    images_seen: int = 0
-    """Photos seen in the whole training: the position in the stream that every random draw depends on."""
-    skipped_steps: int = 0
-    """Steps that were left out because a loss or gradient was not finite."""
-    broken_in_row: dict[str, int] = field(default_factory=dict)
-    """The latest of those in each phase, without a good step of that phase between."""
-    skipped_photos: int = 0
-    """Unreadable photos that all readers have replaced."""
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """Validation metrics after each stage, with images_seen."""
 
 
 @dataclass
@@ -94,14 +65,7 @@ class Training:
         self.watch = Watch(self.config, self.cluster, self.engines, self.screen)
         self._to_lab = lab_converter(compiled=self.config.engine.compile)
         self._refuse_joint_phases()
-        local = self.config.data.batch_size // self.cluster.world_size
-        self._micro_batch = self.config.engine.micro_batch or local
-        if local % self._micro_batch:
-            raise ValueError(
-                f"engine.micro_batch is {self._micro_batch}, but each process has {local} photos of a batch "
-                f"(data.batch_size {self.config.data.batch_size} over {self.cluster.world_size}); give a divisor "
-                f"of {local}, or another data.batch_size"
-            )
+        self._update = Update(self.config, self.cluster, self.watch, self.screen)
 
     def _refuse_joint_phases(self) -> None:
         joint = [phase for stage in self.recipe.stages for phase in stage.phases if len(phase.trains) > 1]
@@ -179,7 +143,7 @@ class Training:
                 "engines": engines,
                 "run_id": self.run_id,
                 "data": self._conditions(),
-                "micro_batch": self._micro_batch,
+                "micro_batch": self._update.micro_batch,
             }
             try:
                 self.checkpoints.save(state, self.progress.images_seen, self.progress.stage)
@@ -209,10 +173,11 @@ class Training:
             raise ValueError(
                 f"cannot continue in the middle of an epoch: {'; '.join(sorted(changed))}; start with the same"
             )
-        before = state.get("micro_batch", self._micro_batch)
-        if before != self._micro_batch:
+        now = self._update.micro_batch
+        before = state.get("micro_batch", now)
+        if before != now:
             self.screen.warn(
-                f"batch norm sees groups of {self._micro_batch} photos from now on, and saw {before} before; "
+                f"batch norm sees groups of {now} photos from now on, and saw {before} before; "
                 f"--engine.micro-batch {before} would go on as before"
             )
         self.progress = Progress(**{item.name: state["progress"][item.name] for item in fields(Progress)})
@@ -260,7 +225,7 @@ class Training:
             with train(list(trained.values())), borrow(lent) as modules:
                 networks = {**trained, **dict(zip(phase.borrows, modules, strict=True))}
                 step = Step(self.config, scene, networks, self.progress.images_seen, progress, self.perceptual)
-                values, stop_now = self._update(phase, list(trained.values()), step, skipped, stop)
+                values, stop_now = self._update(phase, list(trained.values()), step, self.progress, skipped, stop)
                 skipped = 0
             logged |= {f"{phase.name}/{name}": value for name, value in values.items()}
             stopping |= stop_now
@@ -272,69 +237,6 @@ class Training:
         first = self.progress.images_seen + self.cluster.rank * local
         keys = sample_keys(self.config.seed, first, local, self.cluster.device)
         return prepare_scene(batch.rgb.to(self.cluster.device, non_blocking=True), keys, self._to_lab)
-
-    def _update(
-        self, phase: Phase, trained: list[Engine], step: Step, skipped: int, stop: StopRequest
-    ) -> tuple[dict[str, float], bool]:
-        """One optimizer step, unless a loss or gradient is not finite on some rank; all ranks decide alike."""
-        values = self._accumulate(trained, phase, step)
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        with self.watch.waiting():
-            verdict = self.cluster.agree(finite=not broken, stop=stop.signal_name is not None, skipped=skipped)
-        self.progress.skipped_photos += verdict.skipped
-        norms: dict[str, float] = {}
-        if verdict.finite:
-            norms = {engine.name: engine.clip() for engine in trained}
-            broken = [f"gradient of {name}" for name, norm in norms.items() if not math.isfinite(norm)]
-        if not verdict.finite or broken:
-            for engine in trained:
-                engine.undo(clipped=bool(norms))
-            self._skip(phase, trained, [name for names in self.cluster.gather(broken) for name in names])
-            return {}, verdict.stop
-        lr = learning_rate(step.progress, phase.lr, phase.lr * self.config.optimizer.floor)
-        for engine in trained:
-            engine.step(lr)
-        self.progress.broken_in_row[phase.name] = 0
-        gradients = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
-        return self.cluster.mean({**values, **gradients, "lr": lr}), verdict.stop
-
-    def _accumulate(self, trained: list[Engine], phase: Phase, step: Step) -> dict[str, float]:
-        """Add up the gradients of the batch's micro-batches; the mean of each of the loss' terms.
-
-        A loss that is not finite goes through its backward too, for the other ranks wait in theirs.
-        """
-        for engine in trained:
-            engine.begin()
-        scenes = step.scene.split(self._micro_batch)
-        sums: dict[str, Tensor] = {}
-        for index, scene in enumerate(scenes, start=1):
-            last = index == len(scenes)
-            with share_gradients(trained, last):
-                terms = phase.loss(replace(step, scene=scene))
-                backward(total(terms) / len(scenes), trained)
-            for name, term in terms.items():
-                value = term.value.detach()
-                sums[name] = sums[name] + value if name in sums else value
-            if not last:
-                for engine in trained:
-                    engine.end_of_micro_batch()
-        means = (torch.stack(list(sums.values())) / len(scenes)).tolist()
-        return dict(zip(sums, means, strict=True))
-
-    def _skip(self, phase: Phase, trained: list[Engine], broken: list[str]) -> None:
-        """Count a step that was left out; stop after several in a row."""
-        self.progress.skipped_steps += 1
-        in_row = self.progress.broken_in_row[phase.name] = self.progress.broken_in_row.get(phase.name, 0) + 1
-        names = ", ".join(sorted(set(broken)))
-        self.screen.warn(f"{phase.name}: {names} not finite at photo {self.progress.images_seen}; step skipped")
-        patience = self.config.optimizer.patience
-        if any(engine.scales_loss for engine in trained):
-            patience = max(patience, SCALER_PATIENCE)
-        if in_row >= patience:
-            raise TrainingBroke(
-                f"{names} was not finite in {in_row} steps in a row, last in phase {phase.name} at photo "
-                f"{self.progress.images_seen}; lower the learning rate, or use engine.precision fp32"
-            )
 
     def _report(self, stage: Stage, display: StageDisplay, losses: Mapping[str, float]) -> None:
         progress = self.progress
@@ -400,11 +302,6 @@ class Training:
         trained = {name for phase in phases for name in phase.trains}
         with self.watch.validating():
             return self.validation.measure(self.cluster, self.recipe, self.engines, trained, self.watch.dog)
-
-
-def total(terms: Mapping[str, Term]) -> Tensor:
-    """The weighted sum that a step minimises."""
-    return torch.stack([term.value * term.weight for term in terms.values() if term.weight]).sum()
 
 
 def build_engines(config: Config, recipe: Recipe, cluster: Cluster) -> dict[str, Engine]:

@@ -16,7 +16,7 @@ from trainer.engines import Cluster
 from trainer.hooks import Hooks
 from trainer.interrupts import StopRequest
 from trainer.locks import NO_LOCKS, Lock
-from trainer.loop import Training, TrainingBroke
+from trainer.loop import Training
 from trainer.metrics_file import FILE as METRICS_FILE
 from trainer.metrics_file import MetricsFile
 from trainer.null_tracker import NullTracker, Place
@@ -29,6 +29,7 @@ from trainer.runs import RunFolder, lock_run, open_run
 from trainer.traces import FOLDER as TRACES
 from trainer.traces import Traces
 from trainer.tracking import open_tracker
+from trainer.update import TrainingBroke
 
 BROKEN = (TrainingBroke, ShardError, OSError)
 """What a training raises when it cannot go on; its state is in the latest checkpoint."""

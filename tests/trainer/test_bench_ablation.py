@@ -9,22 +9,8 @@ import torch
 from kernels.noise import sample_keys
 from tests.trainer.small_training import small_config
 from trainer import bench_ablation
-from trainer.bench_ablation import (
-    COMPILE,
-    FUSED,
-    GRAPHS,
-    HALF,
-    LAB,
-    LAST_ONLY,
-    Variant,
-    ablate,
-    compare,
-    flops_of,
-    largest_batch,
-    last_only,
-    missing,
-    peak_flops,
-)
+from trainer.bench_ablation import ablate, compare, flops_of, largest_batch, peak_flops
+from trainer.fast_path import COMPILE, FUSED, GRAPHS, HALF, LAB, LAST_ONLY, Variant, last_only, missing
 from trainer.pingpong import COLOR, guided_clicks_loss, pingpong
 from trainer.recipes import Step
 from trainer.scene import prepare_scene

@@ -15,7 +15,6 @@ from trainer import bench_scaling, scaling_job
 from trainer.bench_scaling import (
     Arguments,
     Kind,
-    RunningJob,
     check,
     goals,
     kinds,
@@ -23,8 +22,8 @@ from trainer.bench_scaling import (
     main,
     predict,
     row,
-    tail,
 )
+from trainer.running_job import RunningJob, tail
 from trainer.scaling import Link
 from trainer.scaling_job import Job, JobArguments, union
 from trainer.step_costs import Gradient, PhaseCost

@@ -13,10 +13,11 @@ from tests.trainer.small_training import Recorder, build, small_config
 from trainer.config import override
 from trainer.engines import Engine
 from trainer.interrupts import StopRequest
-from trainer.loop import Training, TrainingBroke
+from trainer.loop import Training
 from trainer.pingpong import pingpong
 from trainer.presets import PRESETS
 from trainer.recipes import Phase, Recipe, Stage, Step, Term
+from trainer.update import TrainingBroke
 
 
 class OneConv(nn.Module):

@@ -13,9 +13,10 @@ from tests.trainer.small_training import small_config
 from trainer.checkpoints import Checkpoints
 from trainer.config import flatten
 from trainer.hooks import Hooks
-from trainer.loop import Training, TrainingBroke
+from trainer.loop import Training
 from trainer.null_tracker import NullTracker
 from trainer.runs import start_run
+from trainer.update import TrainingBroke
 from tuner.measures import MEASURES
 from tuner.trial import TRIALS, Leg, Setup, _train, next_leg, trial_config
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from evaluator import bench_browser, bench_service
+from evaluator import bench_browser, bench_service, bench_soak
+from evaluator.bench_people import Measured
 from evaluator.bench_server import Server, memory_of
-from evaluator.bench_service import Arguments, Measured, main, soak
+from evaluator.bench_service import Arguments, main
+from evaluator.bench_soak import soak
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def players(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         finally:
             gone.append(seed)
 
-    monkeypatch.setattr(bench_service, "_use", use)
+    monkeypatch.setattr(bench_soak, "_use", use)
     return gone
 
 
@@ -59,7 +61,7 @@ class Growing(Server):
 
 def soaked(stop_after: int) -> tuple[list[dict[str, Any]], list[Any]]:
     """A soak whose server grows by 10 MiB at each part, and is stopped by Ctrl-C at one."""
-    return asyncio.run(soak(Arguments(soak="0.12s", soak_people=2), Growing(stop_after), b""))
+    return asyncio.run(soak(Arguments(soak="0.12s").soak_minutes, 2, Growing(stop_after), b""))
 
 
 def test_a_soak_that_is_stopped_has_its_result_so_far(players: list[int], capsys: pytest.CaptureFixture[str]):
