@@ -19,7 +19,7 @@ from trainer.bench_training import LOSS_TOLERANCE, PROGRESS
 from trainer.config import Config, override
 from trainer.data.batch import Batch
 from trainer.data.embedded import EmbeddedLoader
-from trainer.fast_path import LAST_ONLY, PARTS, Part, Variant, last_only, make, missing
+from trainer.fast_path import COMPILE, GRAPHS, LAST_ONLY, PARTS, Part, Variant, last_only, make, missing
 from trainer.perceptual import Perceptual
 from trainer.pingpong import COLOR, pingpong
 from trainer.recipes import Step
