@@ -65,7 +65,11 @@ async def _use(client: httpx.AsyncClient, content: bytes, seed: int, ends: float
     """One person after the other: a photo of their own, some clicks, a file."""
     draw = random.Random(seed)
     while time.monotonic() < ends:
-        person = Person(client, await send(client, _varied(content, draw.randrange(2**31))), draw.randrange(2**31))
+        photo = await _sent(client, _varied(content, draw.randrange(2**31)), measured)
+        if photo is None:
+            await asyncio.sleep(draw.uniform(0.1, 1.0))
+            continue
+        person = Person(client, photo, draw.randrange(2**31))
         for _ in range(draw.randrange(5, 25)):
             if time.monotonic() > ends:
                 return
@@ -75,6 +79,17 @@ async def _use(client: httpx.AsyncClient, content: bytes, seed: int, ends: float
                 await person.suggestions(measured)
             await asyncio.sleep(draw.uniform(0.1, 1.0))
         await person.export(measured)
+
+
+async def _sent(client: httpx.AsyncClient, content: bytes, measured: Measured) -> dict[str, Any] | None:
+    """What the service knows of the photo; None where it did not take it, which is counted."""
+    try:
+        return await send(client, content)
+    except httpx.HTTPStatusError as error:
+        measured.statuses.append(error.response.status_code)
+    except httpx.HTTPError:
+        measured.statuses.append(0)
+    return None
 
 
 def _varied(content: bytes, seed: int) -> bytes:

@@ -1,8 +1,12 @@
 """Programs on PATH that stand in for a cluster's own and write down how they were called."""
 
 import os
-from collections.abc import Mapping
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 NOTE = 'printf "%s\\n" "$(basename "$0") $*" >> "$CALLS"\n'
 
@@ -26,3 +30,22 @@ def calls(folder: Path) -> list[str]:
     """How the stubs were called, in order."""
     file = folder / "calls"
     return file.read_text().splitlines() if file.exists() else []
+
+
+@contextmanager
+def session(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process with text pipes that takes all of its descendants with it when the block fails."""
+    with subprocess.Popen(command, text=True, start_new_session=True, **options) as process:
+        try:
+            yield process
+        except BaseException:
+            with suppress(ProcessLookupError):  # also when the first process is gone, and others are not
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def finished(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+    """What a command wrote; it and its descendants are killed where it takes longer than a quarter of an hour."""
+    with session(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        out, errors = process.communicate(timeout=900)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
-from tests.launch_stubs import NOTE, calls, environment, write_stubs
+from tests.launch_stubs import NOTE, calls, environment, session, write_stubs
 from trainer.main import parse
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def test_each_node_gets_one_launcher_and_its_own_rank(tmp_path: Path):
     launcher = words[words.index("accelerate", words.index('"$@"')) + 1 :]
     parsed = launch_command_parser().parse_args(launcher)
     assert (parsed.num_machines, parsed.num_processes) == (2, 16)
-    assert (parsed.main_process_ip, parsed.main_process_port) == ("n1", 10000 + 1234567 % 20000)
+    assert (parsed.main_process_ip, parsed.main_process_port) == ("n1", 20000 + 1234567 % 12768)
     assert (ROOT / parsed.config_file).is_file()
     assert 'accelerate launch --machine_rank "$SLURM_NODEID"' in " ".join(words)
     assert parsed.training_script == "trainer/main.py"
@@ -100,12 +100,25 @@ def test_tasks_of_an_array_differ_in_port_name_and_seed(tmp_path: Path):
         subprocess.run(["bash", SCRIPT], env=environment(folder, **JOB | array), check=True)
         words = started(folder)
         found.append([after(words, option) for option in ("--main_process_port", "--run.name", "--seed")])
-    assert found == [["10070", "coco-70-0", "0"], ["10071", "coco-70-1", "1"]]
+    assert found == [["20070", "coco-70-0", "0"], ["20071", "coco-70-1", "1"]]
 
 
 def test_a_name_of_ones_own_stays(tmp_path: Path):
     run(tmp_path, "--run.name", "mine")
     assert started(tmp_path).count("--run.name") == 1
+
+
+def test_a_name_that_an_array_would_share_is_refused(tmp_path: Path):
+    write_stubs(tmp_path, STUBS)
+    array = {"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "1"}
+    done = subprocess.run(
+        ["bash", SCRIPT, "--run.name=mine"],
+        env=environment(tmp_path, **JOB | array),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "all tasks of the array would be one run; leave it out" in done.stderr
 
 
 def test_one_process_is_started_without_a_launcher_that_would_die_of_the_signal(tmp_path: Path):
@@ -127,9 +140,7 @@ def test_the_exit_code_is_the_trainings(tmp_path: Path):
 
 def run_and_signal(variables: dict[str, str], number: signal.Signals) -> tuple[int, str]:
     """Exit code and error output of the script, which gets a signal once its tasks train."""
-    with subprocess.Popen(
-        ["bash", SCRIPT], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as script:
+    with session(["bash", SCRIPT], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as script:
         assert script.stdout is not None
         assert script.stdout.readline() == "ready\n"
         script.send_signal(number)

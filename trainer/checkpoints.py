@@ -4,6 +4,7 @@ A checkpoint is a folder `<photos seen>-<stage>` with one file. It is written un
 disk, and renamed; only whole ones ever carry the final name.
 """
 
+import logging
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ import torch
 STATE_FILE = "state.pt"
 _NAME = re.compile(r"(\d{12,})-(\d{3,})")
 _UNFINISHED = ".unfinished-"
+_log = logging.getLogger("chromaclick")
 
 
 class Checkpoints:
@@ -71,8 +73,17 @@ class Checkpoints:
         return read_state(whole[-1]) if whole else None
 
     def _drop_old(self) -> None:
+        """Out of the way first, as half of one must not be taken for a whole one.
+
+        What cannot be removed, because a file server's other reader has it open, say, costs no training: it is
+        tried again before the next checkpoint.
+        """
         for path in self.list()[: -self._keep]:
-            shutil.rmtree(path)
+            try:
+                path.rename(path.with_name(f"{_UNFINISHED}{path.name}"))
+            except OSError as error:
+                _log.warning("the old checkpoint %s cannot be removed: %s", path, error)
+        self._drop_unfinished()
 
     def _drop_unfinished(self) -> None:
         for path in self.folder.glob(f"{_UNFINISHED}*"):

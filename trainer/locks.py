@@ -1,7 +1,7 @@
 """Locks on files of the work folder; the system frees one when its process ends, however it ends.
 
 They are `flock`s. Linux passes them to the server of an NFS (a machine that vanished keeps its own until its
-lease ends, 90 s by default) and Lustre needs the mount option `flock`; none of that was tried here. `localflock`
+lease ends, 90 s by default: `trainer.runs.Claim` waits for it) and Lustre needs the mount option `flock`; none of that was tried here. `localflock`
 and NFS's `local_lock` see the processes of one machine only.
 """
 
@@ -28,6 +28,11 @@ _held: set[IO[str]] = set()
 class Busy(ValueError):
     """Another process has the lock; the message says which one."""
 
+    def __init__(self, holder: str, host: str) -> None:
+        super().__init__(holder)
+        self.host = host
+        """The machine of that process; empty where it is unknown."""
+
 
 class Lock:
     """One file's lock."""
@@ -52,9 +57,9 @@ class Lock:
                 time.sleep(_A_LOOK_S)
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(file)
+            holder, host = _holder(file)
             file.close()
-            raise Busy(holder) from None
+            raise Busy(holder, host) from None
         except OSError:
             file.close()
             raise
@@ -110,20 +115,21 @@ def who_has(path: Path) -> str:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _holder(file)
+            return _holder(file)[0]
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
     return ""
 
 
-def _holder(file: IO[str]) -> str:
+def _holder(file: IO[str]) -> tuple[str, str]:
+    """The holder in words, and its machine."""
     file.seek(0)
     try:
         found = json.loads(file.read())
-        return f"process {found['pid']} on {found['host']}, since {found['since']}"
+        return f"process {found['pid']} on {found['host']}, since {found['since']}", str(found["host"])
     except (ValueError, KeyError, TypeError):  # it has taken it this very moment
-        return "a process that has just begun"
+        return "a process that has just begun", ""
 
 
 def _now() -> str:

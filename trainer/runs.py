@@ -1,7 +1,9 @@
 """The work folder: one folder per run, with its config, checkpoints, pictures and results."""
 
 import json
+import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -9,10 +11,11 @@ from pathlib import Path
 from evaluator.atomic import write_atomically
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, flatten
-from trainer.locks import Busy, Lock, who_has
+from trainer.locks import NO_LOCKS, Busy, Lock, who_has
 
 CONFIG_FILE, RESULTS_FILE, LOCK_FILE = "config.json", "results.json", "lock"
 _OR_START = "--resume-or-start --run.name"
+_BETWEEN_TRIES_S = 2.0
 _RUNNING = "is being trained already ({}); wait for it or stop it, or give another --run.name"
 # Settings that may change between a run and its continuation: they say where and how, not what. Of another
 # micro-batch, which changes batch norm's groups as other numbers of processes do, the training gives notice.
@@ -83,22 +86,74 @@ class OpenedRun:
     """It came to its end: there is nothing left to do."""
 
 
-def open_run(config: Config, *, resume: bool, or_start: bool = False) -> OpenedRun:
+class Claim:
+    """Keeps other processes from training a run; on the main process.
+
+    Args:
+        warn: hears of file systems without locks, and of a wait.
+        patience: seconds to wait for a holder on another machine. One that vanished keeps its locks for a while.
+    """
+
+    def __init__(self, warn: Callable[[str], None], patience: float = 0.0) -> None:
+        self._warn, self._patience = warn, patience
+        self._lock: Lock | None = None
+
+    def take(self, folder: RunFolder) -> None:
+        """Have the run for as long as `release` is not called.
+
+        Raises:
+            ValueError: another process trains it.
+        """
+        lock, late = Lock(folder.lock), time.monotonic() + self._patience
+        waits = False
+        while True:
+            try:
+                lock.take()
+                break
+            except Busy as error:
+                if error.host in ("", socket.gethostname()) or time.monotonic() >= late:
+                    raise ValueError(f"run {folder.path} {_RUNNING.format(error)}") from None
+                if not waits:
+                    self._warn(f"run {folder.path} belongs to {error}: waiting {self._patience:g} s at most")
+                waits = True
+                time.sleep(_BETWEEN_TRIES_S)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                self._warn(
+                    f"the file system of {folder.path} has no locks ({error.strerror}): nothing keeps a second "
+                    "job out of this run"
+                )
+                break
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._lock:
+            self._lock.release()
+
+
+def open_run(
+    config: Config, *, resume: bool, or_start: bool = False, claim: Callable[[RunFolder], None] = lambda _: None
+) -> OpenedRun:
     """Find the run to continue, or make the folder of a new one.
 
     Args:
         config: of the training.
         resume: continue the newest unfinished run with this config.
         or_start: continue the run of this name where there is one, else start it.
+        claim: called with the run's folder before a config is written there, or one by that name is compared.
 
     Raises:
         ValueError: there is no run to continue, a new one cannot have this name, or it has other settings.
     """
     if or_start:
-        return find_or_start_run(config)
+        return find_or_start_run(config, claim)
     if resume:
-        return OpenedRun(folder=find_run(config), resumed=True)
-    return OpenedRun(folder=start_run(config), made=True)
+        folder = find_run(config)
+        claim(folder)
+        return OpenedRun(folder=folder, resumed=True)
+    return OpenedRun(folder=start_run(config, claim), made=True)
 
 
 def as_json(config: Config) -> dict[str, object]:
@@ -106,27 +161,28 @@ def as_json(config: Config) -> dict[str, object]:
     return json.loads(json.dumps(flatten(config)))
 
 
-def start_run(config: Config, *, again: bool = False) -> RunFolder:
-    """Make the folder of a new run and write its config.
-
-    Args:
-        config: of the training.
-        again: the folder may be there, without a config: its start was killed.
+def start_run(config: Config, claim: Callable[[RunFolder], None] = lambda _: None) -> RunFolder:
+    """Make the folder of a new run and write its config; `claim` as in `open_run`.
 
     Raises:
         ValueError: a run of that name exists.
     """
     path = Path(config.run.work) / (config.run.name or _unused_name(config))
+    there = RunFolder(path)
     try:
-        path.mkdir(parents=True, exist_ok=again)
+        path.mkdir(parents=True)
     except FileExistsError:
-        there = RunFolder(path)
         go_on = "--resume to continue it" if there.has_checkpoint else f"{_OR_START} {path.name} to begin it again"
         holder = who_has(there.lock)
         why = _RUNNING.format(holder) if holder else f"exists; give another --run.name, or {go_on}"
         raise ValueError(f"run {path} {why}") from None
-    write_atomically(path / CONFIG_FILE, json.dumps(as_json(config), indent=1).encode())
-    return RunFolder(path)
+    claim(there)
+    _write_config(there, config)
+    return there
+
+
+def _write_config(folder: RunFolder, config: Config) -> None:
+    write_atomically(folder.path / CONFIG_FILE, json.dumps(as_json(config), indent=1).encode())
 
 
 def _unused_name(config: Config) -> str:
@@ -134,18 +190,6 @@ def _unused_name(config: Config) -> str:
     name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(name for name in numbered if not (Path(config.run.work) / name).exists())
-
-
-def lock_run(folder: RunFolder, lock: Lock) -> None:
-    """Keep other processes from training this run for as long as `lock` is held.
-
-    Raises:
-        ValueError: another process trains it.
-    """
-    try:
-        lock.take()
-    except Busy as error:
-        raise ValueError(f"run {folder.path} {_RUNNING.format(error)}") from None
 
 
 def find_run(config: Config) -> RunFolder:
@@ -176,10 +220,11 @@ def find_run(config: Config) -> RunFolder:
     raise ValueError("nothing to resume with these settings:\n  " + "\n  ".join(reasons[:5]))
 
 
-def find_or_start_run(config: Config) -> OpenedRun:
+def find_or_start_run(config: Config, claim: Callable[[RunFolder], None] = lambda _: None) -> OpenedRun:
     """The run of this name: a new one, or the one that an earlier start of the same command has left.
 
-    One that ended before its first checkpoint begins again in its folder.
+    One that ended before its first checkpoint begins again in its folder. Starts at the same time, of an array of
+    jobs, say, meet at `claim`, so that the config is that of the one that trains.
 
     Raises:
         ValueError: no name is given, or the run was started with other settings.
@@ -187,9 +232,13 @@ def find_or_start_run(config: Config) -> OpenedRun:
     if not config.run.name:
         raise ValueError("--resume-or-start goes on with the run of one name; give --run.name too")
     folder = RunFolder(Path(config.run.work) / config.run.name)
+    made = not folder.path.exists()  # a folder that was there is somebody's: a batch job's log, or notes
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if not folder.is_finished:
+        claim(folder)
     if not (folder.path / CONFIG_FILE).exists():
-        made = not folder.path.exists()  # a folder that was there is somebody's: a batch job's log, or notes
-        return OpenedRun(folder=start_run(config, again=True), made=made)
+        _write_config(folder, config)
+        return OpenedRun(folder=folder, made=made)
     if differences := folder.differences(config):
         raise ValueError(
             f"run {folder.path} was started with other settings: {'; '.join(differences[:3])}; "

@@ -15,7 +15,6 @@ from trainer.config import Config, flatten
 from trainer.engines import Cluster
 from trainer.hooks import Hooks
 from trainer.interrupts import StopRequest
-from trainer.locks import NO_LOCKS, Lock
 from trainer.loop import Training
 from trainer.metrics_file import FILE as METRICS_FILE
 from trainer.metrics_file import MetricsFile
@@ -25,12 +24,14 @@ from trainer.parts import WRONG_INPUT, Parts, on_main
 from trainer.pingpong import pingpong
 from trainer.presets import without_effect
 from trainer.pretraining import find_or_pretrain
-from trainer.runs import RunFolder, lock_run, open_run
+from trainer.runs import Claim, RunFolder, open_run
 from trainer.traces import FOLDER as TRACES
 from trainer.traces import Traces
 from trainer.tracking import open_tracker
 from trainer.update import TrainingBroke
 
+VANISHED_S = 150.0
+"""A run is waited for whose machine may have vanished: NFS frees its locks after its lease, 90 s by default."""
 BROKEN = (TrainingBroke, ShardError, OSError)
 """What a training raises when it cannot go on; its state is in the latest checkpoint."""
 
@@ -50,8 +51,8 @@ class Session:
     training: Training
     folder: RunFolder
     tracker: NullTracker
-    lock: Lock
-    """Of the run's folder; held on the main process."""
+    claim: Claim
+    """To the run's folder; held on the main process."""
 
     @classmethod
     def open(
@@ -74,14 +75,19 @@ class Session:
         parts = Parts.of(config, quiet=hooks.quiet, metrics=hooks.metrics)
         cluster = parts.cluster
         start = None if resume or or_start else _beginning(parts, hooks)
-        opened = on_main(cluster, lambda: open_run(config, resume=resume, or_start=or_start))
+        claim = Claim(parts.screen.warn, min(VANISHED_S, config.engine.timeout))
+        try:
+            opened = on_main(cluster, lambda: open_run(config, resume=resume, or_start=or_start, claim=claim.take))
+        except WRONG_INPUT:
+            claim.release()
+            raise
         folder = opened.folder
         if opened.finished:
             parts.screen.say(f"run {folder.path} is finished: nothing is left to do")
+            claim.release()
             parts.loader.close()
             cluster.close()
             raise AlreadyFinished
-        lock = _claim(parts, folder)
         try:
             checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
             # From the main process to all: with a work folder per machine the others have no checkpoint.
@@ -97,10 +103,10 @@ class Session:
         except WRONG_INPUT:
             if cluster.is_main and opened.made:
                 shutil.rmtree(folder.path)  # nothing was made yet
-            lock.release()
+            claim.release()
             raise
         training.metrics, training.run_id = tracker, tracker.run_id
-        session = cls(training, folder, tracker, lock)
+        session = cls(training, folder, tracker, claim)
         session._watch()
         session._introduce(parts, hooks, resumed=opened.resumed)
         return session
@@ -151,7 +157,7 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.training.loader.close()
-        self.lock.release()
+        self.claim.release()
         if kind is not None:
             self.tracker.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
             return  # other ranks may wait in a collective: let the launcher end them
@@ -214,25 +220,6 @@ class Session:
             screen.warn(f"validating on {len(training.validation.photos)} photos: there are no more")
         for note in (*without_effect(config), *cluster.without_effect(config.engine)):
             screen.warn(note)
-
-
-def _claim(parts: Parts, folder: RunFolder) -> Lock:
-    """Let no other job train this run meanwhile; held on the main process."""
-    lock = Lock(folder.lock)
-
-    def claim() -> None:
-        try:
-            lock_run(folder, lock)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            parts.screen.warn(
-                f"the file system of {folder.path} has no locks ({error.strerror}): nothing keeps a second job "
-                "out of this run"
-            )
-
-    on_main(parts.cluster, claim)
-    return lock
 
 
 def exit_code(finished: bool) -> int:

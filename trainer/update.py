@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainer.config import Config
 from trainer.console import Screen
-from trainer.engines import Cluster, Engine, backward, share_gradients
+from trainer.engines import Cluster, Engine, Verdict, backward, share_gradients
 from trainer.interrupts import StopRequest
 from trainer.progress import Progress
 from trainer.recipes import Phase, Step, Term
@@ -64,15 +64,13 @@ class Update:
         Raises:
             TrainingBroke: the loss was not finite several times in a row.
         """
-        values = self._accumulate(trained, phase, step)
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        with self._watch.waiting():
-            verdict = self._cluster.agree(finite=not broken, stop=stop.signal_name is not None, skipped=skipped)
+        values, verdict = self._accumulate(trained, phase, step, skipped, stop)
+        broken = _not_finite(values)
         progress.skipped_photos += verdict.skipped
         norms: dict[str, float] = {}
         if verdict.finite:
             norms = {engine.name: engine.clip() for engine in trained}
-            broken = [f"gradient of {name}" for name, norm in norms.items() if not math.isfinite(norm)]
+            broken = [f"gradient of {name}" for name in _not_finite(norms)]
         if not verdict.finite or broken:
             for engine in trained:
                 engine.undo(clipped=bool(norms))
@@ -86,28 +84,43 @@ class Update:
         gradients = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
         return self._cluster.mean({**values, **gradients, "lr": lr}), verdict.stop
 
-    def _accumulate(self, trained: list[Engine], phase: Phase, step: Step) -> dict[str, float]:
+    def _accumulate(
+        self, trained: list[Engine], phase: Phase, step: Step, skipped: int, stop: StopRequest
+    ) -> tuple[dict[str, float], Verdict]:
         """Add up the gradients of the batch's micro-batches; the mean of each of the loss' terms.
 
-        A loss that is not finite goes through its backward too, for the other ranks wait in theirs.
+        The ranks meet before the backward pass that shares their gradients, in which all would be equally late:
+        who keeps the others waiting, or stands still, is seen there (`trainer.pace`, `trainer.watchdog`). A loss
+        that is not finite goes through that pass too, as the other ranks' do.
         """
         for engine in trained:
             engine.begin()
         scenes = step.scene.split(self.micro_batch)
         sums: dict[str, Tensor] = {}
+        values: dict[str, float] = {}
+        verdict = Verdict(finite=True, stop=False, skipped=0)
         for index, scene in enumerate(scenes, start=1):
             last = index == len(scenes)
             with share_gradients(trained, last):
                 terms = phase.loss(replace(step, scene=scene))
+                for name, term in terms.items():
+                    value = term.value.detach()
+                    sums[name] = sums[name] + value if name in sums else value
+                if last:
+                    means = torch.stack(list(sums.values())) / len(scenes)
+                    values = dict(zip(sums, means.tolist(), strict=True))
+                    verdict = self._agree(values, skipped, stop)
                 backward(total(terms) / len(scenes), trained)
-            for name, term in terms.items():
-                value = term.value.detach()
-                sums[name] = sums[name] + value if name in sums else value
             if not last:
                 for engine in trained:
                     engine.end_of_micro_batch()
-        means = (torch.stack(list(sums.values())) / len(scenes)).tolist()
-        return dict(zip(sums, means, strict=True))
+        return values, verdict
+
+    def _agree(self, values: Mapping[str, float], skipped: int, stop: StopRequest) -> Verdict:
+        with self._watch.waiting():
+            return self._cluster.agree(
+                finite=not _not_finite(values), stop=stop.signal_name is not None, skipped=skipped
+            )
 
     def _skip(self, phase: Phase, trained: list[Engine], progress: Progress, broken: list[str]) -> None:
         """Count a step that was left out; stop after several in a row."""
@@ -123,6 +136,10 @@ class Update:
                 f"{names} was not finite in {in_row} steps in a row, last in phase {phase.name} at photo "
                 f"{progress.images_seen}; lower the learning rate, or use engine.precision fp32"
             )
+
+
+def _not_finite(values: Mapping[str, float]) -> list[str]:
+    return [name for name, value in values.items() if not math.isfinite(value)]
 
 
 def total(terms: Mapping[str, Term]) -> Tensor:

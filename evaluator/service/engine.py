@@ -233,7 +233,7 @@ class Engine:
                 assert present is not None
                 runners.append(getattr(present, kind))
             else:
-                where = (self._tracking_uri, self._sizes, self._runtimes, self._cache)
+                where = (self._tracking_uri, self._sizes, self._runtimes, self._cache, self._batcher.most_batch)
                 runners.append(load_runner(kind, uri, *where))
         return Networks(colorizer=runners[0], guide=runners[1])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from evaluator import registry
 from evaluator.loaded import LoadedGuide
 from evaluator.service.converted import Loaded
-from evaluator.service.runtimes import DEFAULT, Choice, choose
+from evaluator.service.runtimes import DEFAULT, MOST_BATCH, Choice, choose
 
 _log = logging.getLogger("chromaclick")
 _BY_FORMULA = "by formula"
@@ -58,6 +58,7 @@ def load_runner(
     sizes: Sequence[tuple[int, int]],
     runtimes: Sequence[str] = DEFAULT,
     cache: Path | None = None,
+    most_batch: int = MOST_BATCH,
 ) -> Runner:
     """A network out of the registry in the runtime that is quickest at these sizes. Takes seconds.
 
@@ -68,6 +69,7 @@ def load_runner(
         sizes: heights and widths to warm it at; the first one decides.
         runtimes: names of `runtimes.RUNTIMES` to try.
         cache: folder for converted files, which a later start then need not convert.
+        most_batch: photos that it will be given at once.
 
     Raises:
         ValueError: nothing there, the wrong kind, or a guide that wants the truth.
@@ -79,7 +81,7 @@ def load_runner(
         raise ValueError(
             f"{uri} is an oracle guide, which needs the true colours; give a blind one, editnet-blind"
         )
-    choice = choose(network, sizes, runtimes, cache)
+    choice = choose(network, sizes, runtimes, cache, most_batch)
     _log.info("%s %s runs by %s", kind, network.source, choice.words)
     return Runner(
         run=choice.network,

@@ -24,7 +24,9 @@ TOLERANCE = 1e-4
 _ROUNDS = 7
 _SECONDS = 2.0
 _TOGETHER = 4
-"""Photos of the batch that is measured, at least."""
+"""Photos of the batch that is measured, at least, where so many may come."""
+MOST_BATCH = 8
+"""Photos that wait at the same time and are computed together."""
 Way = Literal["one by one", "together", "side by side"]
 """How photos that wait at the same time are computed: each with all threads, in one call, each on one core."""
 _WORTH: dict[Way, float] = {"one by one": 1.0, "side by side": 1.03, "together": 1.2}
@@ -62,11 +64,16 @@ class Choice:
 
 
 def choose(
-    network: Loaded, sizes: Sequence[tuple[int, int]], runtimes: Sequence[str], cache: Path | None = None
+    network: Loaded,
+    sizes: Sequence[tuple[int, int]],
+    runtimes: Sequence[str],
+    cache: Path | None = None,
+    most_batch: int = MOST_BATCH,
 ) -> Choice:
     """Warm every runtime at every size, check its numbers, and take the one that is quickest at the first size.
 
-    Then the quickest way for several photos is taken. All are checked against the exported graph. The second size
+    Then the quickest way for several photos is taken, `most_batch` at most: more would tell of nothing that comes,
+    and on many cores need more memory than there is. All are checked against the exported graph. The second size
     is checked with two photos, a third one with three.
 
     Raises:
@@ -88,10 +95,11 @@ def choose(
         raise ValueError(f"{network.source} runs in none of the runtimes: {skipped}")
     milliseconds = _measured(usable, examples[0])
     quickest = min(usable, key=lambda name: milliseconds[name])
-    ways = _ways(usable[quickest], quickest, network, sizes[-1], skipped)
-    gains = _gains(ways, sizes[0])
+    cores = min(torch.get_num_threads(), most_batch)
+    ways = _ways(usable[quickest], quickest, network, sizes[-1], cores, skipped)
+    gains = _gains(ways, sizes[0], min(most_batch, max(_TOGETHER, cores)))
     way = max(ways, key=lambda one: gains[one] / _WORTH[one])
-    most: dict[Way, int | None] = {"one by one": 1, "side by side": torch.get_num_threads(), "together": None}
+    most: dict[Way, int | None] = {"one by one": 1, "side by side": cores, "together": None}
     return Choice(ways[way], quickest, milliseconds, skipped, way, gains, most[way])
 
 
@@ -135,24 +143,23 @@ def _measured(networks: Mapping[str, Loaded], inputs: tuple[Tensor, ...]) -> dic
 
 
 def _ways(
-    network: Loaded, runtime: str, exported: Loaded, size: tuple[int, int], skipped: dict[str, str]
+    network: Loaded, runtime: str, exported: Loaded, size: tuple[int, int], cores: int, skipped: dict[str, str]
 ) -> dict[Way, Loaded]:
     """What computes several photos in each way; one that gives other numbers is noted in `skipped`."""
     ways: dict[Way, Loaded] = {"one by one": network, "together": network}
-    threads = torch.get_num_threads()
     # What torch compiles has its number of threads in its code.
-    if threads > 1 and runtime != "torch-compiled":
-        inputs = example(exported, *size, threads)
+    if cores > 1 and runtime != "torch-compiled":
+        inputs = example(exported, *size, cores)
         try:
-            ways["side by side"] = _checked(side_by_side(network, threads), [inputs], [_call(exported, inputs)])
+            ways["side by side"] = _checked(side_by_side(network, cores), [inputs], [_call(exported, inputs)])
         except Unusable as error:
             skipped["side by side"] = str(error)
     return ways
 
 
-def _gains(ways: Mapping[Way, Loaded], size: tuple[int, int]) -> dict[Way, float]:
+def _gains(ways: Mapping[Way, Loaded], size: tuple[int, int], photos: int) -> dict[Way, float]:
     """How many times quicker than one by one."""
-    alone, photos = ways["one by one"], max(_TOGETHER, torch.get_num_threads())
+    alone = ways["one by one"]
     several = example(alone, *size, photos)
     calls = {way: partial(_call, network, several) for way, network in ways.items()}
     calls["one by one"] = partial(_call, alone, example(alone, *size))

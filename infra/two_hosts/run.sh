@@ -49,8 +49,8 @@ in_host() {
 # A host with one cable, `eth0`, to the bridge that stands in for a switch.
 add_host() {
     local host=$1 address=$2 reason
-    ip netns add "$host"
-    ip link add "to-$host" type veth peer name eth0 netns "$host"
+    reason=$(ip netns add "$host" 2>&1) || cannot "$reason"
+    reason=$(ip link add "to-$host" type veth peer name eth0 netns "$host" 2>&1) || cannot "$reason"
     ip link set "to-$host" master switch up
     ip -n "$host" address add "$address/24" dev eth0
     ip -n "$host" link set lo up

@@ -73,6 +73,20 @@ class Hanging:
             yield batch
 
 
+class Slow:
+    """A loader that lets one rank wait for every batch."""
+
+    def __init__(self, loader: Loader, this_rank: int, rank: int, seconds: float) -> None:
+        self._loader, self._seconds = loader, seconds if this_rank == rank else 0.0
+        self.samples_per_epoch, self.signature = loader.samples_per_epoch, loader.signature
+        self.close = loader.close
+
+    def batches(self, images_seen: int) -> Iterator[Batch]:
+        for batch in self._loader.batches(images_seen):
+            threading.Event().wait(self._seconds)
+            yield batch
+
+
 def small_config(folder: Path, **settings: Any) -> Config:
     """16 px, three-level networks, one cycle; every stage a few steps."""
     config = Config(
@@ -139,13 +153,16 @@ def main(folder: Path, kill_at: int, settings: dict[str, Any]) -> None:
 
     The setting `poison=[RANK, PHOTOS]` makes one rank's loss NaN at one place, `hang=[RANK, BATCHES, STOPPED]`
     has one rank's loader never give its next batch after so many; STOPPED: the whole process stops.
+    `slow=[RANK, SECONDS]` has one rank wait for every batch.
     """
-    poisoned, hanging = settings.pop("poison", None), settings.pop("hang", None)
+    poisoned, hanging, slow = (settings.pop(name, None) for name in ("poison", "hang", "slow"))
     config = small_config(folder, **settings)
     recipe = poison(pingpong(config), *poisoned) if poisoned else None
     training = build(config, folder, kill_at=kill_at, recipe=recipe)
     if hanging:
         training.loader = Hanging(training.loader, training.cluster.rank, *hanging)
+    if slow:
+        training.loader = Slow(training.loader, training.cluster.rank, *slow)
     if training.cluster.is_main:
         print(f"begins at photo {training.progress.images_seen}")
     with training.watch:
@@ -153,6 +170,7 @@ def main(folder: Path, kill_at: int, settings: dict[str, Any]) -> None:
     if training.cluster.is_main:
         torch.save(weights(training), folder / WEIGHTS_FILE)
         print(f"skipped steps: {training.progress.skipped_steps}")
+        print(f"watched: {training.watch.in_words()}")
     training.loader.close()
     training.cluster.close()
 

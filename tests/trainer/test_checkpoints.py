@@ -45,6 +45,27 @@ def test_a_recipe_may_have_a_thousand_stages(tmp_path: Path):
     assert [path.name for path in checkpoints.list()] == ["000000000100-999", "000000000100-1000"]
 
 
+def test_an_old_one_that_cannot_be_removed_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Another reader has it open on a file server, say."""
+    checkpoints, rename = Checkpoints(tmp_path, keep=1), Path.rename
+
+    def held(path: Path, target: Path) -> Path:
+        if path.name.startswith("0"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rename(path, target)
+
+    checkpoints.save(state(1.0), 100, stage=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", held)
+        checkpoints.save(state(2.0), 200, stage=0)
+    assert len(checkpoints.list()) == 2
+    assert "000000000100-000 cannot be removed: [Errno 16]" in caplog.text
+    checkpoints.save(state(3.0), 300, stage=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000000300-000"]
+
+
 def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(state(1.0), 100, stage=0)

@@ -109,7 +109,7 @@ def test_where_no_file_has_locks_nobody_holds_one(tmp_path: Path, monkeypatch: p
 def test_a_killed_holder_frees_the_lock_although_its_forked_reader_lives_on(tmp_path: Path):
     """A fork shares its parent's locks: orphaned readers would keep a killed run from being resumed."""
     path = tmp_path / "lock"
-    fork = 'child = os.fork()\n        print(child or "", flush=True) if child else None\n        sys.stdin.read()'
+    fork = "if not os.fork():\n            print(os.getpid(), flush=True)\n        sys.stdin.read()"
     with holder(path, fork) as other:
         assert other.stdout is not None
         reader = int(other.stdout.readline())

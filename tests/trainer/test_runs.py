@@ -1,14 +1,17 @@
 """The work folder: which run a start goes on with."""
 
+import fcntl
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from trainer import runs
 from trainer.config import Config, override
 from trainer.presets import tiny
-from trainer.runs import CONFIG_FILE, RESULTS_FILE, open_run
+from trainer.runs import CONFIG_FILE, RESULTS_FILE, Claim, RunFolder, open_run
 
 
 @pytest.fixture
@@ -100,3 +103,50 @@ def test_a_run_without_a_checkpoint_is_begun_again_as_both_messages_say(config: 
     with_checkpoint(folder.path)
     with pytest.raises(ValueError, match="or --resume to continue it"):
         open_run(config, resume=False)
+
+
+@pytest.mark.parametrize("or_start", [False, True])
+def test_a_config_is_written_by_the_job_that_has_the_run(config: Config, or_start: bool):
+    """Of several that start at once, an array say, the others must not change what it was started with."""
+
+    def refuse(folder: RunFolder) -> None:
+        assert not (folder.path / CONFIG_FILE).exists()
+        raise ValueError("another one has it")
+
+    with pytest.raises(ValueError, match="another one has it"):
+        open_run(config, resume=False, or_start=or_start, claim=refuse)
+    assert not (Path(config.run.work) / "named" / CONFIG_FILE).exists()
+
+
+class Elsewhere:
+    """A lock that a process on another machine seems to hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = (folder / "lock").open("w")
+        json.dump({"pid": 7, "host": "elsewhere", "since": "noon"}, self.file)
+        self.file.flush()
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        self.said: list[str] = []
+
+    def vanish(self, said: str) -> None:
+        self.said.append(said)
+        self.file.close()
+
+
+def test_a_run_of_a_machine_that_vanished_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A server of files keeps its locks for a while."""
+    monkeypatch.setattr(runs, "_BETWEEN_TRIES_S", 0.0)
+    other = Elsewhere(tmp_path)
+    claim = Claim(other.vanish, patience=600.0)
+    claim.take(RunFolder(tmp_path))
+    assert other.said == [f"run {tmp_path} belongs to process 7 on elsewhere, since noon: waiting 600 s at most"]
+    claim.release()
+
+
+def test_a_run_on_a_machine_that_lives_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs, "_BETWEEN_TRIES_S", 0.0)
+    other = Elsewhere(tmp_path)
+    with pytest.raises(ValueError, match=r"is being trained already \(process 7 on elsewhere"):
+        Claim(other.said.append, patience=0.3).take(RunFolder(tmp_path))
+    assert len(other.said) == 1
+    other.file.close()

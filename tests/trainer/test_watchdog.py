@@ -110,10 +110,12 @@ def test_a_rank_0_that_is_stopped_and_holds_the_store_is_named(
     store_process: subprocess.Popen[str], exits: queue.Queue[int], capfd: pytest.CaptureFixture[str]
 ):
     """torch waits for its store for ever, whatever its timeout."""
-    with Watchdog(SecondOfTwo(), timeout=2.0):
-        port, patience = int(os.environ["MASTER_PORT"]), timedelta(seconds=60)
-        store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=patience)
-        store.wait(["watchdog/job/1"])
+    port, patience = int(os.environ["MASTER_PORT"]), timedelta(seconds=60)
+    store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=patience)
+    with Watchdog(SecondOfTwo(), timeout=2.0) as dog:
+        while not store.check(["watchdog/job/1"]):
+            dog.beat()
+        dog.beat()
         store_process.send_signal(signal.SIGSTOP)
         assert exits.get(timeout=30) == EXIT_CODE
     who = "error: rank 0 (127.0.0.1), which holds the store, does not answer any more (no answer within 3 s)"
@@ -126,8 +128,9 @@ def test_what_may_compile_gets_longer(
     """The dog cannot reach its store, which ends a job after the timeout, and not before."""
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setattr("trainer.watchdog.COMPILING_S", 2.0)
-    with Watchdog(SecondOfTwo(), timeout=1.0) as dog:
-        dog.compiling(True)
+    dog = Watchdog(SecondOfTwo(), timeout=1.0)
+    dog.compiling(True)
+    with dog:
         assert exits.get(timeout=30) == EXIT_CODE
     assert "nor has training got on for 3 s" in capfd.readouterr().err
 

@@ -136,14 +136,17 @@ def _open_s3(url: str, start: int, stop: int | None) -> Opened:
     """Through boto3, which takes keys, region and endpoint from the usual AWS_* variables and files."""
     try:
         import boto3  # noqa: F401  the client below needs it
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
+        from botocore.exceptions import ConnectionError as Unreachable
     except ImportError as error:
         raise ShardError(f"{url}: s3:// needs boto3; install it with: pip install -e '.[cluster]'") from error
     where = urlsplit(url)
     options = {"Range": _byte_range(start, stop)} if start or stop is not None else {}
     try:
         answer = _s3_client().get_object(Bucket=where.netloc, Key=where.path.lstrip("/"), **options)
-    except HTTPClientError as error:
+    except SSLError as error:
+        raise ShardError(f"{url}: {error}; {_CHECK_S3}") from error
+    except (HTTPClientError, Unreachable) as error:
         raise OSError(str(error)) from error
     except ClientError as error:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import itertools
+import math
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from evaluator import bench_browser, bench_service, bench_soak
@@ -76,6 +78,33 @@ def test_a_soak_that_is_stopped_has_its_result_so_far(players: list[int], capsys
     assert lines[-1] == "stopped after 3 of 12 parts"
     assert len(lines) == 4
     assert sorted(players) == [0, 1]
+
+
+def test_a_photo_that_is_not_taken_costs_a_person_and_not_the_soak():
+    class Enough(Exception):
+        pass
+
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if len(asked) == 1:
+            return httpx.Response(429)
+        if len(asked) == 2:
+            raise httpx.ReadTimeout("late")
+        if request.url.path == "/v1/photos":
+            return httpx.Response(200, json={"id": "a", "height": 2, "width": 2})
+        raise Enough
+
+    async def story() -> Measured:
+        measured = Measured("")
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://service") as client:
+            with pytest.raises(Enough):
+                await bench_soak._use(client, b"", 0, math.inf, measured)
+        return measured
+
+    assert asyncio.run(story()).statuses == [429, 0]
+    assert asked == 3 * ["/v1/photos"] + ["/v1/colorize"]
 
 
 def test_growth_is_told_once_there_are_parts_enough(players: list[int]):

@@ -129,6 +129,24 @@ def test_a_machine_whose_cores_are_quicker_alone_computes_photos_side_by_side(
         assert (runtimes._call(choice.network, inputs) - right).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize(("cores", "most_batch", "seen"), [(16, 8, 8), (16, 3, 3), (2, 8, 4), (2, 1, 1)])
+def test_no_more_photos_are_measured_than_come_at_once(
+    colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch, cores: int, most_batch: int, seen: int
+):
+    counted: list[int] = []
+
+    def count(call: Any, device: torch.device) -> float:
+        counted.append(photos_of(call))
+        return photos_of(call) * (0.5 if is_side_by_side(call) else 1.0)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(runtimes, "seconds", count)
+    choice = choose(colorizer, SIZES, ["torch"], most_batch=most_batch)
+    assert max(counted) == seen
+    expected = ("side by side", min(cores, most_batch)) if most_batch > 1 else ("one by one", 1)
+    assert (choice.way, choice.most_batch) == expected
+
+
 @pytest.mark.usefixtures("two_threads")
 def test_photos_that_occupy_all_cores_have_one_each_and_others_have_all(colorizer: LoadedColorizer):
     seen: list[tuple[int, int]] = []
