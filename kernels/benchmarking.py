@@ -78,11 +78,29 @@ def machine() -> dict[str, object]:
     }
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores whose time this process may have: those it may run on, but no more than its container's CPU limit.
+
+    Docker and Kubernetes limit the time alone: with a thread for each core of the machine, threads would wait for
+    others that may not run.
+
+    Args:
+        cgroup: where the kernel shows the container's own control group, of version 2 or 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cpu_limit(cgroup))))
+
+
+def _cpu_limit(cgroup: Path) -> float:
+    """Seconds of CPU time in a second; infinite without a limit."""
+    try:
+        if (both := cgroup / "cpu.max").exists():
+            quota, period = both.read_text().split()
+        else:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+    except OSError:
+        return math.inf
+    return math.inf if quota.strip() in ("max", "-1") else int(quota) / int(period)
 
 
 def _cpu_name() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from evaluator.photos.manifest import ShardError
-from kernels.benchmarking import commit
+from kernels.benchmarking import commit, usable_cores
 from trainer.checkpoints import Checkpoints, read_state
 from trainer.config import Config, flatten
 from trainer.engines import Cluster
@@ -211,7 +211,7 @@ class Session:
         if perceptual_status.startswith("unavailable"):
             screen.warn(f"ColorNet is trained without its perceptual term: LPIPS is {perceptual_status}")
         busy = os.getloadavg()[0]
-        if cluster.device.type == "cpu" and cluster.threads > 1 and busy > len(os.sched_getaffinity(0)):
+        if cluster.device.type == "cpu" and cluster.threads > 1 and busy > usable_cores():
             screen.warn(
                 f"this machine is busy (load {busy:.1f}), and threads that wait for each other can make training "
                 "20 times slower: stop with Ctrl-C, and go on by the same command with --resume --engine.threads 1"
