@@ -22,6 +22,7 @@ from torch.export.passes import move_to_device_pass
 
 from evaluator.contract import FILE_NAME, Contract, Port
 from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork
+from evaluator.registry_words import described
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -323,7 +324,9 @@ def in_words(why: Mapping[str, str]) -> str:
 def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None) -> None:
     """Print the registered networks: `python -m evaluator.registry list --work runs`."""
     parser = argparse.ArgumentParser(prog="python -m evaluator.registry", description="Registered networks.")
-    parser.add_argument("command", choices=["list"], help="list: name, version, aliases, commit and metrics")
+    parser.add_argument(
+        "command", choices=["list"], help="list: name, version, aliases, commit, metrics"
+    )
     parser.add_argument("--work", default="runs", help="work folder with mlflow.db (default: %(default)s)")
     work = parser.parse_args(arguments).work
     try:
@@ -333,9 +336,7 @@ def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None
     if not found:
         print(f"nothing is registered in {work} yet; accelerate launch trainer/main.py registers three networks")
     for version in found:
-        aliases = "".join(f" @{alias}" for alias in version.aliases)
-        tags = "  ".join(f"{key}={value}" for key, value in sorted(version.tags.items()))
-        print(f"{version.name}/{version.version}{aliases}  {tags}")
+        print(described(version.name, str(version.version), version.aliases, version.tags))
 
 
 def _refused(message: str) -> int:

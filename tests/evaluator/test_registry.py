@@ -16,6 +16,7 @@ from evaluator import registry
 from evaluator.contract import FILE_NAME, Variant
 from evaluator.loaded import LoadedColorizer, LoadedGuide
 from evaluator.registry import load, load_colorizer, load_guide
+from evaluator.registry_words import described
 from trainer import publish
 from trainer.networks import ColorNet, EditNet
 from trainer.tracking import Place, Tracker
@@ -258,10 +259,27 @@ def test_another_device_moves_the_whole_graph(store: Store):
 def test_the_list_shows_versions_aliases_and_metrics(store: Store, capsys: pytest.CaptureFixture[str]):
     registry.main(["list"], store.uri)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == [
+    assert [line.split("  ")[0] for line in lines[::2]] == [
         "colornet/2",
         "colornet/1 @champion",
         "editnet-blind/1 @champion",
         "editnet-oracle/1 @champion",
     ]
-    assert all("metric.ab_psnr_10=30" in line and "commit=" in line for line in lines)
+    assert all("  commit " in line for line in lines[::2])
+    assert set(lines[1::2]) == {"    ab_psnr  10: 30"}
+
+
+def test_a_network_has_a_line_for_each_metric_and_every_other_tag():
+    tags = {
+        f"metric.random/{name}_{clicks}": f"{clicks}.5" for name in ("ab_psnr", "mae") for clicks in (10, 0, 5)
+    }
+    words = described(
+        "colornet", "3", ["champion", "new"], {**tags, "commit": "abc", "promotion.why": "it is better"}
+    )
+    assert words.splitlines() == [
+        "colornet/3 @champion @new  commit abc",
+        "    random/ab_psnr  0: 0.5  5: 5.5  10: 10.5",
+        "    random/mae      0: 0.5  5: 5.5  10: 10.5",
+        "    promotion.why: it is better",
+    ]
+    assert described("colornet", "4", [], {}) == "colornet/4"
