@@ -324,9 +324,7 @@ def in_words(why: Mapping[str, str]) -> str:
 def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None) -> None:
     """Print the registered networks: `python -m evaluator.registry list --work runs`."""
     parser = argparse.ArgumentParser(prog="python -m evaluator.registry", description="Registered networks.")
-    parser.add_argument(
-        "command", choices=["list"], help="list: name, version, aliases, commit, metrics"
-    )
+    parser.add_argument("command", choices=["list"], help="list: name, version, aliases, commit, metrics")
     parser.add_argument("--work", default="runs", help="work folder with mlflow.db (default: %(default)s)")
     work = parser.parse_args(arguments).work
     try:
