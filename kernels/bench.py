@@ -271,6 +271,8 @@ def parse(device: torch.device, given: Sequence[str] | None = None) -> Arguments
     parser.add_argument("--no-compiled", action="store_false", dest="compiled", help="leave out torch.compile")
     parser.add_argument("--json", type=Path, help="also write the report to this file")
     values = parser.parse_args(given)
+    if values.repeats < 1:
+        parser.error(f"--repeats is {values.repeats}; give at least 1")
     return Arguments(
         estimators=tuple(values.estimators),
         cases=tuple(values.cases),

@@ -46,6 +46,12 @@ class Arguments:
     json: Path | None = None
     """Also write the report to this file."""
 
+    def __post_init__(self) -> None:
+        counts = {"draws": self.draws, "conditional": self.conditional, "repeats": self.repeats}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"--{name} is {count}; give at least 1")
+
 
 class Method(NamedTuple):
     """An estimator with its settings."""

@@ -173,8 +173,9 @@ def start_run(config: Config, claim: Callable[[RunFolder], None] = lambda _: Non
         path.mkdir(parents=True)
     except FileExistsError:
         go_on = "--resume to continue it" if there.has_checkpoint else f"{_OR_START} {path.name} to begin it again"
-        holder = who_has(there.lock)
-        why = _RUNNING.format(holder) if holder else f"exists; give another --run.name, or {go_on}"
+        holder, other = who_has(there.lock), "give another --run.name"
+        exists = f"is finished; {other}" if there.is_finished else f"exists; {other}, or {go_on}"
+        why = _RUNNING.format(holder) if holder else exists
         raise ValueError(f"run {path} {why}") from None
     claim(there)
     _write_config(there, config)

@@ -204,7 +204,7 @@ class Session:
         screen.say(
             f"chromaclick {config.preset}: {config.data.image_size} px, {data}; {cluster.world_size} process(es) "
             f"on {cluster.device}, {cluster.threads} thread(s) each, {cluster.precision}"
-            f"{f', {cluster.engine_name}' if cluster.zero else ''}\n"
+            f"{f', {cluster.engine_name}' if cluster.zero else ''}; perceptual term: {perceptual_status}\n"
             f"{'resumed' if resumed else 'new'} run {self.folder.path}"
             + (f" at photo {training.progress.images_seen:,}" if training.progress.images_seen else "")
         )

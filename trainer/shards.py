@@ -54,6 +54,8 @@ class MakeOptions:
     """Shuffle the photos; otherwise they stay sorted by name."""
     jobs: int | None = None
     """Processes; default: one per core."""
+    replace: bool = False
+    """Replace a finished set of other photos or settings in that folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +100,14 @@ def _make(options: MakeOptions, console: Console) -> None:
     )
     seed = options.seed if options.shuffle else None
     jobs = plan_jobs(sources, out, settings, options.shard_size, seed)
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs is {options.jobs}; give at least 1")
     processes = options.jobs or _cores()
     with _progress(console) as progress:
         bar = progress.add_task("photos", total=sum(len(job.files) for job in jobs))
-        summary = build_all(jobs, out, processes, lambda count: progress.advance(bar, count))
+        summary = build_all(
+            jobs, out, processes, lambda count: progress.advance(bar, count), replace=options.replace
+        )
     _print_summary(summary, out, console)
 
 

@@ -87,7 +87,8 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
         _tuner(plan, parent.run_id, objective).fit()
         trials = read_trials(plan.folder)
         if any(trial.status == "running" for trial in trials):
-            raise Interrupted(f"stopped; the trials so far are kept: --resume --name {plan.sweep.name} goes on")
+            go_on = f"python -m tuner --resume --name {plan.sweep.name} --work {plan.base.run.work}"
+            raise Interrupted(f"stopped; the trials so far are kept: {go_on} goes on")
         _conclude(plan, parent, trials)
     return trials
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -25,8 +26,8 @@ def main(words: Sequence[str]) -> int:
     """Serve until stopped.
 
     Raises:
-        ValueError: a bad setting, or no network is there; the message names the command that makes one.
-        OSError: the address is taken, or the registry does not answer.
+        ValueError: a bad setting, an address that is taken, or no network is there; the message says what to do.
+        OSError: the registry does not answer.
     """
     settings = tyro.cli(Settings, default=from_environment(), prog="python -m evaluator serve", args=list(words))
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
@@ -109,7 +110,8 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise OSError(f"cannot listen at {host}:{port} ({error.strerror}); give another --port") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ValueError(f"cannot listen at {host}:{port} ({reason}); give another --port") from error
 
 
 def _url(host: str, port: int) -> str:

@@ -205,3 +205,5 @@ def test_the_command_line_knows_every_estimator_and_sizes_for_each_device():
     assert {(64, 256), (256, 512)} < set(parse(torch.device("cuda"), []).cases)
     with pytest.raises(SystemExit):
         parse(CPU, ["--estimators", "magic"])
+    with pytest.raises(SystemExit):
+        parse(CPU, ["--repeats", "0"])

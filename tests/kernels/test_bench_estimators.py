@@ -146,3 +146,9 @@ def test_the_report_has_a_row_for_each_problem_and_method(
     base = next(row for row in content["rows"] if row["estimator"] == "argmax_ste")
     assert base["cost"] == 1
     assert "reinmax" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["draws", "conditional", "repeats"])
+def test_counts_of_nothing_are_refused(name: str):
+    with pytest.raises(ValueError, match=f"--{name} is 0; give at least 1"):
+        Arguments(**{name: 0})

@@ -147,7 +147,7 @@ def test_later_runs_do_not_take_the_champion(finished: Path):
 
 def test_a_name_that_is_taken_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["--run.work", str(finished), "--run.name", "whole", *SMALL]) == 2
-    assert "exists; give another --run.name, or --resume to continue it" in capsys.readouterr().err
+    assert "whole is finished; give another --run.name\n" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_resumed(finished: Path, capsys: pytest.CaptureFixture[str]):

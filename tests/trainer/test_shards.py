@@ -183,10 +183,14 @@ def test_finished_shards_are_reused_and_changed_ones_built_again(photos: Path, t
     assert members(out)["p23.jpg"] == (photos / "p01.jpg").read_bytes()
 
 
-def test_shards_that_are_no_longer_planned_go(photos: Path, tmp_path: Path):
+def test_a_finished_set_of_which_nothing_stays_is_replaced_only_when_asked(photos: Path, tmp_path: Path, capsys):
     out = tmp_path / "out"
     make(photos, out, "--shard-size", 5, "--jobs", 1)
-    make(photos, out, "--shard-size", 20, "--jobs", 1)
+    before = contents(out)
+    assert make(photos, out, "--shard-size", 20, "--jobs", 1) == 2
+    assert "holds a finished set of other photos or settings" in capsys.readouterr().err
+    assert contents(out) == before
+    assert make(photos, out, "--shard-size", 20, "--jobs", 1, "--replace") == 0
     assert sorted(path.name for path in out.glob("*.tar")) == ["photos-000.tar", "photos-001.tar"]
     assert open_shards(str(out)).counts == [20, 5]
 
@@ -252,6 +256,7 @@ def test_a_full_disk_leaves_no_manifest_and_the_next_run_ends_well(
         (["photos", "out", "--short-side", "0"], "short side is 0"),
         (["photos", "out", "--max-grey-share", "70"], "max grey share is 70"),
         (["photos", "out", "--shard-size", "0"], "shard size is 0"),
+        (["photos", "out", "--jobs", "-1"], "--jobs is -1"),
         (["empty", "out"], "no file there"),
         (["text", "out"], "none of the 1 files is a photo"),
         (["photos", "others"], "made elsewhere"),

@@ -65,16 +65,30 @@ def plan_jobs(
     ]
 
 
-def build_all(jobs: Sequence[ShardJob], out: Path, processes: int, advance: Callable[[int], object]) -> Summary:
-    """Build what is not finished yet; `advance` is called with the number of files just dealt with.
+def build_all(
+    jobs: Sequence[ShardJob], out: Path, processes: int, advance: Callable[[int], object], *, replace: bool = False
+) -> Summary:
+    """Build what is not finished yet.
+
+    Args:
+        jobs: all shards of the set.
+        out: its folder.
+        processes: how many build them.
+        advance: called with the number of files just dealt with.
+        replace: whether a finished set of which nothing stays may go.
 
     Raises:
-        ValueError: `out` holds shards that this tool did not make, or no file was a photo.
+        ValueError: `out` holds another set, or shards that this tool did not make, or no file was a photo.
         OSError: the disk is full, or cannot be written.
         RuntimeError: a process was killed.
     """
     done = {job: shard for job in jobs if (shard := finished(job))}
     waiting = [job for job in jobs if job not in done]
+    if (out / FILE_NAME).exists() and (out / PARTS).exists() and not done and not replace:
+        raise ValueError(
+            f"{out} holds a finished set of other photos or settings; write to another folder, or replace it with "
+            "--replace"
+        )
     _make_room(jobs, out, unchanged=not waiting)
     for job in done:
         advance(len(job.files))

@@ -34,8 +34,8 @@ def test_without_a_trained_network_the_command_that_makes_one_is_named(
 def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["serve", "--port", str(port), "--work", str(tmp_path)]) == 1
-    assert f"cannot listen at 127.0.0.1:{port}" in capsys.readouterr().err
+        assert main(["serve", "--port", str(port), "--work", str(tmp_path)]) == 2
+    assert f"cannot listen at 127.0.0.1:{port} (Address already in use); give" in capsys.readouterr().err
 
 
 def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
