@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,5 +151,6 @@ def test_the_report_has_a_row_for_each_problem_and_method(
 
 @pytest.mark.parametrize("name", ["draws", "conditional", "repeats"])
 def test_counts_of_nothing_are_refused(name: str):
+    nothing: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"--{name} is 0; give at least 1"):
-        Arguments(**{name: 0})
+        Arguments(**nothing)
