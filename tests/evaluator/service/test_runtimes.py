@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,6 @@ def test_a_compiled_network_gives_the_numbers_of_the_graph(colorizer: LoadedColo
     choice = choose(colorizer, SIZES, ["torch", "torch-compiled"])
     assert not choice.skipped
     assert set(choice.milliseconds) == {"torch", "torch-compiled"}
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def photos_of(call: Any) -> int:

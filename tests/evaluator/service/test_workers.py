@@ -102,14 +102,6 @@ def test_who_waits_longer_than_the_deadline_is_told_to_come_back(gate: Gate):
     asyncio.run(story())
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("two_threads")
 def test_quick_work_has_one_core_and_everything_else_keeps_its_threads():
     async def test() -> list[int]:
