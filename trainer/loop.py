@@ -184,6 +184,23 @@ class Training:
         for name, saved in state["engines"].items():
             self.engines[name].load_state_dict(saved)
 
+    def take_networks(self, networks: Mapping[str, Any], source: str) -> None:
+        """Begin with networks of another training; one that it does not have keeps its first weights.
+
+        Raises:
+            ValueError: they are of another shape, or none of them is wanted here.
+        """
+        taken = [name for name in self.engines if name in networks]
+        if not taken:
+            raise ValueError(f"{source} has {', '.join(networks)}, none of {', '.join(self.engines)}")
+        for name in taken:
+            state = self.engines[name].state_dict()
+            try:
+                self.engines[name].load_state_dict({**state, "network": networks[name]})
+            except RuntimeError as error:
+                raise ValueError(f"{name} of {source} is another network than this config's: {error}") from error
+        self.screen.say(f"begins with {', '.join(taken)} of {source}")
+
     def _conditions(self) -> dict[str, Any]:
         """What a continuation must share with the training before it, to repeat it exactly."""
         batch_size = self.config.data.batch_size

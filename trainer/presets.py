@@ -8,6 +8,7 @@ from trainer.config import (
     LossConfig,
     NetworkConfig,
     OptimizerConfig,
+    RecipeConfig,
     RoundsConfig,
     RunConfig,
     ValidationConfig,
@@ -42,6 +43,24 @@ def small() -> Config:
     )
 
 
+def serving() -> Config:
+    """256 px: the network that the page and the service want, from shards; hours on two CPU cores.
+
+    It is best begun at 64 and 128 px, see docs/model-card.md.
+    """
+    return Config(
+        preset="serving",
+        data=DataConfig(image_size=256, batch_size=16, scale_jitter=20, workers=1),
+        recipe=RecipeConfig(network="split", encoder="efficientnet-lite0", guide="head"),
+        choice=ChoiceConfig(hint_size=(3, 3)),
+        loss=LossConfig(color="log_mse", target="gain"),
+        clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=2),
+        optimizer=OptimizerConfig(color_lr=2e-3, edit_lr=2e-3, decay_until=1.0),
+        rounds=RoundsConfig(pretrain_color=10.0, pretrain_edit=1.0, ping=0.5, pong=0.5, cycles=1),
+        validation=ValidationConfig(photos=128, hint_size=3),
+    )
+
+
 def paper() -> Config:
     """256 px, the thesis: Tables A.1 and A.2, section 3; what it leaves open is in docs/assumptions.md."""
     return Config(
@@ -57,7 +76,7 @@ def paper() -> Config:
     )
 
 
-PRESETS = {"tiny": tiny, "small": small, "paper": paper}
+PRESETS = {"tiny": tiny, "small": small, "serving": serving, "paper": paper}
 
 
 def without_effect(config: Config) -> list[str]:

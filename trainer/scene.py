@@ -1,7 +1,9 @@
 """From a uint8 batch to what the networks see, and the random clicks a photo starts with. All on the device."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -13,8 +15,11 @@ from kernels.color_fused import photo_to_lab
 from kernels.noise import uniform
 
 # Streams of a sample's noise (kernels.noise); interactions count up from GUMBEL.
-FLIP, CLICK_COUNT, CLICK_PLACES, CLICK_SIZES, GUMBEL = 1, 2, 3, 4, 16
+FLIP, CLICK_COUNT, CLICK_PLACES, CLICK_SIZES, CELLS, TRIED, GUMBEL = 1, 2, 3, 4, 5, 6, 16
+MEAN_CLICKS = 8.0
+"""Of the geometric law."""
 
+ClickLaw = Literal["uniform", "geometric"]
 ToLab = Callable[[Tensor], tuple[Tensor, Tensor]]
 """`to_lab(rgb uint8 (B,3,H,W)) -> (lightness (B,1,H,W), ab (B,2,H,W))`."""
 
@@ -55,22 +60,34 @@ def prepare_scene(rgb: UInt8[Tensor, "b 3 h w"], keys: Int64[Tensor, " b"], to_l
     return Scene(lightness, ab, rgb, keys)
 
 
-def random_clicks(scene: Scene, most: int, hint_sizes: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
-    """Click maps with 0 to `most` random clicks in each photo, in the true colours.
+def random_clicks(
+    scene: Scene, most: int, hint_sizes: tuple[int, int], law: ClickLaw = "uniform", number: int = 0
+) -> Float[Tensor, "b 3 h w"]:
+    """Click maps with 0 to `most` random clicks in each photo, in the true colours, at uniform places.
 
-    The number of clicks is uniform, each click's place too, and the side of its stamp is uniform in `hint_sizes`
-    (smallest and largest, in pixels).
+    Args:
+        scene: the photos.
+        most: largest number of clicks.
+        hint_sizes: smallest and largest side of a click's stamp in pixels; uniform between them.
+        law: of the number of clicks, see `ClicksConfig.law`.
+        number: of this set of clicks, where a photo has several.
     """
     height, width = scene.truth_ab.shape[-2:]
     clicks = no_clicks(scene.truth_ab)
     if most == 0:
         return clicks
-    counts = (uniform(scene.keys, CLICK_COUNT, 1) * (most + 1)).long()
+    chance = uniform(scene.keys, CLICK_COUNT, 1, number)
+    if law == "uniform":
+        counts = (chance * (most + 1)).long()
+    else:
+        counts = (torch.log1p(-chance) / math.log(MEAN_CLICKS / (MEAN_CLICKS + 1))).long().clamp(max=most)
     # With replacement, as uniform places: two clicks on one pixel are one click, rare and harmless.
-    places = (uniform(scene.keys, CLICK_PLACES, most) * (height * width)).long().clamp(max=height * width - 1)
+    places = (
+        (uniform(scene.keys, CLICK_PLACES, most, number) * (height * width)).long().clamp(max=height * width - 1)
+    )
     wanted = torch.arange(most, device=places.device) < counts
     low, high = hint_sizes
-    sizes = low + (uniform(scene.keys, CLICK_SIZES, most) * (high - low + 1)).long().clamp(max=high - low)
+    sizes = low + (uniform(scene.keys, CLICK_SIZES, most, number) * (high - low + 1)).long().clamp(max=high - low)
     for size in range(low, high + 1):
         chosen = (wanted & (sizes == size)).float()
         selection = torch.zeros(len(scene), height * width, device=places.device)

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from evaluator.photos.manifest import ShardError
 from kernels.benchmarking import commit, usable_cores
-from trainer.checkpoints import Checkpoints, read_state
+from trainer.checkpoints import Checkpoints, networks_of, read_state
 from trainer.config import Config, flatten
 from trainer.engines import Cluster
 from trainer.hooks import Hooks
@@ -96,6 +96,9 @@ class Session:
             training.after_validation = hooks.after_validation
             if state:
                 training.restore(state)
+            elif config.recipe.begin_with:
+                folder_before = config.recipe.begin_with
+                training.take_networks(on_main(cluster, lambda: networks_of(folder_before)), folder_before)
             run_id = hooks.run_id or (state["run_id"] if state and opened.resumed else "")
             tracker = _on_main_only(
                 cluster, lambda: _open_tracker(parts, folder, hooks, run_id, training.progress.images_seen)

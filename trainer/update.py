@@ -77,7 +77,8 @@ class Update:
             everyone = [name for names in self._cluster.gather(broken) for name in names]
             self._skip(phase, trained, progress, everyone)
             return {}, verdict.stop
-        lr = learning_rate(step.progress, phase.lr, phase.lr * self._config.optimizer.floor)
+        optimizer = self._config.optimizer
+        lr = learning_rate(step.progress, phase.lr, phase.lr * optimizer.floor, optimizer.decay_until)
         for engine in trained:
             engine.step(lr)
         progress.broken_in_row[phase.name] = 0

@@ -36,7 +36,7 @@ class Engine(ABC):
         self._statistics: Statistics | None = None
         network.register_forward_pre_hook(self._refuse_stray_gradients)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run the network as the one being trained; gradients are averaged over ranks in the backward.
 
         Raises:
@@ -49,7 +49,7 @@ class Engine(ABC):
             )
         self._called_as_engine = True
         try:
-            return self._run(*inputs)
+            return self._run(*inputs, **options)
         finally:
             self._called_as_engine = False
 
@@ -120,7 +120,7 @@ class Engine(ABC):
         """Restore what `state_dict` of any engine returned; the optimizer's settings stay this config's."""
 
     @abstractmethod
-    def _run(self, *inputs: Tensor) -> Tensor: ...
+    def _run(self, *inputs: Any, **options: Any) -> Any: ...
 
     @abstractmethod
     def _step(self, lr: float) -> None: ...

@@ -72,8 +72,8 @@ class ReplicatedEngine(Engine):
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
     @override
-    def _run(self, *inputs: Tensor) -> Tensor:
-        return self._model(*inputs)
+    def _run(self, *inputs: Any, **options: Any) -> Any:
+        return self._model(*inputs, **options)
 
     @override
     def _step(self, lr: float) -> None:

@@ -115,8 +115,8 @@ class ZeroEngine(Engine):
             load_optimizer(self._zero, state["optimizer"])
 
     @override
-    def _run(self, *inputs: Tensor) -> Tensor:
-        return self._engine(*inputs)
+    def _run(self, *inputs: Any, **options: Any) -> Any:
+        return self._engine(*inputs, **options)
 
     @override
     def _step(self, lr: float) -> None:
