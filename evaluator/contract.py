@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+FEATURE_CELL = 4
+"""Pixels along each side that a split colorizer's features stand for."""
 SCHEMA = 1
 """Version of the JSON layout; raised when a field changes its meaning."""
 FILE_NAME = "contract.json"
@@ -33,6 +35,8 @@ class Port:
     high: float | None
     """Largest value; None: unbounded."""
     dtype: str = "float32"
+    cell: int = 1
+    """Pixels along each side that a value stands for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,18 +50,28 @@ _PREDICTED = Port("predicted_ab", 2, -1.0, 1.0)
 _TRUTH = Port("truth_ab", 2, -1.0, 1.0)
 
 
-def standard_ports(kind: Kind, variant: Variant | None) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def features_port(channels: int) -> Port:
+    """Features that a split colorizer gives and its guides read."""
+    return Port("features", channels, None, None, cell=FEATURE_CELL)
+
+
+def standard_ports(
+    kind: Kind, variant: Variant | None, features: int = 0
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Inputs and outputs of the house's calls, in calling order.
 
     Args:
         kind: `colorizer(lightness, clicks) -> ab`, or
             `guide(lightness, predicted_ab, clicks[, truth_ab]) -> logits`.
         variant: whether a guide sees `truth_ab` ("oracle") or not ("blind"); None for a colorizer.
+        features: channels of the features that a guide reads; 0: none.
     """
     if kind == "colorizer":
         return (_LIGHTNESS, _CLICKS), (Port("ab", 2, -1.0, 1.0),)
     seen = (_LIGHTNESS, _PREDICTED, _CLICKS)
-    return (*seen, _TRUTH) if variant == "oracle" else seen, (Port("logits", None, None, None),)
+    truth = (_TRUTH,) if variant == "oracle" else ()
+    read = (features_port(features),) if features else ()
+    return (*seen, *truth, *read), (Port("logits", None, None, None),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +97,12 @@ class Contract:
     """T of a guide's heat map softmax(logits / T); None for a colorizer."""
     variant: Variant | None = None
     """Whether a guide sees the truth; None for a colorizer."""
+    features: int = 0
+    """Channels of the features that a split colorizer gives, or that a guide reads; 0: neither."""
+    weights: str = ""
+    """SHA-256 over the network's weights; empty in contracts of before there were features."""
+    reads: str = ""
+    """`weights` of the one colorizer whose features a guide reads; empty for other networks."""
     config: dict[str, Any] = field(default_factory=dict)
     """The whole training config, as JSON values."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -149,7 +169,9 @@ def _check_kind(contract: Contract) -> None:
     variants = (None,) if contract.kind == "colorizer" else get_args(Variant)
     if contract.variant not in variants:
         _refuse("variant", contract.variant, f"one of {variants} for a {contract.kind}")
-    inputs, outputs = standard_ports(contract.kind, contract.variant)
+    inputs, outputs = standard_ports(contract.kind, contract.variant, contract.features)
+    if bool(contract.reads) != (contract.kind == "guide" and contract.features > 0):
+        _refuse("reads", contract.reads, "the weights of the colorizer whose features a guide reads, else empty")
     for name, found, expected in (("inputs", contract.inputs, inputs), ("outputs", contract.outputs, outputs)):
         if found != expected:
             _refuse(name, found, f"{expected} for a {contract.variant or ''} {contract.kind}")
@@ -193,6 +215,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "hint_size": (int, list),
     "temperature": (*_NUMBER, type(None)),
     "variant": (str, type(None)),
+    "features": (int,),
+    "weights": (str,),
+    "reads": (str,),
     "config": (dict,),
     "metrics": (dict,),
     "commit": (str,),
@@ -200,11 +225,17 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+_ADDED = {"features": 0, "weights": "", "reads": ""}
+"""Fields that contracts of before them lack, with what they meant."""
+
+
 def _check_fields(content: Any) -> None:
     """Refuse JSON whose fields are not exactly a contract's, with their types."""
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
         _refuse("schema", found, f"{SCHEMA}, the version that this code reads; update it or export again")
+    for name, value in _ADDED.items():
+        content.setdefault(name, value)
     _check_names("contract", content, {"schema", *_TYPES})
     for name, types in _TYPES.items():
         if not _is_a(content[name], types):
@@ -230,8 +261,9 @@ def _check_names(what: str, content: dict[str, Any], expected: set[str]) -> None
 def _read_port(name: str, content: Any) -> Port:
     if not isinstance(content, dict):
         _refuse(name, content, "a list of objects")
+    content.setdefault("cell", 1)
     _check_names(f"contract's {name}", content, {item.name for item in fields(Port)})
-    types = {"name": (str,), "channels": (int, type(None)), "dtype": (str,)}
+    types = {"name": (str,), "channels": (int, type(None)), "dtype": (str,), "cell": (int,)}
     for key, value in content.items():
         if not _is_a(value, types.get(key, (*_NUMBER, type(None)))):
             _refuse(f"{name}.{key}", value, "of the type that an export writes")

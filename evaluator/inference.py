@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +16,33 @@ Guide = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 _ACTS_DIFFERENTLY_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
-def run_network(network: Callable[..., Tensor], *inputs: Tensor | None, autocast: torch.dtype | None) -> Tensor:
-    """Call a network on the device of its first input and return float32.
+def run_network(network: Callable[..., Any], *inputs: Any, autocast: torch.dtype | None, **options: Any) -> Any:
+    """Call a network on the device of its first tensor and return float32; a tuple of tensors stays as it is.
 
     Convolutions round a photo's numbers differently (1e-7) in batches of other sizes and with other numbers of
     threads. Where that must not move a click, photos are coloured one by one on a CPU: see
     `evaluator.threads.each_on_one_core`.
 
     Args:
-        network: a colorizer or a guide.
-        inputs: the first one is a tensor.
+        network: a colorizer or a guide, or a method of one.
+        inputs: one of them at least is a tensor.
         autocast: bfloat16 or float16 to run the network under autocast, None to run it as it is.
+        options: more that it takes by name.
 
     Raises:
         ValueError: a BatchNorm or Dropout layer is in training mode, so that a photo's result would depend on
             the batch around it. (Exported graphs, which have no such mode, pass.)
     """
-    refuse_training_mode(network)
-    first = next(x for x in inputs if x is not None)
+    refuse_training_mode(getattr(network, "__self__", network))
+    first = next(x for x in inputs if isinstance(x, Tensor))
     with torch.autocast(first.device.type, dtype=autocast) if autocast else nullcontext():
-        return network(*inputs).float()
+        found = network(*inputs, **options)
+    return found.float() if isinstance(found, Tensor) else found
+
+
+def reads_features(guide: object) -> bool:
+    """Whether a guide is a head on a split colorizer's features, which it then takes as `features=`."""
+    return bool(getattr(guide, "reads_features", False))
 
 
 def refuse_training_mode(network: object) -> None:

@@ -1,6 +1,7 @@
 """Exported networks behind the house's calls: checks, padding to the network's sizes, and cropping back."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -8,6 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from evaluator.contract import Contract, crop, pad_to_multiple
+
+
+UNCERTAINTIES = 2
+"""Last features of a split colorizer, which its palette has made itself: entropy and spread of the colours."""
 
 
 class LoadedNetwork:
@@ -33,14 +38,20 @@ class LoadedNetwork:
     def _run(self, *inputs: Tensor) -> Tensor:
         self._check(inputs)
         height, width = inputs[0].shape[-2:]
-        contract = self.contract
-        padded = [pad_to_multiple(x, contract.multiple, contract.min_size) for x in inputs]
+        padded = [
+            self._padded(x) if port.cell == 1 else x for port, x in zip(self.contract.inputs, inputs, strict=True)
+        ]
         return crop(self._graph(*padded), height, width)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return pad_to_multiple(x, self.contract.multiple, self.contract.min_size)
 
     def _check(self, inputs: tuple[Tensor, ...]) -> None:
         batch, _, height, width = shape = inputs[0].shape if inputs[0].ndim == 4 else (0, 0, 0, 0)
         for port, x in zip(self.contract.inputs, inputs, strict=True):
             expected = (batch, port.channels, height, width)
+            if port.cell > 1 and 0 not in shape:
+                expected = (*expected[:2], *(side // port.cell for side in self._padded(inputs[0]).shape[-2:]))
             if tuple(x.shape) != expected or 0 in shape:
                 raise ValueError(
                     f"{self.contract.name}: {port.name} has shape {tuple(x.shape)}; it must be "
@@ -69,11 +80,99 @@ class LoadedColorizer(LoadedNetwork):
         return self._run(lightness, clicks)
 
 
+class LoadedSplitColorizer(LoadedColorizer):
+    """A split colorizer: its two parts, which can be called by themselves, and both at once."""
+
+    def __init__(self, parts: "SplitParts", contract: Contract, source: str, device: torch.device) -> None:
+        super().__init__(parts, contract, source, device)
+        self._parts = parts
+
+    @torch.no_grad()
+    def embed(self, lightness: Float[Tensor, "b 1 h w"]) -> tuple[Tensor, ...]:
+        """What the photos alone say, of the padded photos."""
+        return tuple(self._parts.embed(self._padded(lightness)))
+
+    @torch.no_grad()
+    def colour(
+        self, embedding: Sequence[Tensor], lightness: Float[Tensor, "b 1 h w"], clicks: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 2 h w"], Tensor]:
+        """Colours, and features of the padded photos for guides.
+
+        Raises:
+            ValueError: see `LoadedColorizer`.
+        """
+        self._check((lightness, clicks))
+        height, width = lightness.shape[-2:]
+        batch = len(clicks)
+        whole = [part if len(part) == batch else part.expand(batch, *part.shape[1:]) for part in embedding]
+        ab, features = self._parts.colour(self._padded(lightness), self._padded(clicks), *whole)
+        return crop(ab, height, width), features
+
+    @torch.no_grad()
+    def palette(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
+        """Logits of the colours of some cells, over `bins`, from their features as `colour` gives them."""
+        return self._parts.palette(features[:, : self.contract.features - UNCERTAINTIES])
+
+    @property
+    def bins(self) -> Float[Tensor, "bins 2"]:
+        """The colours that `palette` speaks of, ab / 128."""
+        return self._parts.bins
+
+
+class SplitParts(nn.Module):
+    """The graphs of a split colorizer."""
+
+    bins: Tensor
+
+    def __init__(self, embed: nn.Module, colour: nn.Module, palette: nn.Module, bins: Tensor) -> None:
+        """Put them together.
+
+        Args:
+            embed: from lightness to what the photo alone says.
+            colour: from lightness, clicks and that to ab and features.
+            palette: from features to logits.
+            bins: the colours that the logits are of.
+        """
+        super().__init__()
+        self.embed, self.colour, self.palette = embed, colour, palette
+        self.register_buffer("bins", bins)
+
+    def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
+        """The house's call."""
+        return self.colour(lightness, clicks, *self.embed(lightness))[0]
+
+
 class LoadedGuide(LoadedNetwork):
     """`guide(lightness, predicted_ab, clicks, truth_ab) -> logits` from an exported graph."""
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether it is a head of one split colorizer, whose features it is called with."""
+        return self.contract.features > 0
+
+    def check_reads(self, colorizer: object) -> None:
+        """Refuse a colorizer whose features this guide was not trained on.
+
+        Raises:
+            ValueError: it reads another one's.
+        """
+        reads = self.contract.reads
+        contract = getattr(colorizer, "contract", None)
+        if reads and reads != getattr(contract, "weights", ""):
+            raise ValueError(
+                f"the guide {self.source} reads the features of one colorizer (weights {reads[:12]}), which "
+                f"{getattr(colorizer, 'source', 'this colorizer')} is not; give the colorizer that was published "
+                "with it"
+            )
+
     def __call__(
-        self, lightness: Tensor, predicted_ab: Tensor, clicks: Tensor, truth_ab: Tensor | None = None
+        self,
+        lightness: Tensor,
+        predicted_ab: Tensor,
+        clicks: Tensor,
+        truth_ab: Tensor | None = None,
+        *,
+        features: Tensor | None = None,
     ) -> Float[Tensor, "b h w"]:
         """Score of every pixel as the next click.
 
@@ -82,15 +181,22 @@ class LoadedGuide(LoadedNetwork):
             predicted_ab: (B,2,H,W), the present colours, CIE ab / 128.
             clicks: (B,3,H,W), mask and ab.
             truth_ab: (B,2,H,W), the true colours, for an oracle; None for a blind guide.
+            features: of the present colouring by its colorizer (`LoadedSplitColorizer.colour`), for a guide that
+                reads them.
 
         Raises:
-            ValueError: an input has another shape, dtype or device, or the truth is missing or superfluous.
+            ValueError: an input has another shape, dtype or device, or the truth or the features are missing or
+                superfluous.
         """
         seen = (lightness, predicted_ab, clicks)
+        if self.reads_features != (features is not None):
+            wants = "reads its colorizer's features: pass them" if self.reads_features else "reads no features"
+            raise ValueError(f"{self.contract.name} {wants}")
+        more = () if features is None else (features,)
         if self.contract.variant == "blind":
             if truth_ab is not None:
                 raise ValueError(f"{self.contract.name} is a blind guide; call it with truth_ab=None")
-            return self._run(*seen)
+            return self._run(*seen, *more)
         if truth_ab is None:
             raise ValueError(f"{self.contract.name} is an oracle guide: give it truth_ab, or load a blind one")
-        return self._run(*seen, truth_ab)
+        return self._run(*seen, truth_ab, *more)

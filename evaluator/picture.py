@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from evaluator.inference import Colorizer, run_network
+from evaluator.inference import Colorizer
 from evaluator.metrics import rgb_psnr
 from evaluator.policies import Policy
 from evaluator.rollout import Moment, Photos, before_clicks, rollout
+from evaluator.session import PhotoSession
 from evaluator.threads import each_on_one_core
 from kernels.color import lab_to_rgb, to_uint8
 
@@ -78,16 +78,16 @@ def click_grid(
         autocast: dtype in which to run the colorizer under autocast.
         title: a line at the top.
     """
-    colorize = partial(run_network, colorizer, autocast=autocast)
 
     def rows_of(number: int) -> dict[str, list[_Cell]]:
         rgb = photos[number : number + 1].to(device)
         batch = Photos.from_rgb(rgb, seed=seed, first_index=first_index + number)
-        start = before_clicks(colorize, batch)
+        session = PhotoSession(colorizer, batch.lightness, autocast)
+        start = before_clicks(session, batch)
         grey, truth = _grey_cells(batch, rgb), _truth_cells(rgb)
         found = {}
         for name, policy in policies.items():
-            moments = rollout(colorize, policy, batch, start, budgets=clicks, hint_size=hint_size)
+            moments = rollout(session, policy, batch, start, budgets=clicks, hint_size=hint_size)
             steps = zip(moments, (0, *clicks[:-1]), strict=True)
             columns = [_coloured_cells(batch, rgb, moment, placed_before) for moment, placed_before in steps]
             found[name] = [cells[0] for cells in (grey, *columns, truth)]

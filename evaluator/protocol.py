@@ -13,11 +13,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from evaluator.inference import Colorizer, run_network
+from evaluator.inference import Colorizer
 from evaluator.metrics import DEFAULT, METRICS, Comparison
 from evaluator.policies import Policy
 from evaluator.results import Protocol, Results
 from evaluator.rollout import Moment, Photos, before_clicks, coloured_steps, rollout
+from evaluator.session import PhotoSession
 from evaluator.threads import each_on_one_core
 
 __all__ = ["Protocol", "Results", "evaluate"]
@@ -63,8 +64,7 @@ def evaluate(
     device = torch.device(device)
     results = Results.empty(protocol, photos.shape, first_index, policies, metrics)
     progress = _Progress(len(photos) * len(policies) * protocol.clicks[-1], on_progress)
-    colorize = partial(run_network, colorizer, autocast=autocast)
-    run = _Run(colorize, policies, photos, protocol, device, metrics, results, progress)
+    run = _Run(colorizer, autocast, policies, photos, protocol, device, metrics, results, progress)
     at_once = 1 if device.type == "cpu" else protocol.batch_size
     batches = [slice(first, min(first + at_once, len(photos))) for first in range(0, len(photos), at_once)]
     if device.type == "cpu":
@@ -79,7 +79,8 @@ def evaluate(
 class _Run:
     """What `evaluate` does, batch by batch; several threads may measure different batches."""
 
-    colorize: Colorizer
+    colorizer: Colorizer
+    autocast: torch.dtype | None
     policies: Mapping[str, Policy]
     photos: UInt8[Tensor, "n 3 h w"]
     protocol: Protocol
@@ -95,10 +96,11 @@ class _Run:
         first_index = int(self.results.photos[0]) + rows.start
         batch = Photos.from_rgb(rgb, seed=protocol.seed, first_index=first_index)
         with_previous = any(METRICS[metric].needs_previous for metric in self.metrics)
-        start = before_clicks(self.colorize, batch) if self._shares_start(with_previous) else None
+        session = PhotoSession(self.colorizer, batch.lightness, self.autocast)
+        start = before_clicks(session, batch) if self._shares_start(with_previous) else None
         for name, policy in self.policies.items():
             moments = rollout(
-                self.colorize,
+                session,
                 policy,
                 batch,
                 start,

@@ -5,6 +5,7 @@ on first use. Pickles are never loaded.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from evaluator.contract import FILE_NAME, Contract, Port
-from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork
+from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork, LoadedSplitColorizer, SplitParts
 from evaluator.registry_words import described
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ CHAMPION = "champion"
 """Alias of the version that is used by default."""
 GRAPH_FILE = "data/model.pt2"
 """Where a model folder holds its graph."""
+PART_FILES = {name: f"parts/{name}.pt2" for name in ("embed", "colour", "palette")}
+"""Where the folder of a split colorizer holds the graphs of its parts."""
+BINS_FILE = "parts/bins.json"
+"""The colours that its palette speaks of."""
 _MAKE_ONE = "`accelerate launch trainer/main.py` trains networks and registers them"
 _SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # no chatter about migrations
@@ -105,9 +110,29 @@ def load(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") 
             place, source = Path(uri), str(uri)
         graph_file, contract_file = _files(place, source)
         contract = Contract.read(contract_file)
-        graph = _open(graph_file, target, source)
+        if contract.kind == "colorizer" and contract.features:
+            parts = _open_parts(contract_file.parent, target, source)
+            return LoadedSplitColorizer(parts, contract, source, parts.bins.device)
+        graph = _open(_there(graph_file, source), target, source)
     kind = LoadedColorizer if contract.kind == "colorizer" else LoadedGuide
     return kind(graph, contract, source, next((weight.device for weight in graph.parameters()), target))
+
+
+def _open_parts(folder: Path, device: torch.device, source: str) -> SplitParts:
+    """The graphs of a split colorizer."""
+    graphs = [_open(_there(folder / file, source), device, source) for file in PART_FILES.values()]
+    parts = SplitParts(*graphs, bins=read_tensor(_there(folder / BINS_FILE, source)))
+    return parts.to(device)
+
+
+def read_tensor(file: Path) -> Tensor:
+    """A tensor that `write_tensor` wrote."""
+    return torch.tensor(json.loads(file.read_text(encoding="utf-8")))
+
+
+def write_tensor(file: Path, values: Tensor) -> None:
+    """Write a small tensor as JSON."""
+    file.write_text(json.dumps(values.tolist()), encoding="utf-8")
 
 
 def _files(place: Path, source: str) -> tuple[Path, Path]:
@@ -118,11 +143,16 @@ def _files(place: Path, source: str) -> tuple[Path, Path]:
     else:
         found = [place / name for name in (GRAPH_FILE, "model.pt2") if (place / name).exists()]
         graph_file, contract_file = found[0] if found else place / GRAPH_FILE, place / FILE_NAME
-    if not graph_file.is_file():
+    return (graph_file if contract_file.is_file() else _there(graph_file, source)), contract_file
+
+
+def _there(file: Path, source: str) -> Path:
+    """The file, if it is there."""
+    if not file.is_file():
         raise ValueError(
-            f"{source} has no exported graph ({graph_file} is missing); pickles are never loaded. {_MAKE_ONE}"
+            f"{source} has no exported graph ({file} is missing); pickles are never loaded. {_MAKE_ONE}"
         )
-    return graph_file, contract_file
+    return file
 
 
 def _open(graph_file: Path, device: torch.device, source: str) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor
 from evaluator.inference import Colorizer
 from evaluator.policies import Policy, State
 from evaluator.robot import EXACT, Robot
+from evaluator.session import Coloured, PhotoSession
 from kernels.clicks import hint_colours, no_clicks
 from kernels.color import rgb_to_lab
 from kernels.noise import fold, sample_keys
@@ -49,6 +50,8 @@ class Moment:
     """Flat indices of the clicks, in the order in which they were placed."""
     previous_ab: Float[Tensor, "b 2 h w"] | None = None
     """The colours just before the newest click; None without a click, or where they were not asked for."""
+    features: Tensor | None = None
+    """Of a split colorizer, see `evaluator.session.Coloured`."""
     seconds: float = 0.0
     """Wall time since the automatic colouring that the whole batch took to choose, click and colour."""
 
@@ -57,7 +60,13 @@ class Moment:
 def before_clicks(colorizer: Colorizer, photos: Photos) -> Moment:
     """The automatic colouring, which every policy starts from."""
     clicks = no_clicks(photos.truth_ab)
-    return Moment(_colorize(colorizer, photos, clicks), clicks, photos.keys.new_empty(len(photos.keys), 0))
+    coloured = _colorize(session_of(colorizer, photos), photos, clicks)
+    return Moment(coloured.ab, clicks, photos.keys.new_empty(len(photos.keys), 0), features=coloured.features)
+
+
+def session_of(colorizer: Colorizer, photos: Photos) -> PhotoSession:
+    """The colorizer in front of these photos; a session stays what it is."""
+    return colorizer if isinstance(colorizer, PhotoSession) else PhotoSession(colorizer, photos.lightness)
 
 
 def coloured_steps(policy: Policy, budgets: Sequence[int], with_previous: bool) -> set[int]:
@@ -85,7 +94,8 @@ def rollout(
     what a policy with `needs_colorizer` tries comes on top.
 
     Args:
-        colorizer: in evaluation mode (see `evaluator.inference.run_network`).
+        colorizer: in evaluation mode (see `evaluator.inference.run_network`), or a session of these photos, which
+            all policies may share.
         policy: chooses one click per photo and step.
         photos: the batch.
         start: from `before_clicks`, which all policies may share; None to colour here if at all.
@@ -98,36 +108,38 @@ def rollout(
     Raises:
         ValueError: no unclicked pixel is left, or the colorizer returns another shape.
     """
+    session = session_of(colorizer, photos)
     coloured = coloured_steps(policy, budgets, with_previous)
     if start is None and 0 in coloured:
-        start = before_clicks(colorizer, photos)
+        start = before_clicks(session, photos)
     if start is not None and 0 in budgets:
         yield start
     colours = hint_colours(photos.truth_ab, hint_size)
     clicks, positions = no_clicks(photos.truth_ab), photos.keys.new_empty(len(photos.keys), 0)
-    before, now = None, start.predicted_ab if start else None
+    before, now = None, Coloured(start.predicted_ab, start.features) if start else None
     watch = _Stopwatch(clicks.device)
     for step in range(budgets[-1]):
-        choice = policy.choose(_state(policy, photos, colorizer, clicks, positions, now, hint_size))
+        choice = policy.choose(_state(policy, photos, session, clicks, positions, now, hint_size))
         clicks, hit = robot.click(clicks, colours, choice, photos.keys, step=step, hint_size=hint_size)
         positions = torch.cat([positions, hit[:, None]], dim=1)
         if step + 1 in coloured:
-            before, now = now, _colorize(colorizer, photos, clicks)
+            before, now = now, _colorize(session, photos, clicks)
         on_click()
         if step + 1 in budgets:
             assert now is not None
             watch.stop()
-            yield Moment(now, clicks, positions, before if with_previous else None, watch.seconds)
+            previous = before.ab if before and with_previous else None
+            yield Moment(now.ab, clicks, positions, previous, now.features, watch.seconds)
             watch.start()
 
 
 def _state(
     policy: Policy,
     photos: Photos,
-    colorizer: Colorizer,
+    session: PhotoSession,
     clicks: Tensor,
     positions: Tensor,
-    predicted_ab: Tensor | None,
+    coloured: Coloured | None,
     hint_size: int,
 ) -> State:
     """What this policy may see."""
@@ -137,20 +149,21 @@ def _state(
         keys=photos.keys,
         positions=positions,
         hint_size=hint_size,
-        predicted_ab=predicted_ab if policy.needs_prediction else None,
+        predicted_ab=coloured.ab if coloured and policy.needs_prediction else None,
+        features=coloured.features if coloured and policy.needs_prediction else None,
         truth_ab=photos.truth_ab if policy.needs_truth else None,
-        colorize=colorizer if policy.needs_colorizer else None,
+        colorize=session if policy.needs_colorizer else None,
     )
 
 
-def _colorize(colorizer: Colorizer, photos: Photos, clicks: Tensor) -> Tensor:
-    predicted_ab = colorizer(photos.lightness, clicks)
-    if predicted_ab.shape != photos.truth_ab.shape:
+def _colorize(session: PhotoSession, photos: Photos, clicks: Tensor) -> Coloured:
+    coloured = session.look(clicks)
+    if coloured.ab.shape != photos.truth_ab.shape:
         raise ValueError(
-            f"the colorizer returned shape {tuple(predicted_ab.shape)} for photos with ab of shape "
+            f"the colorizer returned shape {tuple(coloured.ab.shape)} for photos with ab of shape "
             f"{tuple(photos.truth_ab.shape)}; it must return the same shape"
         )
-    return predicted_ab
+    return coloured
 
 
 class _Stopwatch:

@@ -108,6 +108,7 @@ def export_network(training: Training, published: str, engine: Engine):
             variant=getattr(network, "variant", None),
             hint_size=config.choice.hint_size,
             temperature=config.choice.temperature.at(1.0) if guide else None,
+            colorizer=training.engines[training.recipe.colorizer].whole if guide else None,
             config={**flatten(config), "engine.precision": training.cluster.precision},
             metrics=measured,
         ),

@@ -1,9 +1,10 @@
 """A trained network becomes an exported graph with a contract. Knows nothing of MLflow: see `trainer.tracking`."""
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch.export import Dim, ExportedProgram
 from evaluator.contract import FILE_NAME, Contract, Port, Variant, standard_ports
 from evaluator.registry import GRAPH_FILE
 from kernels.benchmarking import commit, versions
+from trainer.networks import SplitColorNet
+from trainer.split_export import export_parts, save_parts
 
 TOLERANCE = 1e-5
 """Largest difference of graph and network, as a share of the network's largest output, at least 1."""
@@ -25,6 +28,10 @@ class Exported:
 
     program: ExportedProgram
     contract: Contract
+    parts: Mapping[str, ExportedProgram] = field(default_factory=dict)
+    """Of a split colorizer, see `trainer.split_export`."""
+    bins: Tensor | None = None
+    """The colours of its palette."""
 
 
 def describe(
@@ -34,6 +41,7 @@ def describe(
     variant: Variant | None = None,
     hint_size: int | tuple[int, int] = 1,
     temperature: float | None = None,
+    colorizer: nn.Module | None = None,
     config: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Contract:
@@ -45,6 +53,7 @@ def describe(
         variant: "blind" or "oracle" makes it a guide; None a colorizer.
         hint_size: side of a click's stamp in training, in pixels, or smallest and largest.
         temperature: T of a guide's heat map.
+        colorizer: the network whose features a guide reads; without effect for one that reads none.
         config: the whole training config.
         metrics: validation results; those that are not finite are left out.
 
@@ -57,7 +66,9 @@ def describe(
             f"{type(network).__name__}.multiple is {multiple!r}; give the divisor of its sides in pixels"
         )
     kind = "guide" if variant else "colorizer"
-    inputs, outputs = standard_ports(kind, variant)
+    features = getattr(network, "feature_channels", 0)
+    inputs, outputs = standard_ports(kind, variant, features if variant else 0)
+    reads = weights_hash(colorizer) if variant and features and colorizer is not None else ""
     return Contract(
         kind=kind,
         name=name,
@@ -69,11 +80,23 @@ def describe(
         hint_size=hint_size,
         temperature=temperature,
         variant=variant,
+        features=features,
+        weights=weights_hash(network),
+        reads=reads,
         config=dict(config or {}),
         metrics={key: float(value) for key, value in (metrics or {}).items() if math.isfinite(value)},
         commit=commit(),
         versions=versions(("chromaclick", "torch")),
     )
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 over a network's weights and statistics by name, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def export(network: nn.Module, contract: Contract) -> Exported:
@@ -86,13 +109,19 @@ def export(network: nn.Module, contract: Contract) -> Exported:
         RuntimeError: the graph's output differs from the network's at another batch, height and width.
     """
     still = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+    headed, free = bool(contract.reads), _free_dimensions(contract)
+    if headed:
+        still = Called(still, contract)
     still.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]: missing overload
     program = torch.export.export(
         still,
         _example(contract, 2, contract.min_size, contract.min_size),
-        dynamic_shapes=_free_dimensions(contract),
+        dynamic_shapes=(free,) if headed else free,
     )
-    exported = Exported(program, contract)
+    if isinstance(still, SplitColorNet):
+        exported = Exported(program, contract, export_parts(still), still.bins)
+    else:
+        exported = Exported(program, contract)
     _check(exported, still)
     return exported
 
@@ -103,14 +132,32 @@ def save(exported: Exported, folder: Path) -> Path:
     graph_file.parent.mkdir(parents=True, exist_ok=True)
     torch.export.save(exported.program, graph_file)
     (folder / FILE_NAME).write_text(exported.contract.to_json(), encoding="utf-8")
+    if exported.bins is not None:
+        save_parts(exported.parts, exported.bins, folder)
     return folder
+
+
+class Called(nn.Module):
+    """A network behind its contract's call: the inputs in the order of the ports."""
+
+    def __init__(self, network: nn.Module, contract: Contract) -> None:
+        super().__init__()
+        self.network = network
+        self._names = [port.name for port in contract.inputs]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The network's output."""
+        named = dict(zip(self._names, inputs, strict=True))
+        features = {"features": named.pop("features")} if "features" in named else {}
+        return self.network(*named.values(), **features)
 
 
 def _free_dimensions(contract: Contract) -> tuple[dict[int, Any], ...]:
     least = contract.min_size // contract.multiple
     batch = Dim("batch")
-    height, width = (contract.multiple * Dim(f"{side}_blocks", min=least) for side in ("height", "width"))
-    return tuple({0: batch, 2: height, 3: width} for _ in contract.inputs)
+    height, width = (Dim(f"{side}_blocks", min=least) for side in ("height", "width"))
+    values = [contract.multiple // port.cell for port in contract.inputs]
+    return tuple({0: batch, 2: count * height, 3: count * width} for count in values)
 
 
 def _example(contract: Contract, batch: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, ...]:
@@ -118,8 +165,9 @@ def _example(contract: Contract, batch: int, height: int, width: int, seed: int 
     generator = torch.Generator().manual_seed(seed)
 
     def draw(port: Port) -> Tensor:
-        low, high = port.low or 0.0, port.high or 0.0
-        return torch.rand(batch, port.channels or 1, height, width, generator=generator) * (high - low) + low
+        low, high = port.low or 0.0, port.high or 1.0
+        sides = height // port.cell, width // port.cell
+        return torch.rand(batch, port.channels or 1, *sides, generator=generator) * (high - low) + low
 
     return tuple(draw(port) for port in contract.inputs)
 

@@ -38,7 +38,10 @@ def load_networks(colorizer: str, guides: Sequence[str], work: Path, device: tor
     loaded = [load_guide(guide, registry, str(device)) for guide in guides]
     if len({guide.fingerprint for guide in loaded}) < len(loaded):
         raise ValueError(f"a guide is given twice: {', '.join(guides)}")
-    return Networks(colorizer=load_colorizer(colorizer, registry, str(device)), guides=_named(loaded))
+    network = load_colorizer(colorizer, registry, str(device))
+    for guide in loaded:
+        guide.check_reads(network)
+    return Networks(colorizer=network, guides=_named(loaded))
 
 
 def make_policies(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from evaluator.inference import Guide, run_network
+from evaluator.inference import Guide, reads_features, run_network
 from evaluator.policies.interface import State, needed
 from kernels.clicks import clicked, masked_argmax
 
@@ -32,5 +32,8 @@ class GuidePolicy:
         """Ask the guide; ties go to the first pixel."""
         truth = None if self.blind else needed(state.truth_ab, "truth_ab")
         seen = needed(state.predicted_ab, "predicted_ab")
-        logits = run_network(self.guide, state.lightness, seen, state.clicks, truth, autocast=self.autocast)
+        more = {"features": needed(state.features, "features")} if reads_features(self.guide) else {}
+        logits = run_network(
+            self.guide, state.lightness, seen, state.clicks, truth, autocast=self.autocast, **more
+        )
         return masked_argmax(logits, clicked(state.clicks))

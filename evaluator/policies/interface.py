@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from evaluator.inference import Colorizer
+from evaluator.session import PhotoSession
 
 Needed = typing.TypeVar("Needed")
 
@@ -34,6 +35,8 @@ class State:
     """The true colours; None for a policy without `needs_truth`."""
     colorize: Colorizer | None = None
     """The colorizer, to try clicks with; None for a policy without `needs_colorizer`."""
+    features: Tensor | None = None
+    """What a split colorizer's guides read, beside `predicted_ab`; None where there is none."""
 
     @property
     def step(self) -> int:
@@ -63,6 +66,20 @@ class Policy(typing.Protocol):
     def choose(self, state: State) -> Int64[Tensor, " b"]:
         """Flat index row * width + col per photo. Raises a ValueError when no pixel is left."""
         ...
+
+
+def recolour(
+    state: State, rows: Int64[Tensor, " n"], clicks: Float[Tensor, "n 3 h w"]
+) -> Float[Tensor, "n 2 h w"]:
+    """Colours of the state's photos, given by their rows, under other clicks.
+
+    Raises:
+        ValueError: the state has no colorizer.
+    """
+    colorize = needed(state.colorize, "colorize")
+    if isinstance(colorize, PhotoSession):
+        return colorize.rows(rows, clicks)
+    return colorize(state.lightness[rows], clicks)
 
 
 def needed(value: Needed | None, name: str) -> Needed:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from evaluator.policies.interface import State, needed
+from evaluator.policies.interface import State, needed, recolour
 from evaluator.policies.uncertainty import Imagination
 from evaluator.stamps import at_places, stamp
 from kernels.clicks import check_some_pixel_is_free, clicked, hint_colours
@@ -133,14 +133,13 @@ def try_clicks(
         measure: from colours (n,2,h,w) and the index of the photo of each (n,) to numbers (n,).
         pixels_at_once: colorizer calls get as many photos as have about this many pixels.
     """
-    colorize = needed(state.colorize, "colorize")
     height, width = state.clicks.shape[-2:]
     trials = torch.arange(places.numel(), device=places.device)
     results = []
     for part in trials.split(max(1, pixels_at_once // (height * width))):
         photo = part // places.shape[1]
         clicks = stamp(state.clicks[photo], places.flatten()[part], colours.flatten(0, 1)[part], state.hint_size)
-        results.append(measure(colorize(state.lightness[photo], clicks), photo))
+        results.append(measure(recolour(state, photo, clicks), photo))
     return torch.cat(results).view_as(places)
 
 

@@ -137,6 +137,7 @@ class SplitColorNet(nn.Module):
             nn.Conv2d(_PALETTE_WIDTH, len(color_bins()), 1),
         )
         """From `Colouring.features` to logits of the colour of each cell, over `color_bins`."""
+        self.feature_channels = click + photo + FEATURE_CHANNELS_BESIDE_WIDTHS
         self.register_buffer("bins", color_bins(), persistent=False)
         bell = torch.exp(-(torch.arange(-3, 4).float() ** 2) / (2 * _COPY_SPREAD**2))
         self.register_buffer("bell", bell.repeat(CELL, 1, 1, 1), persistent=False)
@@ -212,12 +213,14 @@ class SplitColorNet(nn.Module):
             embedding = self._embed(lightness)
         if clicks is None:
             return embedding
-        many = embedding
-        maps = clicks.shape[0] // lightness.shape[0]
+        many, maps = embedding, clicks.shape[0] // lightness.shape[0]
         if maps > 1:
             lightness = lightness.repeat_interleave(maps, 0)
-            if embedding.base_ab.shape[0] > 1:
-                many = Embedding(*(part.repeat_interleave(maps, 0) for part in embedding))
+        times = clicks.shape[0] // embedding.base_ab.shape[0]
+        if times > 1 and times == clicks.shape[0]:
+            many = Embedding(*(part.expand(times, *part.shape[1:]) for part in embedding))
+        elif times > 1:
+            many = Embedding(*(part.repeat_interleave(times, 0) for part in embedding))
         ab, read = self._decode(many, lightness, clicks)
         if places is not None:
             base_ab = upsample_convex(embedding.base_ab, embedding.convex)
