@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from evaluator.contract import Contract, crop, pad_to_multiple
 
-
 UNCERTAINTIES = 2
 """Last features of a split colorizer, which its palette has made itself: entropy and spread of the colours."""
 
