@@ -157,7 +157,8 @@ class LossConfig:
     """list: cross-entropy between softmaxes over the tried pixels. centred: squared error of scores less their
     mean."""
     gain_tries: int = 16
-    """Pixels that are tried in each state: 6 of the guide's own best, the others spread over the photo."""
+    """Pixels that are tried in each state: three in eight are the guide's own best, the others are spread over the
+    photo."""
     error_blur: float = 3.0
     """Standard deviation, in pixels, of the blur of the `error` target; without effect for `region`."""
     heatmap_in_pretraining: bool = True

@@ -233,7 +233,10 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
                 stream=TRIED + interaction,
                 tries=config.loss.gain_tries,
                 hint_size=hint_size(step, interaction),
+                known=scene.shared.get("tries") if interaction == 1 else None,
             )
+            if interaction == 1:  # both guides see this state; those after it are each guide's own
+                scene.shared["tries"] = tries
             targets.append(gain_loss(logits, tries, config.loss.gain_loss))
         else:
             target = target_heatmap(config.loss, error_map(colored.ab, scene.truth_ab), clicked(clicks))

@@ -6,7 +6,6 @@ from trainer.config import (
     Config,
     DataConfig,
     LossConfig,
-    NetworkConfig,
     OptimizerConfig,
     RecipeConfig,
     RoundsConfig,
@@ -18,15 +17,22 @@ from trainer.schedules import Schedule
 
 
 def tiny() -> Config:
-    """64 px, minutes on a CPU: small U-Nets on the embedded photographs and scenes."""
+    """64 px, minutes on a CPU: a small split network on the embedded photographs and scenes."""
     return Config(
         preset="tiny",
         data=DataConfig(image_size=64, batch_size=16, scale_jitter=8),
-        network=NetworkConfig(color=(16, 32, 64, 96, 128, 128), edit=(8, 16, 32, 32, 48)),
+        recipe=RecipeConfig(
+            network="split",
+            photo_widths=(32, 48, 80, 128),
+            click_widths=(24, 32, 48),
+            guide="head",
+            guide_widths=(24, 32, 48),
+        ),
         choice=ChoiceConfig(hint_size=(3, 3)),
-        clicks=ClicksConfig(interactions=1),
-        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
-        rounds=RoundsConfig(pretrain_color=4.0, pretrain_edit=0.6, ping=0.25, pong=0.25, cycles=1),
+        loss=LossConfig(color="log_mse", target="gain", gain_tries=8),
+        clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=1),
+        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3, decay_until=1.0),
+        rounds=RoundsConfig(pretrain_color=3.0, pretrain_edit=0.6, ping=0.25, pong=0.25, cycles=1),
         validation=ValidationConfig(photos=48, hint_size=3),
     )
 
@@ -36,8 +42,11 @@ def small() -> Config:
     return Config(
         preset="small",
         data=DataConfig(image_size=128, batch_size=16, scale_jitter=20, workers=1),
-        network=NetworkConfig(color=(24, 48, 96, 128, 128, 192), edit=(8, 16, 32, 32, 32, 64)),
+        recipe=RecipeConfig(network="split", guide="head"),
         choice=ChoiceConfig(hint_size=(3, 3)),
+        loss=LossConfig(color="log_mse", target="gain"),
+        clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=2),
+        optimizer=OptimizerConfig(color_lr=2e-3, edit_lr=2e-3, decay_until=1.0),
         rounds=RoundsConfig(pretrain_color=20.0, pretrain_edit=2.0, ping=0.5, pong=0.5, cycles=2),
         validation=ValidationConfig(photos=128, hint_size=3),
     )
