@@ -259,8 +259,9 @@ def test_every_stage_is_validated_with_the_guides_trained_so_far(tmp_path: Path)
     policies = [
         {name.split("/")[1] for name in values if name != "images_seen"} for values in training.progress.curve
     ]
-    guided = {"random", "editnet-oracle", "editnet-blind"}
-    assert policies == [{"random"}, guided, guided, guided]
+    alone = {"random", "no network"}
+    guided = {*alone, "editnet-oracle", "editnet-blind"}
+    assert policies == [alone, guided, guided, guided]
 
 
 def test_the_estimators_all_train(tmp_path: Path):
