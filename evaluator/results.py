@@ -174,7 +174,7 @@ class Results:
         mine, theirs = ((part.protocol, part.size, part.metrics, part.photos.tolist()) for part in (self, other))
         for name, one, another in zip(("protocol", "photo size", "metrics", "photos"), mine, theirs, strict=True):
             if one != another:
-                raise ValueError(f"the {name} differ: {one} and {another}; measure both alike")
+                raise ValueError(f"the two differ in {name}: {one} and {another}; measure both alike")
         if both := [policy for policy in self.policies if policy in other.values]:
             raise ValueError(f"both have the policy {both[0]!r}; measure it once")
         return replace(

@@ -22,7 +22,7 @@ MakeFid = Callable[[torch.device], Fid]
 def fid_rows(
     task: Task, budgets: Sequence[int], make: MakeFid = Fid, on_photos: Callable[[int], None] = lambda count: None
 ) -> list[dict[str, Any]]:
-    """The FID of each policy and of the ruler at some numbers of clicks: a pass over the photos with one colouring each.
+    """The FID of each policy and of the ruler at some numbers of clicks, with one pass over the photos for each.
 
     Args:
         task: the finished measurement.
