@@ -311,5 +311,5 @@ def test_another_setting_is_another_fingerprint():
 
 
 def test_an_unknown_name_is_told_which_baselines_there_are():
-    with pytest.raises(ValueError, match="kernle has no exported graph .* takes kernel and levin"):
+    with pytest.raises(ValueError, match=r"kernle has no exported graph .* takes kernel and levin"):
         load_colorizer("kernle")
