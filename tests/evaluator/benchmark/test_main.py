@@ -123,9 +123,7 @@ def test_means_and_intervals_are_those_of_the_rows(finished: Path):
             assert row["delta_e_gain_low"] <= row["delta_e_gain"] <= row["delta_e_gain_high"]
 
 
-def test_the_ruler_is_the_kernel_under_random_clicks_in_every_output(
-    bench: Bench, finished: Path, good: torch.Tensor
-):
+def test_the_ruler_is_the_kernel_under_random_clicks_in_every_output(finished: Path, good: torch.Tensor):
     rows = rows_of(finished).query("policy == 'no network' and photo in ['p03.jpg', 'p04.jpg']")
     ruler = measure_ruler(good[3:5], Protocol(clicks=(0, 1, 4)), first_index=4)
     for metric in ("ab_psnr", "ab_ssim", "rgb_psnr"):
