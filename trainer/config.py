@@ -75,6 +75,15 @@ class RecipeConfig:
     begin_with: str = ""
     """Folder of a run whose networks this training begins with; other settings than their widths may differ."""
 
+    @property
+    def in_words(self) -> str:
+        """The networks in a line, with what the encoder begins with."""
+        if self.network == "unet":
+            return "U-Net, guides of their own"
+        start = "fresh encoder" if self.encoder == "fresh" else f"encoder {self.encoder} with ImageNet's weights"
+        guides = "guides on its features" if self.guide == "head" else "guides of their own"
+        return f"split network, {start}, {guides}"
+
     def __post_init__(self) -> None:
         if self.guide == "head" and self.network != "split":
             raise ValueError(

@@ -193,6 +193,7 @@ class Session:
             {
                 "preset": config.preset,
                 "recipe": training.recipe.name,
+                "networks": config.recipe.in_words,
                 "perceptual": perceptual_status,
                 "precision": cluster.precision,
                 "processes": cluster.world_size,
@@ -208,6 +209,7 @@ class Session:
             f"chromaclick {config.preset}: {config.data.image_size} px, {data}; {cluster.world_size} process(es) "
             f"on {cluster.device}, {cluster.threads} thread(s) each, {cluster.precision}"
             f"{f', {cluster.engine_name}' if cluster.zero else ''}; perceptual term: {perceptual_status}\n"
+            f"{config.recipe.in_words}\n"
             f"{'resumed' if resumed else 'new'} run {self.folder.path}"
             + (f" at photo {training.progress.images_seen:,}" if training.progress.images_seen else "")
         )
