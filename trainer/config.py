@@ -153,6 +153,9 @@ class LossConfig:
     """Weight of the cross-entropy of the split network's colour distribution; without effect for unet."""
     lpips: float = 0.1
     """lambda_LPIPS, weight of the perceptual term."""
+    recoloured: float = 1.0
+    """Weight of the photo's error as it is re-coloured with EditNet's click, whose gradient the estimator carries;
+    0 leaves that gradient out."""
     heatmap: float = 0.1
     """lambda_heatmap, weight of EditNet's heat-map term."""
     entropy: float = 0.01
@@ -174,7 +177,7 @@ class LossConfig:
     """Apply the heat-map term while EditNet is pretrained too; the paper adds it in ping-pong only (3.5)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, lpips=0, heatmap=0, entropy=0, error_blur=0, base=0, distribution=0)
+        _at_least(self, lpips=0, heatmap=0, entropy=0, error_blur=0, base=0, distribution=0, recoloured=0)
         _at_least(self, gain=0, gain_tries=8)
 
 

@@ -4,6 +4,7 @@ EditNet comes twice: `oracle` sees the true colours as in the thesis, `blind` do
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -244,7 +245,8 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
         if click.divergence is not None:
             targets.append(click.divergence.mean())
         entropies.append(click.entropy.mean())
-        loss, colored = judge(step, colorize, logits, clicks, click, interaction)
+        with nullcontext() if config.loss.recoloured else torch.no_grad():
+            loss, colored = judge(step, colorize, logits, clicks, click, interaction)
         recoloured.append(loss)
         clicks = next_clicks(step, clicks, click, interaction)
     weight = config.loss.heatmap if heatmap else 0.0
@@ -252,7 +254,7 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
     gained = config.loss.target == "gain"
     target = {"gain": Term(mean, config.loss.gain)} if gained else {"heatmap_kl": Term(mean, weight)}
     return {
-        "recoloured_l1": Term(torch.stack(recoloured).mean()),
+        "recoloured_l1": Term(torch.stack(recoloured).mean(), config.loss.recoloured),
         **target,
         "heatmap_entropy": Term(torch.stack(entropies).mean(), -weight * config.loss.entropy),
     }
