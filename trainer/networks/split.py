@@ -290,18 +290,20 @@ class SplitColorNet(nn.Module):
 
     def _copy(self, ab: Tensor, lightness: Tensor, clicks: Tensor) -> Tensor:
         """Clicked pixels get exactly their colour; those around them some of it, as far as lightness agrees."""
+        # A map's colours carry its mask: none where it is 0, a share of a colour where it is a share. And no sum is
+        # divided by less than 1: so the first derivative of a click that is not there is what it would change.
         mask, colours = clicks[:, :1], clicks[:, 1:]
-        written = torch.cat([mask, mask * (colours - ab), mask * lightness], 1)
+        written = torch.cat([mask, colours - mask * ab, mask * lightness], 1)
         reach = self.bell.shape[-1] // 2
         bell = self.bell.to(written.dtype)
         with _full_precision(written):
             written = F.conv2d(written, bell, padding=(0, reach), groups=CELL)
             written = F.conv2d(written, bell.mT, padding=(reach, 0), groups=CELL)
-        amount, mean = written[:, :1], written[:, 1:] / written[:, :1].clamp(min=1e-4)
-        alike = torch.exp(-((lightness - mean[:, 2:]) ** 2) / (2 * _COPY_TONE**2))
-        ab = ab + amount.clamp(max=1.0) * alike * mean[:, :2]
-        # Inside a soft click the gradient of its mask has to survive; a hard one is copied bit by bit.
-        ab = torch.where(mask >= 1, colours + 0 * mask, ab + mask * (colours - ab))
+        amount, missing, light = written.split([1, 2, 1], 1)
+        light = torch.where(amount > 1e-4, light / amount.clamp(min=1e-4), lightness)
+        alike = torch.exp(-((lightness - light) ** 2) / (2 * _COPY_TONE**2))
+        ab = ab + alike * missing / amount.clamp(min=1.0)
+        ab = torch.where(mask >= 1, colours + 0 * mask, ab + colours - mask * ab)  # a click is copied bit by bit
         return ab.clamp(-1, 1)
 
 
