@@ -10,6 +10,7 @@ what was found, with the photo's features, into ab at 1/4 of the resolution; con
 import math
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -138,7 +139,7 @@ class SplitColorNet(nn.Module):
         )
         """From `Colouring.features` to logits of the colour of each cell, over `color_bins`."""
         self.feature_channels = click + photo + FEATURE_CHANNELS_BESIDE_WIDTHS
-        self.register_buffer("bins", color_bins(), persistent=False)
+        self.register_buffer("bins", color_bins().clone(), persistent=False)
         bell = torch.exp(-(torch.arange(-3, 4).float() ** 2) / (2 * _COPY_SPREAD**2))
         self.register_buffer("bell", bell.repeat(CELL, 1, 1, 1), persistent=False)
 
@@ -387,8 +388,12 @@ class ClickDecoder(nn.Module):
         return low + carried.reshape(batch, 2, height, width), x, exact(self.fine(x))
 
 
+@cache
 def color_bins() -> Float[Tensor, "bins 2"]:
-    """Centres of the bins of the colour distribution that sRGB reaches, in ab / 128."""
+    """Centres of the bins of the colour distribution that sRGB reaches, in ab / 128; not to be written to.
+
+    Of 33 values a channel: all 256 reach two bins more, with their corners.
+    """
     values = torch.linspace(0, 1, 33)
     cube = torch.stack(torch.meshgrid(values, values, values, indexing="ij"), -1).reshape(1, -1, 1, 3)
     ab = rgb_to_lab((cube.permute(0, 3, 1, 2) * 255).round().to(torch.uint8))[1][0, :, :, 0].T
