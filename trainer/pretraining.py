@@ -41,7 +41,7 @@ WITHOUT_EFFECT = (
 )
 """Beginnings of the names of settings that ColorNet's pretraining does not read. Every other one counts."""
 _RESOLVED = (
-    # Only what becomes of them matters: the loader's signature, precision, threads, whether LPIPS is there, weights.
+    # Only what becomes of them matters: the loader's signature, precision, threads, LPIPS or none, weights.
     *("data.train", "data.manifest", "data.workers", "data.cache", "data.scale_jitter", "data.photo_share"),
     *("engine.precision", "engine.threads", "loss.perceptual", "loss.lpips", "recipe.begin_with"),
 )

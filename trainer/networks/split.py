@@ -148,14 +148,14 @@ class SplitColorNet(nn.Module):
         return self(lightness)
 
     def colour(
-        self, embedding: Embedding, lightness: Float[Tensor, "b 1 H W"], clicks: Float[Tensor, "b 3 H W"]
+        self, embedding: Embedding, lightness: Float[Tensor, "p 1 H W"], clicks: Float[Tensor, "b 3 H W"]
     ) -> Colouring:
         """Colours for these clicks. Any number of clicks; every clicked pixel gets exactly its colour.
 
         Args:
             embedding: of these photos; of one photo, it serves any number of click maps.
-            lightness: CIE L* / 100.
-            clicks: mask and ab.
+            lightness: CIE L* / 100, of p photos.
+            clicks: mask and ab; b a multiple of p.
         """
         return self(lightness, clicks, embedding, features=True)
 
@@ -274,16 +274,15 @@ class SplitColorNet(nn.Module):
         valid, index = clicked.topk(count, 1)
         query, key = (part.flatten(3).transpose(2, 3) for part in (embedding.query, embedding.key))
         tokens = key.gather(2, index[:, None, :, None].expand(-1, HEADS, -1, key.shape[3]))
-        null = torch.cat(
-            [self.null_key * math.sqrt(KEY_SIZE), torch.zeros_like(self.null_key[:, :5]), self.null_bias[:, None]],
-            1,
+        # The null token is at no place and has no lightness, but a bias.
+        null = F.pad(exact(self.null_key) * math.sqrt(KEY_SIZE), (0, query.shape[3] - KEY_SIZE))
+        absent = torch.full_like(valid, -1e4) if "attention" in self.without else (valid - 1) * 1e4
+        bias = torch.cat(
+            [absent[:, None].expand(-1, HEADS, -1), exact(self.null_bias)[None, :, None].expand(batch, -1, -1)], 2
         )
         with _full_precision(query):
-            logits = query @ torch.cat([tokens, exact(null)[None, :, None].expand(batch, -1, -1, -1)], 2).mT
-            present = F.pad((valid - 1) * 1e4, (0, 1))
-            if "attention" in self.without:
-                present = F.pad(torch.full_like(valid, -1e4), (0, 1))
-            weight = (logits + present[:, None, None]).softmax(-1)
+            logits = query @ torch.cat([tokens, null[None, :, None].expand(batch, -1, -1, -1)], 2).mT
+            weight = (logits + bias[:, :, None]).softmax(-1)
         taken = _Tokens(index, valid)
         ab = taken.of(hint.ab)
         value = torch.cat([ab, ab - taken.of(embedding.base_ab), valid[..., None]], -1)
@@ -291,8 +290,8 @@ class SplitColorNet(nn.Module):
 
     def _copy(self, ab: Tensor, lightness: Tensor, clicks: Tensor) -> Tensor:
         """Clicked pixels get exactly their colour; those around them some of it, as far as lightness agrees."""
-        # A map's colours carry its mask: none where it is 0, a share of a colour where it is a share. And no sum is
-        # divided by less than 1: so the first derivative of a click that is not there is what it would change.
+        # A map's colours carry its mask: none where it is 0, a share of a colour where it is a share. No sum is
+        # divided by less than 1. So the first derivative of a click that is not there is what it would change.
         mask, colours = clicks[:, :1], clicks[:, 1:]
         written = torch.cat([mask, colours - mask * ab, mask * lightness], 1)
         reach = self.bell.shape[-1] // 2
