@@ -349,8 +349,8 @@ class Config:
         self._check_size()
         if self.recipe.network == "split" and self.choice.estimator == "gumbel_softmax_soft":
             raise ValueError(
-                "choice.estimator is gumbel_softmax_soft, which clicks every pixel a little; the split network looks "
-                "up the cells that are clicked: give another, such as gumbel_softmax, or recipe.network unet"
+                "choice.estimator is gumbel_softmax_soft, which clicks every pixel a little; the split network "
+                "looks up the cells that are clicked: give another, such as gumbel_softmax, or recipe.network unet"
             )
         pixels = self.data.image_size**2
         most = max(self.clicks.most_random + self.clicks.interactions, *self.validation.clicks)
