@@ -359,6 +359,11 @@ class Config:
                 "give a divisor of the batch"
             )
         self._check_size()
+        if self.recipe.network == "split" and self.choice.estimator == "gumbel_softmax_soft":
+            raise ValueError(
+                "choice.estimator is gumbel_softmax_soft, which clicks every pixel a little; the split network "
+                "looks up the cells that are clicked: give another, such as gumbel_softmax, or recipe.network unet"
+            )
         pixels = self.data.image_size**2
         most = max(self.clicks.most_random + self.clicks.interactions, *self.validation.clicks)
         if most * max(self.choice.hint_size[1], self.validation.hint_size) ** 2 > pixels:
@@ -367,12 +372,14 @@ class Config:
     def _check_size(self) -> None:
         """Refuse a size of photos that the networks cannot take."""
         color, edit = (2 ** (len(widths) - 1) for widths in (self.network.color, self.network.edit))
-        split = self.recipe.network == "split"
-        multiple = max(MULTIPLE if split else color, MULTIPLE if self.recipe.guide == "head" else edit)
+        split, head = self.recipe.network == "split", self.recipe.guide == "head"
+        multiple = max(MULTIPLE if split else color, MULTIPLE if head else edit)
         if self.data.image_size % multiple:
+            deep = [name for name, other in (("network.color", split), ("network.edit", head)) if not other]
+            fewer = f", or give fewer widths in {' and '.join(deep)}" if deep else ""
             raise ValueError(
                 f"data.image_size is {self.data.image_size}; these networks need a multiple of {multiple}: "
-                f"change it, or give fewer widths in network.color and network.edit"
+                f"change it{fewer}"
             )
 
 

@@ -5,6 +5,7 @@ one state (photo and clicks) are compared with each other only: most of the vari
 choice can use it. And it is divided by its usual size after so many clicks, or late clicks would get no gradient.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -61,6 +62,7 @@ def try_clicks(
     keys: Int64[Tensor, " b"],
     *,
     stream: int,
+    draw: int,
     tries: int,
     hint_size: int,
     known: Tries | None = None,
@@ -75,6 +77,7 @@ def try_clicks(
         logits: of the guide.
         keys: noise keys of the photos.
         stream: of the noise.
+        draw: number of this state of the photos.
         tries: pixels of each photo.
         hint_size: side of the stamp in pixels.
         known: tries of another guide at the same states, which stand in for those that are spread.
@@ -83,7 +86,7 @@ def try_clicks(
     own = round(OWN_SHARE * tries)
     places = best_apart(logits.float().masked_fill(taken, -torch.inf), own)
     if known is None:
-        places = torch.cat([places, stratified(keys, stream, tries - own, *logits.shape[-2:])], 1)
+        places = torch.cat([places, stratified(keys, stream, tries - own, *logits.shape[-2:], draw)], 1)
     before = _log_mse(present_ab, truth_ab)
     drops = [
         before - _log_mse(colorize(place_clicks(clicks, truth_ab, place, hint_size)).ab, truth_ab)
@@ -128,11 +131,11 @@ def best_apart(scores: Float[Tensor, "b h w"], count: int) -> Int64[Tensor, "b c
 
 
 def stratified(
-    keys: Int64[Tensor, " b"], stream: int, count: int, height: int, width: int
+    keys: Int64[Tensor, " b"], stream: int, count: int, height: int, width: int, draw: int = 0
 ) -> Int64[Tensor, "b count"]:
-    """Pixels spread over a photo: random ones of different cells of a grid of about `count` cells."""
-    side = max(1, round(count**0.5 + 0.49))
-    noise = uniform(keys, stream, side * side + 2 * count)
+    """Random pixels spread over a photo: of different cells of the smallest square grid that has `count` cells."""
+    side = math.isqrt(count - 1) + 1
+    noise = uniform(keys, stream, side * side + 2 * count, draw)
     cell = noise[:, : side * side].argsort(1)[:, :count]
     jitter = noise[:, side * side :].unflatten(1, (2, count))
     row = ((cell // side + jitter[:, 0]) * height / side).long().clamp(max=height - 1)

@@ -171,10 +171,13 @@ def distribution_term(
     step: Step, logits: Float[Tensor, "b bins n"], places: Int64[Tensor, "p n"], maps: int
 ) -> Term:
     """Cross-entropy of the colour distribution with the true colours of some cells, a mean over them."""
+    weight = step.config.loss.distribution
+    if not weight:  # processes wait for a gradient of every weight
+        return Term(0 * logits.sum())
     ab = F.avg_pool2d(step.scene.truth_ab, CELL).flatten(2)
     ab = ab.gather(2, places[:, None].expand(-1, 2, -1)).transpose(1, 2)
     target = soft_bins(repeated(ab, maps).flatten(0, 1), color_bins().to(ab.device))
-    return Term(F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), target), step.config.loss.distribution)
+    return Term(F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), target), weight)
 
 
 def repeated(values: Tensor, times: int) -> Tensor:
@@ -231,7 +234,8 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
                 scene.truth_ab,
                 logits.detach(),
                 scene.keys,
-                stream=TRIED + interaction,
+                stream=TRIED,
+                draw=interaction,
                 tries=config.loss.gain_tries,
                 hint_size=hint_size(step, interaction),
                 known=scene.shared.get("tries") if interaction == 1 else None,

@@ -1,4 +1,4 @@
-"""Three trainings to start from, and which settings have no effect in one."""
+"""Trainings to start from, and which settings have no effect in one."""
 
 from trainer.config import (
     ChoiceConfig,
@@ -92,14 +92,30 @@ def without_effect(config: Config) -> list[str]:
     """A sentence for each setting that was changed from its preset and does nothing in this training."""
     default = flatten(PRESETS.get(config.preset, paper)())
     given = flatten(config)
-    estimator = config.choice.estimator
+    estimator, recipe = config.choice.estimator, config.recipe
+    split, head, gain = recipe.network == "split", recipe.guide == "head", config.loss.target == "gain"
     reasons = {
+        **dict.fromkeys(
+            (
+                *("recipe.encoder", "recipe.photo_widths", "recipe.click_widths", "recipe.without"),
+                *("loss.base", "loss.distribution"),
+            ),
+            "" if split else "recipe.network is unet",
+        ),
+        "network.color": "recipe.network is split" if split else "",
+        "network.edit": "recipe.guide is head" if head else "",
+        "recipe.guide_widths": "" if head else "recipe.guide is own",
+        **dict.fromkeys(
+            ("loss.gain", "loss.gain_loss", "loss.gain_tries"),
+            "" if gain else f"the target is `{config.loss.target}`",
+        ),
         "data.photo_share": "it is for the embedded photos" if config.data.train else "",
         "choice.tau": f"{estimator} has no tau" if estimator in ("argmax_ste", "reinforce") else "",
         "choice.samples": "" if estimator in ("gumbel_rao", "reinforce") else f"{estimator} has no samples",
-        "loss.error_blur": "the target is `region`" if config.loss.target == "region" else "",
+        "loss.error_blur": "" if config.loss.target == "error" else f"the target is `{config.loss.target}`",
         "loss.lpips": "loss.perceptual is off" if config.loss.perceptual == "off" else "",
         "loss.entropy": "loss.heatmap is 0" if config.loss.heatmap == 0 else "",
+        "loss.heatmap": "loss.entropy is 0 and the target is `gain`" if gain and config.loss.entropy == 0 else "",
         **{
             f"choice.{name}.shape": "it starts and ends at the same value" if schedule.is_flat else ""
             for name, schedule in {"temperature": config.choice.temperature, "tau": config.choice.tau}.items()

@@ -96,9 +96,10 @@ class Session:
             training.after_validation = hooks.after_validation
             if state:
                 training.restore(state)
-            elif config.recipe.begin_with:
-                folder_before = config.recipe.begin_with
-                training.take_networks(on_main(cluster, lambda: networks_of(folder_before)), folder_before)
+            # A shared pretraining has begun with the colorizer, and left the guides.
+            untrained = [name for name in training.engines if not state or name not in state["engines"]]
+            if (before := config.recipe.begin_with) and untrained:
+                training.take_networks(on_main(cluster, lambda: networks_of(before)), before, untrained)
             run_id = hooks.run_id or (state["run_id"] if state and opened.resumed else "")
             tracker = _on_main_only(
                 cluster, lambda: _open_tracker(parts, folder, hooks, run_id, training.progress.images_seen)
