@@ -1,4 +1,4 @@
-"""From the networks of a finished run to the files that ship: checked, free of this machine's paths, all or none."""
+"""From the networks of a run to the files that ship: checked, without this machine's paths, all or none."""
 
 import dataclasses
 import os
@@ -151,7 +151,7 @@ Commit `{contract.commit}`, {versions}; encoder `{contract.config.get("recipe.en
 {commands.strip()}
 ```
 
-The contracts hold the whole config and the validation results; absolute paths in them are cut down to their last part.
+The contracts hold the whole config and the validation results; absolute paths are cut down to their last part.
 
 | file | bytes | SHA-256 begins with |
 |---|---|---|
