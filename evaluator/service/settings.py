@@ -58,7 +58,8 @@ class Settings:
     """What colours: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, a .pt2 file, or shipped.
     Default: models:/colornet@champion; while there is no champion of both kinds, the networks that ship."""
     guide: str = ""
-    """What proposes clicks, as --colorizer; it must be blind. Default: models:/editnet-blind@champion, as above."""
+    """What proposes clicks, as --colorizer; it must be blind.
+    Default: models:/editnet-blind@champion, or shipped."""
     store: str = ""
     """Folder of the photos and jobs; replicas share it. Default: WORK/service."""
     store_mib: int = 4096

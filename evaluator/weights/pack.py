@@ -51,16 +51,17 @@ def pack(run: Path, commands: str) -> dict[str, int]:
     if not commands.strip():
         raise ValueError("the commands are empty; give the lines that trained the networks")
     made = {name: run / "networks" / name for name in (weights.COLORIZER, weights.GUIDE)}
-    before = _pair(made)
+    contracts = {name: Contract.read(folder / FILE_NAME) for name, folder in made.items()}
+    _check_contracts(contracts[weights.COLORIZER], contracts[weights.GUIDE], run)
+    before = _load(made)
     with tempfile.TemporaryDirectory(dir=weights.FOLDER, prefix=".packing-") as scratch:
         staged = Path(scratch)
-        for name, network in zip(made, before, strict=True):
-            _write_network(made[name], staged / name, network.contract)
-        _check_same(before, _pair({name: staged / name for name in made}))
+        for name, contract in contracts.items():
+            _write_network(name, made[name], staged / name, contract)
         files = sorted(path for path in staged.rglob("*") if path.is_file())
         sizes = {path.relative_to(staged).as_posix(): path.stat().st_size for path in files}
         sums = {path: weights.sha256(staged / path) for path in sizes}
-        readme = _readme(before[0].contract, commands, sizes, sums)
+        readme = _readme(contracts[weights.COLORIZER], commands, sizes, sums)
         lines = "".join(f"{digest}  {path}\n" for path, digest in sums.items())
         (staged / README_FILE).write_text(readme, encoding="utf-8")
         (staged / weights.SUMS_FILE).write_text(lines, encoding="utf-8")
@@ -71,32 +72,35 @@ def pack(run: Path, commands: str) -> dict[str, int]:
                 f"the files have {sum(sizes.values()) / 1e6:.1f} MB together; at most {MOST_BYTES / 1e6:g} MB may "
                 "ship: train a smaller network"
             )
+        _check_same(before, _load({name: staged / name for name in made}))
         _exchange(staged, (weights.COLORIZER, weights.GUIDE, README_FILE))
     return sizes
 
 
-def _pair(folders: Mapping[str, Path]) -> tuple[LoadedSplitColorizer, LoadedGuide]:
-    """Both networks, which fit each other. Loading them refuses pickles."""
-    colorizer = registry.load_colorizer(folders[weights.COLORIZER])
-    guide = registry.load_guide(folders[weights.GUIDE])
-    if not isinstance(colorizer, LoadedSplitColorizer):
-        raise ValueError(f"{colorizer.source} is no split colorizer; train with --recipe.network split")
-    if guide.contract.variant != "blind":
-        raise ValueError(f"{guide.source} is an {guide.contract.variant} guide; a blind one ships: editnet-blind")
-    if guide.contract.reads != colorizer.contract.weights:
-        reads = guide.contract.reads[:12] or "no features"
+def _check_contracts(colorizer: Contract, guide: Contract, run: Path) -> None:
+    if colorizer.kind != "colorizer" or not colorizer.features:
+        raise ValueError(f"{run} has no split colorizer ({colorizer.name}); train with --recipe.network split")
+    if guide.variant != "blind":
+        raise ValueError(f"{run} has no blind guide ({guide.name}, {guide.variant}); a blind one ships")
+    if guide.reads != colorizer.weights:
         raise ValueError(
-            f"the guide {guide.source} reads {reads}, not the features of {colorizer.source} (weights "
-            f"{colorizer.contract.weights[:12]}); take both from one run, trained with --recipe.guide head"
+            f"the guide of {run} reads {guide.reads[:12] or 'no features'}, not the features of its colorizer "
+            f"{colorizer.weights[:12]}; take both from one training, with --recipe.guide head"
         )
-    return colorizer, guide
 
 
-def _write_network(source: Path, target: Path, contract: Contract) -> None:
-    for file in GRAPHS[contract.name]:
+def _load(folders: Mapping[str, Path]) -> tuple[LoadedSplitColorizer, LoadedGuide]:
+    """Both networks. Loading them refuses pickles."""
+    colorizer = registry.load_colorizer(folders[weights.COLORIZER])
+    assert isinstance(colorizer, LoadedSplitColorizer)
+    return colorizer, registry.load_guide(folders[weights.GUIDE])
+
+
+def _write_network(name: str, source: Path, target: Path, contract: Contract) -> None:
+    for file in GRAPHS[name]:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(without_traces(torch.export.load(source / file)), target / file)
-    if contract.name == weights.COLORIZER:
+    if name == weights.COLORIZER:
         shutil.copyfile(source / registry.BINS_FILE, target / registry.BINS_FILE)
     shippable = dataclasses.replace(contract, config=_without_folders(contract.config))
     (target / FILE_NAME).write_text(shippable.to_json(), encoding="utf-8")
