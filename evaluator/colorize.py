@@ -88,15 +88,16 @@ def main(words: Sequence[str]) -> int:
     registry = default_tracking_uri(options.work)
     data = options.photo.read_bytes()
     upright = parse(data, Limits(most_bytes=len(data), most_pixels=MOST_PIXELS), keep_colours=False)
-    colorizer = load_colorizer(options.colorizer, registry)
-    guide = load_guide(options.guide, registry) if options.suggest else None
-    if guide is not None:
-        guide.check_reads(colorizer)
-        if guide.contract.variant != "blind":
-            raise ValueError(f"{options.guide} is an oracle guide, which needs the true colors; give a blind one")
     with tempfile.TemporaryDirectory(prefix="colorize-") as scratch:
         photo = PhotoStore(Path(scratch), 2**40, options.working_size).put(photo_id(data, False), upright)
-        colored = color(photo, clicks, colorizer)
+        pixels = placed(photo, clicks)
+        colorizer = load_colorizer(options.colorizer, registry)
+        guide = load_guide(options.guide, registry) if options.suggest else None
+        if guide is not None:
+            guide.check_reads(colorizer)
+            if guide.contract.variant != "blind":
+                raise ValueError(f"{options.guide} is an oracle guide, which needs the truth; give a blind one")
+        colored = color(photo, clicks, pixels, colorizer)
         content = render(photo, colored.ab, FORMATS[options.out.suffix.lower()], options.quality)
     write_atomically(options.out, content)
     print(f"{options.out}: {photo.width} x {photo.height} pixels, {len(clicks)} clicks, by {colorizer.source}")
@@ -107,23 +108,29 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def color(photo: StoredPhoto, clicks: Sequence[Click], colorizer: LoadedColorizer) -> Colored:
-    """Colors of a photo under clicks, at the working size.
+def placed(photo: StoredPhoto, clicks: Sequence[Click]) -> list[tuple[int, int]]:
+    """Row and column of each click at the working size.
 
     Raises:
-        ValueError: a click lies outside the photo.
+        ValueError: one lies outside the photo.
     """
-    hint_size = colorizer.contract.hint_size
-    largest = hint_size if isinstance(hint_size, int) else hint_size[1]
     try:
-        pixels = [working_pixel(photo, click.row, click.col, number) for number, click in enumerate(clicks, 1)]
+        return [working_pixel(photo, click.row, click.col, number) for number, click in enumerate(clicks, 1)]
     except Problem as problem:
         raise ValueError(problem.detail) from problem
-    placed = [
+
+
+def color(
+    photo: StoredPhoto, clicks: Sequence[Click], pixels: Sequence[tuple[int, int]], colorizer: LoadedColorizer
+) -> Colored:
+    """Colors of a photo under clicks at these pixels, at the working size."""
+    hint_size = colorizer.contract.hint_size
+    largest = hint_size if isinstance(hint_size, int) else hint_size[1]
+    sized = [
         PlacedClick(*pixel, ab_of(click.colour), click.size or largest)
         for pixel, click in zip(pixels, clicks, strict=True)
     ]
-    written = click_map(placed, *photo.working.shape[-2:])
+    written = click_map(sized, *photo.working.shape[-2:])
     return Colored(written, *PhotoSession(colorizer, photo.working).look(written))
 
 

@@ -17,7 +17,7 @@ from evaluator.contract import FILE_NAME, Contract
 from evaluator.loaded import LoadedGuide, LoadedSplitColorizer
 
 MOST_BYTES = 25_000_000
-"""Of all files together."""
+"""Of all files together, as the run has them: packed they are smaller."""
 NOTICE_FILE, README_FILE = "NOTICE", "README.md"
 GRAPHS = {
     weights.COLORIZER: tuple(registry.PART_FILES.values()),
@@ -53,6 +53,7 @@ def pack(run: Path, commands: str) -> dict[str, int]:
     made = {name: run / "networks" / name for name in (weights.COLORIZER, weights.GUIDE)}
     contracts = {name: Contract.read(folder / FILE_NAME) for name, folder in made.items()}
     _check_contracts(contracts[weights.COLORIZER], contracts[weights.GUIDE], run)
+    _check_size(made)
     before = _load(made)
     with tempfile.TemporaryDirectory(dir=weights.FOLDER, prefix=".packing-") as scratch:
         staged = Path(scratch)
@@ -67,13 +68,8 @@ def pack(run: Path, commands: str) -> dict[str, int]:
         (staged / weights.SUMS_FILE).write_text(lines, encoding="utf-8")
         sizes |= {name: (staged / name).stat().st_size for name in (README_FILE, weights.SUMS_FILE)}
         sizes[NOTICE_FILE] = (weights.FOLDER / NOTICE_FILE).stat().st_size
-        if sum(sizes.values()) > MOST_BYTES:
-            raise ValueError(
-                f"the files have {sum(sizes.values()) / 1e6:.1f} MB together; at most {MOST_BYTES / 1e6:g} MB may "
-                "ship: train a smaller network"
-            )
         _check_same(before, _load({name: staged / name for name in made}))
-        _exchange(staged, (weights.COLORIZER, weights.GUIDE, README_FILE))
+        exchange(staged)
     return sizes
 
 
@@ -86,6 +82,16 @@ def _check_contracts(colorizer: Contract, guide: Contract, run: Path) -> None:
         raise ValueError(
             f"the guide of {run} reads {guide.reads[:12] or 'no features'}, not the features of its colorizer "
             f"{colorizer.weights[:12]}; take both from one training, with --recipe.guide head"
+        )
+
+
+def _check_size(folders: Mapping[str, Path]) -> None:
+    files = [folder / file for name, folder in folders.items() for file in (*GRAPHS[name], FILE_NAME)]
+    total = sum(file.stat().st_size for file in files if file.is_file())
+    if total > MOST_BYTES:
+        raise ValueError(
+            f"the networks have {total / 1e6:.1f} MB together; at most {MOST_BYTES / 1e6:g} MB may ship: train "
+            "smaller ones"
         )
 
 
@@ -163,11 +169,15 @@ The contracts hold the whole config and the validation results; absolute paths a
 """
 
 
-def _exchange(staged: Path, names: tuple[str, ...]) -> None:
+def exchange(staged: Path) -> None:
     """Move what is staged into its place; what was there comes back where that fails.
 
     The list of hashes leaves first and comes last: in between, the package has no weights, and not half of them.
+
+    Args:
+        staged: a folder on the same disk with both networks, README and hashes.
     """
+    names = (weights.COLORIZER, weights.GUIDE, README_FILE)
     old = staged / "old"
     old.mkdir()
     moved: list[tuple[Path, Path]] = []

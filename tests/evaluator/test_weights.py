@@ -13,10 +13,10 @@ from PIL import Image
 
 from evaluator import weights
 from evaluator.__main__ import main
-from evaluator.benchmark.networks import load_networks
+from evaluator.benchmark.networks import Networks, load_networks
 from evaluator.contract import FILE_NAME, Contract
 from evaluator.loaded import LoadedSplitColorizer
-from evaluator.registry import load, load_colorizer, load_guide
+from evaluator.registry import load_colorizer, load_guide
 from evaluator.service.palette import ab_of
 from evaluator.weights import pack
 from evaluator.weights.__main__ import main as pack_command
@@ -56,6 +56,14 @@ def shipped(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package folder in place of the real one; not to be changed."""
     monkeypatch.setattr(weights, "FOLDER", packed)
     return packed
+
+
+@pytest.fixture(scope="module")
+def networks(packed: Path) -> Networks:
+    """Both shipped networks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "FOLDER", packed)
+        return load_networks("shipped", ["shipped"], packed, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -109,8 +117,8 @@ def test_paths_of_the_machine_do_not_ship(run: Path, packed: Path):
     assert not any(here in one or torch.__file__[:-11].encode() in one for one in content(packed).values())
 
 
-def test_the_shipped_networks_give_the_numbers_of_the_run(run: Path, shipped: Path):
-    before, after = load_colorizer(run / "networks" / "colornet"), load_colorizer("shipped")
+def test_the_shipped_colorizer_gives_the_numbers_of_the_run(run: Path, networks: Networks):
+    before, after = load_colorizer(run / "networks" / "colornet"), networks.colorizer
     generator = torch.Generator().manual_seed(0)
     lightness, clicks = torch.rand(2, 1, 70, 90, generator=generator), torch.zeros(2, 3, 70, 90)
     clicks[:, :, 30:33, 40:43] = torch.tensor([1.0, 0.2, -0.3])[:, None, None]
@@ -120,12 +128,11 @@ def test_the_shipped_networks_give_the_numbers_of_the_run(run: Path, shipped: Pa
     assert torch.equal(after(lightness, clicks)[:, :, 30:33, 40:43], clicks[:, 1:, 30:33, 40:43])
 
 
-def test_both_networks_go_by_one_name(shipped: Path, tmp_path: Path):
-    networks = load_networks("shipped", ["shipped"], tmp_path, torch.device("cpu"))
+def test_both_networks_go_by_one_name(networks: Networks):
     guide = networks.guides["guide-blind"]
     assert guide.contract.reads == networks.colorizer.contract.weights
     assert guide.source == f"shipped:{guide.contract.weights[:12]}"
-    assert load("shipped").contract.kind == "colorizer"
+    assert networks.colorizer.contract.kind == "colorizer"
 
 
 def test_without_weights_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -182,9 +189,13 @@ def test_what_is_too_large_is_not_packed(run: Path, copied: Path, monkeypatch: p
 
 
 def test_a_pack_that_fails_in_between_leaves_what_was_there(
-    run: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The disk refuses the last of the new files."""
+    staged = shutil.copytree(copied, tmp_path / "staged")
+    for file in staged.rglob("*.*"):
+        if file.is_file():
+            file.write_text("new")
     before, real = content(copied), os.replace
 
     def replace(source: Path, target: Path) -> None:
@@ -194,8 +205,15 @@ def test_a_pack_that_fails_in_between_leaves_what_was_there(
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(OSError, match="no space left"):
-        pack.pack(run, "other commands")
+        pack.exchange(staged)
     assert content(copied) == before
+    monkeypatch.undo()
+    monkeypatch.setattr(weights, "FOLDER", copied)
+    shutil.rmtree(staged / "old")
+    pack.exchange(staged)
+    assert {path for path, data in content(copied).items() if data == b"new"} == {
+        path for path in before if path not in (weights.SUMS_FILE, pack.NOTICE_FILE)
+    }
 
 
 def test_bad_commands_are_refused(run: Path, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 
 from evaluator import weights
 from evaluator.service.networks import Networks, Runner, names_to_load
@@ -28,7 +29,7 @@ def uri(registry, tmp_path: Path) -> str:
 
 
 def runner(source: str, **about: str) -> Runner:
-    return Runner(run=lambda *_: _, wanted=source, source=source, hint_size=1, about=about)
+    return Runner(run=torch.zeros_like, wanted=source, source=source, hint_size=1, about=about)
 
 
 @pytest.mark.usefixtures("shipping")
