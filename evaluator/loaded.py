@@ -113,6 +113,10 @@ class LoadedSplitColorizer(LoadedColorizer):
         """Logits of the colours of some cells, over `bins`, from their features as `colour` gives them."""
         return self._parts.palette(features[:, : self.contract.features - UNCERTAINTIES])
 
+    def distribution(self, cells: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
+        """Probability of each of `bins` as the colour of some cells."""
+        return self.palette(cells).softmax(1)
+
     @property
     def bins(self) -> Float[Tensor, "bins 2"]:
         """The colours that `palette` speaks of, ab / 128."""

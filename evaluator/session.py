@@ -6,7 +6,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from evaluator.contract import FEATURE_CELL
 from evaluator.inference import Colorizer, run_network
+from kernels.color import AB_SCALE
+
+APART = 15 / AB_SCALE
+"""Distance of two suggested colours, ab / 128."""
 
 
 @runtime_checkable
@@ -23,6 +28,15 @@ class SplitColorizer(Protocol):
 
     def colour(self, embedding: Any, lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
         """Ab, and features for guides that read them. One photo's embedding serves any number of click maps."""
+        ...
+
+    def distribution(self, cells: Tensor) -> Tensor:
+        """Probability (n, bins) of each colour of `bins`, from the features (n, c) of some cells."""
+        ...
+
+    @property
+    def bins(self) -> Tensor:
+        """Colours, (bins, 2), ab / 128."""
         ...
 
 
@@ -73,6 +87,36 @@ class PhotoSession:
             picked = [part[rows] for part in embedding]
             embedding = kind(*picked) if hasattr(embedding, "_fields") else kind(picked)
         return self._answer(embedding, lightness, clicks)[0]
+
+    def likely_colours(
+        self, features: Tensor, places: Int64[Tensor, "b c"], width: int, count: int
+    ) -> tuple[Float[Tensor, "b c k 2"], Float[Tensor, "b c k"]] | None:
+        """The `count` likeliest colours of some pixels, and their shares of 1; None without a distribution.
+
+        Colours within `APART` of a likelier one are left out: they are the same mode.
+
+        Args:
+            features: from `look`.
+            places: flat indices of pixels.
+            width: of the photos in pixels.
+            count: of the colours.
+        """
+        if self._split is None:
+            return None
+        cell = places // width // FEATURE_CELL * features.shape[-1] + places % width // FEATURE_CELL
+        cells = features.flatten(2).gather(2, cell[:, None].expand(-1, features.shape[1], -1))
+        left = self._split.distribution(cells.transpose(1, 2).flatten(0, 1))
+        bins = self._split.bins
+        near = torch.cdist(bins, bins) < APART
+        colours, shares = [], []
+        for _ in range(count):
+            share, best = left.max(1)
+            colours.append(bins[best])
+            shares.append(share)
+            left = left.masked_fill(near[best], 0.0)
+        share = torch.stack(shares, 1)
+        found = torch.stack(colours, 1), share / share.sum(1, keepdim=True).clamp(min=1e-9)
+        return found[0].unflatten(0, places.shape), found[1].unflatten(0, places.shape)
 
     def __call__(self, lightness: Tensor, clicks: Tensor) -> Float[Tensor, "b 2 h w"]:
         """Colours; of this session's own photos without looking at them again."""

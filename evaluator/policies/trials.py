@@ -1,6 +1,6 @@
 """Policies that try clicks with the real colorizer before they choose one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evaluator.policies.interface import State, needed, recolour
 from evaluator.policies.uncertainty import Imagination
+from evaluator.session import PhotoSession
 from evaluator.stamps import at_places, stamp
 from kernels.clicks import check_some_pixel_is_free, clicked, hint_colours
 from kernels.noise import uniform
@@ -54,15 +55,19 @@ class ExpectedReductionPolicy:
     """The candidate from which the largest drop of the error is expected; knows no true colours.
 
     For a colorizer that predicts mean colours, the expected drop of its mean squared error by a click is the
-    expected square of the change that the click makes: the law of total variance. The expectation is over two
-    equally plausible colours of the candidate, one standard deviation to either side of the present one along
-    the direction in which imagined clicks elsewhere move it most. The candidates are those of `candidates`; ties
-    go to the first. Costs two colorizer calls per candidate, and those of the imagination.
+    expected square of the change that the click makes: the law of total variance. The expectation is over the
+    candidate's likeliest colours where the colorizer has a distribution. Where it has none, over two equally
+    plausible ones, one standard deviation to either side of the present one along the direction in which imagined
+    clicks elsewhere move it most. The candidates are those of `candidates`; ties go to the first. Costs a
+    colorizer call for each candidate and colour, and those of the imagination.
     """
 
     side: int = 6
     """Cells along each side of the grid of candidates: 36 of them."""
+    colours: int = 3
+    """Likeliest colours of a candidate that are tried, of a colorizer that has a distribution."""
     imagination: Imagination = field(default_factory=Imagination)
+    """For a colorizer that has none."""
     pixels_at_once: int = PIXELS_AT_ONCE
     """Bounds the memory of a trial; changes speed, not results."""
     needs_prediction = True
@@ -73,11 +78,9 @@ class ExpectedReductionPolicy:
         """Try all candidates in both colours. Raises a ValueError when no pixel is left."""
         present = needed(state.predicted_ab, "predicted_ab")
         places, free = candidates(state, self.side)
-        changes = [at_places(change, places) for change in self.imagination.changes(state)]
-        deviation = principal_deviation(torch.stack(changes))
-        total = torch.zeros_like(deviation[..., 0])
-        for colours in (at_places(present, places) + deviation, at_places(present, places) - deviation):
-            total += try_clicks(
+        total = torch.zeros_like(places, dtype=torch.float32)
+        for colours, share in self._plausible(state, present, places):
+            total += share * try_clicks(
                 state,
                 places,
                 colours.clamp(-1.0, 1.0),
@@ -85,6 +88,19 @@ class ExpectedReductionPolicy:
                 self.pixels_at_once,
             )
         return best(places, total, free)
+
+    def _plausible(self, state: State, present: Tensor, places: Tensor) -> Iterator[tuple[Tensor, Tensor | float]]:
+        """Colours of the candidates, (b,c,2), and how likely they are."""
+        session = state.colorize
+        if isinstance(session, PhotoSession) and state.features is not None:
+            likely = session.likely_colours(state.features, places, present.shape[-1], self.colours)
+            if likely is not None:
+                yield from zip(likely[0].unbind(2), likely[1].unbind(2), strict=True)
+                return
+        changes = [at_places(change, places) for change in self.imagination.changes(state)]
+        deviation = principal_deviation(torch.stack(changes))
+        yield at_places(present, places) + deviation, 0.5
+        yield at_places(present, places) - deviation, 0.5
 
 
 def principal_deviation(changes: Float[Tensor, "m b c 2"]) -> Float[Tensor, "b c 2"]:

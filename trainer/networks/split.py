@@ -230,6 +230,10 @@ class SplitColorNet(nn.Module):
             return Colouring(ab, torch.cat([read, *self._uncertainty(read)], 1))
         return ab
 
+    def distribution(self, cells: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
+        """Probability of each of `bins` as the colour of some cells, from their `Colouring.features`."""
+        return exact(self.palette(cells[:, : self.palette[0].in_channels, None, None])[:, :, 0, 0]).softmax(1)
+
     def bin_logits(
         self, features: Float[Tensor, "b c h w"], places: Int64[Tensor, "b n"]
     ) -> Float[Tensor, "b bins n"]:

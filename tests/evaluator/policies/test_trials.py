@@ -8,6 +8,8 @@ from torch import Tensor
 
 from evaluator.policies import ExpectedReductionPolicy, GreedyPolicy, Imagination, State
 from evaluator.policies.trials import candidates, principal_deviation
+from evaluator.rollout import Photos, rollout
+from evaluator.session import PhotoSession
 from kernels.clicks import clicked, place_clicks
 from tests.evaluator.conftest import spread_clicks
 from tests.evaluator.policies.states import click, colours, photo_of, place_of, state_of
@@ -152,3 +154,43 @@ def test_a_full_photo_has_no_candidates():
     assert clicked(state.clicks).all()
     with pytest.raises(ValueError, match="all pixels of 2 of 2 photos are clicked"):
         candidates(state, 6)
+
+
+class TwoColours:
+    """A split colorizer by formula: grey, with a click's colour on the right half of the photo only.
+
+    Its distribution knows two colours, one of them likelier.
+    """
+
+    bins = torch.tensor([[0.0, 0.0], [0.05, 0.0], [0.5, 0.0]])
+
+    def __call__(self, lightness, clicks):
+        return self.colour((lightness,), lightness, clicks)[0]
+
+    def embed(self, lightness):
+        return (lightness,)
+
+    def colour(self, embedding, lightness, clicks):
+        ab = torch.zeros(len(clicks), 2, *clicks.shape[-2:])
+        half = clicks.shape[-1] // 2
+        ab[..., half:] = clicks[:, 1:, :, half:].sum((2, 3), keepdim=True)
+        return ab, torch.ones(len(clicks), 1, clicks.shape[-2] // 4, clicks.shape[-1] // 4)
+
+    def distribution(self, cells):
+        return torch.tensor([0.5, 0.4, 0.1]).expand(len(cells), 3)
+
+
+def test_the_likeliest_colours_leave_out_shades_of_a_likelier_one():
+    session = PhotoSession(TwoColours(), torch.rand(1, 1, 8, 8))
+    features = session.look(torch.zeros(1, 3, 8, 8)).features
+    colours, shares = session.likely_colours(features, torch.tensor([[0, 63]]), 8, 2)
+    assert torch.allclose(colours[0, :, :, 0], torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
+    assert torch.allclose(shares, torch.tensor([5 / 6, 1 / 6]).expand(1, 2, 2))
+
+
+def test_expected_reduction_weighs_the_colours_of_a_distribution_by_how_likely_they_are():
+    rgb = torch.randint(0, 255, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    photos = Photos.from_rgb(rgb, seed=0, first_index=0)
+    policy = ExpectedReductionPolicy(side=2, colours=2)
+    moments = list(rollout(TwoColours(), policy, photos, budgets=(1,)))
+    assert int(moments[0].positions[0, 0]) % 8 >= 4  # only there does a click change anything
