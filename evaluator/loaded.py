@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -41,7 +43,15 @@ class LoadedNetwork:
         padded = [
             self._padded(x) if port.cell == 1 else x for port, x in zip(self.contract.inputs, inputs, strict=True)
         ]
-        return crop(self._graph(*padded), height, width)
+        with self._precision():
+            return crop(self._graph(*padded), height, width)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Float32 for split colorizers and guides that read them, whatever the autocast around.
+
+        Parts of them need it, and an exported graph remembers that it was float32, but not how to stay so.
+        """
+        return torch.autocast(self.device.type, enabled=False) if self.contract.features else nullcontext()
 
     def _padded(self, x: Tensor) -> Tensor:
         return pad_to_multiple(x, self.contract.multiple, self.contract.min_size)
@@ -53,9 +63,10 @@ class LoadedNetwork:
             if port.cell > 1 and 0 not in shape:
                 expected = (*expected[:2], *(side // port.cell for side in self._padded(inputs[0]).shape[-2:]))
             if tuple(x.shape) != expected or 0 in shape:
+                sides = "H, W" if port.cell == 1 or 0 in shape else "{}, {}".format(*expected[2:])
                 raise ValueError(
                     f"{self.contract.name}: {port.name} has shape {tuple(x.shape)}; it must be "
-                    f"(B, {port.channels}, H, W) with the same B, H and W for all inputs, none of them 0"
+                    f"(B, {port.channels}, {sides}) with the same B, H and W for all inputs, none of them 0"
                 )
             if x.dtype != torch.float32 or x.device != self.device:
                 raise ValueError(
@@ -90,7 +101,8 @@ class LoadedSplitColorizer(LoadedColorizer):
     @torch.no_grad()
     def embed(self, lightness: Float[Tensor, "b 1 h w"]) -> tuple[Tensor, ...]:
         """What the photos alone say, of the padded photos."""
-        return tuple(self._parts.embed(self._padded(lightness)))
+        with self._precision():
+            return tuple(self._parts.embed(self._padded(lightness)))
 
     @torch.no_grad()
     def colour(
@@ -105,13 +117,15 @@ class LoadedSplitColorizer(LoadedColorizer):
         height, width = lightness.shape[-2:]
         batch = len(clicks)
         whole = [part if len(part) == batch else part.expand(batch, *part.shape[1:]) for part in embedding]
-        ab, features = self._parts.colour(self._padded(lightness), self._padded(clicks), *whole)
+        with self._precision():
+            ab, features = self._parts.colour(self._padded(lightness), self._padded(clicks), *whole)
         return crop(ab, height, width), features
 
     @torch.no_grad()
     def palette(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
         """Logits of the colours of some cells, over `bins`, from their features as `colour` gives them."""
-        return self._parts.palette(features[:, : self.contract.features - UNCERTAINTIES])
+        with self._precision():
+            return self._parts.palette(features[:, : self.contract.features - UNCERTAINTIES])
 
     def distribution(self, cells: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
         """Probability of each of `bins` as the colour of some cells."""

@@ -41,6 +41,20 @@ from trainer.recipes import Recipe, Step, Term
 from trainer.validation import Validation
 
 WEIGHTS_FILE = "weights.pt"
+SPLIT: dict[str, Any] = {
+    "data__image_size": 32,
+    "recipe__network": "split",
+    "recipe__photo_widths": (8, 8, 8, 8),
+    "recipe__click_widths": (8, 8, 8),
+    "recipe__guide": "head",
+    "recipe__guide_widths": (8, 8, 8),
+    "loss__color": "log_mse",
+    "loss__target": "gain",
+    "loss__gain_tries": 8,
+    "clicks__law": "geometric",
+    "clicks__maps": 2,
+}
+"""Settings of `small_config` for a split network and guides that are its heads and learn gains."""
 
 
 class Recorder:

@@ -174,7 +174,7 @@ class SplitColorNet(nn.Module):
             exact(layer(features)).view(batch, HEADS, KEY_SIZE, height, width) for layer in (self.query, self.key)
         )
         query = query / math.sqrt(KEY_SIZE)
-        where = _coordinates(height, width, lightness).expand(batch, HEADS, 2, height, width)
+        where = _coordinates(features).expand(batch, HEADS, 2, height, width)
         light = (cells(exact(lightness), CELL) / CELL**2)[:, None].expand(-1, HEADS, 1, -1, -1)
         near, alike = (row.exp().view(1, HEADS, 1, 1, 1) for row in self.sharpness)
         distance, one = where.square().sum(2, keepdim=True), torch.ones_like(light)
@@ -433,16 +433,17 @@ def _hints(clicks: Float[Tensor, "b 3 H W"]) -> _Hints:
     return _Hints(count.clamp(max=1.0), colours / count.clamp(min=1.0))
 
 
-def _count(clicked: Float[Tensor, "b cells"]) -> int:
+def _count(clicked: Float[Tensor, "b cells"]) -> int | torch.SymInt:
     """The largest number of clicked cells of a photo, which an exported graph works out anew in each call."""
     count = clicked.sum(1).max().long().item()
     torch._check(count >= 0)
     torch._check(count <= clicked.shape[1])
-    return int(count) if isinstance(count, int) else count
+    return count  # pyright: ignore[reportReturnType]: a whole number
 
 
-def _coordinates(height: int, width: int, like: Tensor) -> Float[Tensor, "1 1 2 h w"]:
+def _coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "1 1 2 h w"]:
     """Row and column of the middle of each cell, in mean sides of the photo."""
+    height, width = like.shape[-2:]
     side = (height + width) / 2
     rows, cols = (
         (torch.arange(count, device=like.device, dtype=exact(like).dtype) + 0.5) / side
