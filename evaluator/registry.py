@@ -22,8 +22,16 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from evaluator import weights
+from evaluator.baselines import BASELINES
 from evaluator.contract import FILE_NAME, Contract, Port
-from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork, LoadedSplitColorizer, SplitParts
+from evaluator.loaded import (
+    LoadedColorizer,
+    LoadedGuide,
+    LoadedNetwork,
+    LoadedSplitColorizer,
+    SplitParts,
+    load_baseline,
+)
 from evaluator.registry_words import described
 
 if TYPE_CHECKING:
@@ -41,6 +49,7 @@ PART_FILES = {name: f"parts/{name}.pt2" for name in ("embed", "colour", "palette
 """Where the folder of a split colorizer holds the graphs of its parts."""
 BINS_FILE = "parts/bins.json"
 """The colours that its palette speaks of."""
+_REGISTERED = ("models:/", "runs:/")
 _MAKE_ONE = "`accelerate launch trainer/main.py` trains networks and registers them"
 _SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # no chatter about migrations
@@ -72,8 +81,19 @@ def default_tracking_uri(work: Path | str = "runs") -> str:
 
 
 def load_colorizer(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") -> LoadedColorizer:
-    """`load`, for a colorizer; a ValueError when it is a guide."""
-    network = _load(uri, tracking_uri, device, weights.COLORIZER)
+    """`load`, for a colorizer; a ValueError when it is a guide.
+
+    A name in `evaluator.baselines.BASELINES` stands for that colorizer without a network, also where a folder is
+    called so: write ./kernel for the folder.
+    """
+    if str(uri) in BASELINES:
+        return load_baseline(BASELINES[str(uri)], device)
+    try:
+        network = _load(uri, tracking_uri, device, weights.COLORIZER)
+    except ValueError as error:
+        if str(uri).startswith((*_REGISTERED, weights.SHIPPED)) or Path(uri).exists():
+            raise
+        raise ValueError(f"{error}; without a network, --colorizer takes {' and '.join(BASELINES)}") from error
     if not isinstance(network, LoadedColorizer):
         raise ValueError(f"{uri} is a guide ({network.contract.name}); give a colorizer, such as models:/colornet")
     return network
@@ -111,7 +131,7 @@ def _load(uri: str | Path, tracking_uri: str | None, device: str, shipped: str) 
     """`load`, with the one that `shipped` stands for."""
     target = torch.device(device)
     with tempfile.TemporaryDirectory(prefix="network-") as scratch:
-        if str(uri).startswith(("models:/", "runs:/")):
+        if str(uri).startswith(_REGISTERED):
             place, source = _fetch(str(uri), tracking_uri or default_tracking_uri(), scratch)
         elif str(uri) == weights.SHIPPED:
             place, source = weights.verified(shipped), weights.SHIPPED

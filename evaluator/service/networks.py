@@ -44,20 +44,6 @@ class Networks:
     colorizer: Runner
     guide: Runner
 
-    def __post_init__(self) -> None:
-        """Refuse a guide that reads the features of another colorizer.
-
-        Raises:
-            ValueError: it does; the message names both.
-        """
-        reads = self.guide.about.get("reads")
-        if reads and reads != self.colorizer.about.get("weights"):
-            raise ValueError(
-                f"the guide {self.guide.source} reads the features of one colorizer (weights {reads[:12]}), which "
-                f"{self.colorizer.source} is not; promote or name the colorizer and the guide of one training, or "
-                f"serve what ships: --colorizer {weights.SHIPPED} --guide {weights.SHIPPED}"
-            )
-
     def describe(self) -> dict[str, Any]:
         """Both, as JSON values."""
         return {
@@ -145,8 +131,6 @@ def _about(network: Loaded, choice: Choice) -> dict[str, Any]:
         "hint_size": list(hint_size) if isinstance(hint_size, tuple) else hint_size,
         "multiple": contract.multiple,
         "commit": contract.commit,
-        "weights": contract.weights,
-        "reads": contract.reads,
         "sha256": network.fingerprint,
         "metrics": contract.metrics,
         "runtime": choice.runtime,
