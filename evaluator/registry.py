@@ -91,7 +91,7 @@ def load_colorizer(uri: str | Path, tracking_uri: str | None = None, device: str
     try:
         network = _load(uri, tracking_uri, device, weights.COLORIZER)
     except ValueError as error:
-        if str(uri).startswith((*_REGISTERED, weights.SHIPPED)) or Path(uri).exists():
+        if str(uri).startswith(_REGISTERED) or str(uri) == weights.SHIPPED or Path(uri).exists():
             raise
         raise ValueError(f"{error}; without a network, --colorizer takes {' and '.join(BASELINES)}") from error
     if not isinstance(network, LoadedColorizer):

@@ -16,15 +16,8 @@ from torch import Tensor
 
 from evaluator.registry import CHAMPION
 from evaluator.service.batching import Batcher
-from evaluator.service.networks import (
-    Networks,
-    Runner,
-    current_source,
-    is_alias,
-    load_runner,
-    names_to_load,
-    runner_of,
-)
+from evaluator.service.names import names_to_load
+from evaluator.service.networks import Networks, Runner, current_source, is_alias, load_runner, runner_of
 from evaluator.service.runtimes import DEFAULT
 
 _log = logging.getLogger("chromaclick")
@@ -51,7 +44,7 @@ class Engine:
         """An engine; nothing is loaded before `start`.
 
         Args:
-            colorizer: see `evaluator.registry.load`; empty: see `networks.names_to_load`.
+            colorizer: see `evaluator.registry.load`; empty: see `names_to_load`.
             guide: a blind one.
             tracking_uri: MLflow server or database.
             working_size: long side of photos, at which networks are warmed.

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from evaluator import weights
-from evaluator.service.networks import names_to_load
+from evaluator.service.names import names_to_load
 
 CHAMPIONS = ("models:/colornet@champion", "models:/editnet-blind@champion")
 
