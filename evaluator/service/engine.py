@@ -15,16 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evaluator.registry import CHAMPION
+from evaluator.service import names
 from evaluator.service.batching import Batcher
-from evaluator.service.networks import (
-    Networks,
-    Runner,
-    current_source,
-    is_alias,
-    load_runner,
-    names_to_load,
-    runner_of,
-)
+from evaluator.service.networks import Networks, Runner, current_source, is_alias, load_runner, runner_of
 from evaluator.service.runtimes import DEFAULT
 
 _log = logging.getLogger("chromaclick")
@@ -51,7 +44,7 @@ class Engine:
         """An engine; nothing is loaded before `start`.
 
         Args:
-            colorizer: see `evaluator.registry.load`; empty: see `networks.names_to_load`.
+            colorizer: see `evaluator.registry.load`; empty: see `names.names_to_load`.
             guide: a blind one.
             tracking_uri: MLflow server or database.
             working_size: long side of photos, at which networks are warmed.
@@ -136,8 +129,8 @@ class Engine:
         """
         async with self._changing:
             if self._networks is None:
-                names = await asyncio.to_thread(names_to_load, *self._wanted, self._tracking_uri)
-                self._use(await asyncio.to_thread(self._load_pair, *names))
+                chosen = await asyncio.to_thread(names.names_to_load, *self._wanted, self._tracking_uri)
+                self._use(await asyncio.to_thread(self._load_pair, *chosen))
         aliases = [runner.wanted for runner in _both(self.networks) if is_alias(runner.wanted)]
         if self._refresh_seconds and aliases and self._refreshing is None:
             self._refreshing = asyncio.create_task(self._keep_fresh())

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import torch
 
 from evaluator import weights
-from evaluator.service.networks import Networks, Runner, names_to_load
+from evaluator.service.names import names_to_load
 
 CHAMPIONS = ("models:/colornet@champion", "models:/editnet-blind@champion")
 
@@ -26,10 +25,6 @@ def uri(registry, tmp_path: Path) -> str:
     """A registry of this test's own: the files are shared, aliases are not."""
     shutil.copy(registry.work / "mlflow.db", tmp_path)
     return f"sqlite:///{tmp_path}/mlflow.db"
-
-
-def runner(source: str, **about: str) -> Runner:
-    return Runner(run=torch.zeros_like, wanted=source, source=source, hint_size=1, about=about)
 
 
 @pytest.mark.usefixtures("shipping")
@@ -65,12 +60,3 @@ def test_names_that_are_given_stay(uri: str, tmp_path: Path):
 def test_without_weights_the_champions_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     assert names_to_load("", "", f"sqlite:///{tmp_path}/none.db") == CHAMPIONS
-
-
-def test_a_guide_of_another_colorizer_is_refused_with_both_names():
-    colorizer, guide = runner("models:/colornet/2", weights="b" * 64), runner("models:/editnet/1", reads="a" * 64)
-    with pytest.raises(ValueError, match=r"models:/editnet/1 reads .*aaaa\), which models:/colornet/2 is not"):
-        Networks(colorizer=colorizer, guide=guide)
-    fitting = runner("models:/colornet/3", weights="a" * 64)
-    assert Networks(colorizer=fitting, guide=guide).describe()["guide"]["reads"] == "a" * 64
-    assert Networks(colorizer=colorizer, guide=runner("by formula")).guide.source == "by formula"
