@@ -68,13 +68,15 @@ def trained_networks(recipe: Recipe) -> set[str]:
 
 
 def publish(training: Training, folder: Path, tracker: NullTracker) -> dict[str, int]:
-    """Export and register the networks that were trained; returns their versions by registered name.
+    """Export and register the networks that were trained, here or in the run that this one began with.
 
-    A registry that cannot be reached costs a warning: the exports stay in the run's folder.
+    Returns their versions by registered name. A registry that cannot be reached costs a warning: the exports stay in the run's folder.
     """
     recipe = training.recipe
     versions: dict[str, int] = {}
     trained = trained_networks(recipe)
+    if training.config.recipe.begin_with:  # guides that read its features are of no use without it
+        trained.add(recipe.colorizer)
     for published, name in {COLORIZER_NAME: recipe.colorizer, **recipe.guides}.items():
         if name not in trained:
             continue
