@@ -70,7 +70,8 @@ def trained_networks(recipe: Recipe) -> set[str]:
 def publish(training: Training, folder: Path, tracker: NullTracker) -> dict[str, int]:
     """Export and register the networks that were trained, here or in the run that this one began with.
 
-    Returns their versions by registered name. A registry that cannot be reached costs a warning: the exports stay in the run's folder.
+    Returns their versions by registered name. A registry that cannot be reached costs a warning: the exports stay
+    in the run's folder.
     """
     recipe = training.recipe
     versions: dict[str, int] = {}
