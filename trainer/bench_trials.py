@@ -2,8 +2,8 @@
 
     python -m trainer.bench_trials [--size 128] [--repeats 5] [--json FILE]
 
-The split network looks at a photo once for all tries of a click. Both networks are untrained, which changes no time;
-before anything is timed, tries from one look must give what whole calls give.
+The split network looks at a photo once for all tries of a click. Both networks are untrained, which changes no
+time; before anything is timed, tries from one look must give what whole calls give.
 """
 
 import time
