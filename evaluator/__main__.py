@@ -1,4 +1,4 @@
-"""`python -m evaluator COMMAND`: benchmark a colorizer, compare benchmarks, promote a network, serve."""
+"""`python -m evaluator COMMAND`: color a photo, benchmark, compare, promote, serve."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,11 +7,14 @@ from importlib import import_module
 from evaluator.photos.manifest import ShardError
 
 COMMANDS = {
+    "colorize": "color a photo from clicks, and say where to click next",
     "benchmark": "measure a colorizer under click policies, photo by photo",
     "compare": "differences of finished benchmarks, with intervals",
     "promote": "move @champion to a better network, or refuse",
     "serve": "the page and the API that colour photos from clicks",
 }
+_SERVING = {"colorize": "evaluator.colorize", "serve": "evaluator.service.serve"}
+"""Modules of commands that need the packages of chromaclick[serve]."""
 _STOPPED = 130
 
 
@@ -37,17 +40,17 @@ def _command(name: str) -> Callable[[list[str]], int]:
     """Imported only now: each of them brings libraries that take seconds."""
     if name == "benchmark":
         return import_module("evaluator.benchmark.main").main
-    if name == "serve":
-        return _serve()
+    if name in _SERVING:
+        return _of_service(_SERVING[name])
     import tyro
 
     function = import_module(f"evaluator.{name}").main
     return lambda words: tyro.cli(function, prog=f"python -m evaluator {name}", args=words)
 
 
-def _serve() -> Callable[[list[str]], int]:
+def _of_service(module: str) -> Callable[[list[str]], int]:
     try:
-        return import_module("evaluator.service.serve").main
+        return import_module(module).main
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; pip install 'chromaclick[serve]'") from error
 

@@ -1,4 +1,4 @@
-"""What clicks do and where they fall: hint error, locality, distance and crowding, one number per photo.
+"""What clicks do and where they fall: hint error, locality, harm, distance and crowding, one number per photo.
 
 Lengths are shares of the photo's diagonal, sqrt(height^2 + width^2) pixels, so that photos of different sizes
 can be averaged. A number that needs more clicks than there are is NaN.
@@ -67,6 +67,33 @@ def locality(
     far = _far(positions[:, -1], height, width).flatten(1)
     change = error_map(predicted_ab, previous_ab).flatten(1).double()
     return (change * far).sum(1) / far.sum(1)
+
+
+def worse_clicks(
+    predicted_ab: Float[Tensor, "b 2 h w"],
+    previous_ab: Float[Tensor, "b 2 h w"] | None,
+    truth_ab: Float[Tensor, "b 2 h w"],
+    positions: Int64[Tensor, "b placed"],
+) -> Float64[Tensor, " b"]:
+    """1 where the newest click raised the photo's mean squared error of ab, else 0: its mean is a share of clicks.
+
+    An error that stays as it was, bit by bit, is not worse. NaN without clicks.
+
+    Args:
+        predicted_ab: the colouring with the newest click.
+        previous_ab: the colouring with one click less; may be None without clicks.
+        truth_ab: the true colours.
+        positions: flat indices of all clicks.
+
+    Raises:
+        ValueError: there are clicks, but no previous colouring.
+    """
+    if not positions.shape[1]:
+        return torch.full((len(positions),), math.nan, dtype=torch.float64, device=predicted_ab.device)
+    if previous_ab is None:
+        raise ValueError("worse_clicks needs the colouring before the newest click; pass previous_ab")
+    before, after = (photo_mean((ab.double() - truth_ab).square()) for ab in (previous_ab, predicted_ab))
+    return (after > before).double()
 
 
 def click_distance(positions: Int64[Tensor, "b placed"], height: int, width: int) -> Float64[Tensor, " b"]:

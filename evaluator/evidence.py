@@ -11,7 +11,7 @@ from evaluator.compare import compare
 from evaluator.finished import Finished
 from evaluator.intervals import defined_means
 from evaluator.metrics import METRICS
-from evaluator.results import Summary
+from evaluator.results import BASELINE, RULER, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ def weigh(champion: Path, challenger: Path, metric: str, policy: str, clicks: in
     Raises:
         ValueError: another protocol, other photos, or a metric, policy or number of clicks that was not measured.
     """
+    if policy == RULER:
+        raise ValueError(f"policy is {RULER!r}, which every network shares; decide by {BASELINE} or a guide's")
     compared = compare([champion, challenger])
     old, new = compared.runs.values()
     if not len(compared.photos) == len(old.photos) == len(new.photos):

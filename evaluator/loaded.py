@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evaluator.contract import Contract, crop, pad_to_multiple
+from evaluator.baselines import Baseline
+from evaluator.contract import Contract, crop, pad_to_multiple, standard_ports
 
 UNCERTAINTIES = 2
 """Last features of a split colorizer, which its palette has made itself: entropy and spread of the colours."""
@@ -139,6 +140,38 @@ class SplitParts(nn.Module):
     def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
         """The house's call."""
         return self.colour(lightness, clicks, *self.embed(lightness))[0]
+
+
+class _Uncompiled(nn.Module):
+    """A baseline where a graph is expected: no weights, nothing to export."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        super().__init__()
+        self.baseline = baseline
+
+    def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
+        return self.baseline(lightness, clicks)
+
+
+def load_baseline(baseline: Baseline, device: torch.device | str = "cpu") -> LoadedColorizer:
+    """A colorizer without a network, with a contract and a fingerprint like every other.
+
+    Its settings stand in `contract.config`, so that the fingerprint changes with them. `contract.hint_size` is the
+    one with which the defaults were chosen; any will do.
+    """
+    inputs, outputs = standard_ports("colorizer", None)
+    contract = Contract(
+        kind="colorizer",
+        name=baseline.name,
+        inputs=inputs,
+        outputs=outputs,
+        multiple=1,
+        min_size=1,
+        hint_size=3,
+        config=baseline.settings,
+    )
+    device = torch.empty(0, device=device).device  # with its index: cuda is cuda:0
+    return LoadedColorizer(_Uncompiled(baseline), contract, baseline.name, device)
 
 
 class LoadedGuide(LoadedNetwork):

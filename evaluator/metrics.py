@@ -21,7 +21,7 @@ from torch import Tensor
 
 from evaluator import perceptual
 from evaluator.bleeding import BLEEDING_SIDE, bleeding, strong_edges
-from evaluator.click_metrics import click_crowding, click_distance, hint_error, locality
+from evaluator.click_metrics import click_crowding, click_distance, hint_error, locality, worse_clicks
 from evaluator.colourfulness import colourfulness
 from evaluator.comparison import Comparison
 from evaluator.delta_e import delta_e
@@ -211,6 +211,18 @@ METRICS: dict[str, Metric] = {
         decimals=3,
         about="How much the newest click changed colours far from itself; smaller is more local.",
         per_photo=lambda at: locality(at.predicted_ab, at.previous_ab, at.needed("positions")),
+        higher_is_better=False,
+        group="clicks",
+        needs_clicks=True,
+        needs_previous=True,
+    ),
+    "worse_clicks": Metric(
+        label="Clicks that make it worse",
+        scale="share, by mean squared error of ab",
+        unit="",
+        decimals=3,
+        about="Share of photos whose error the newest click raised; 0 is a click that never does harm.",
+        per_photo=lambda at: worse_clicks(at.predicted_ab, at.previous_ab, at.truth_ab, at.needed("positions")),
         higher_is_better=False,
         group="clicks",
         needs_clicks=True,

@@ -21,8 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
+from evaluator import weights
+from evaluator.baselines import BASELINES
 from evaluator.contract import FILE_NAME, Contract, Port
-from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork, LoadedSplitColorizer, SplitParts
+from evaluator.loaded import (
+    LoadedColorizer,
+    LoadedGuide,
+    LoadedNetwork,
+    LoadedSplitColorizer,
+    SplitParts,
+    load_baseline,
+)
 from evaluator.registry_words import described
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ PART_FILES = {name: f"parts/{name}.pt2" for name in ("embed", "colour", "palette
 """Where the folder of a split colorizer holds the graphs of its parts."""
 BINS_FILE = "parts/bins.json"
 """The colours that its palette speaks of."""
+_REGISTERED = ("models:/", "runs:/")
 _MAKE_ONE = "`accelerate launch trainer/main.py` trains networks and registers them"
 _SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # no chatter about migrations
@@ -71,8 +81,19 @@ def default_tracking_uri(work: Path | str = "runs") -> str:
 
 
 def load_colorizer(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") -> LoadedColorizer:
-    """`load`, for a colorizer; a ValueError when it is a guide."""
-    network = load(uri, tracking_uri, device)
+    """`load`, for a colorizer; a ValueError when it is a guide.
+
+    A name in `evaluator.baselines.BASELINES` stands for that colorizer without a network, also where a folder is
+    called so: write ./kernel for the folder.
+    """
+    if str(uri) in BASELINES:
+        return load_baseline(BASELINES[str(uri)], device)
+    try:
+        network = _load(uri, tracking_uri, device, weights.COLORIZER)
+    except ValueError as error:
+        if str(uri).startswith(_REGISTERED) or str(uri) == weights.SHIPPED or Path(uri).exists():
+            raise
+        raise ValueError(f"{error}; without a network, --colorizer takes {' and '.join(BASELINES)}") from error
     if not isinstance(network, LoadedColorizer):
         raise ValueError(f"{uri} is a guide ({network.contract.name}); give a colorizer, such as models:/colornet")
     return network
@@ -80,7 +101,7 @@ def load_colorizer(uri: str | Path, tracking_uri: str | None = None, device: str
 
 def load_guide(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") -> LoadedGuide:
     """`load`, for a guide; a ValueError when it is a colorizer."""
-    network = load(uri, tracking_uri, device)
+    network = _load(uri, tracking_uri, device, weights.GUIDE)
     if not isinstance(network, LoadedGuide):
         raise ValueError(
             f"{uri} is a colorizer ({network.contract.name}); give a guide, such as models:/editnet-blind"
@@ -92,24 +113,34 @@ def load(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") 
     """Load an exported network with its contract.
 
     Args:
-        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN/NAME`, a model folder, or a `.pt2` file with
-            its `contract.json` beside it or one folder up.
+        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN/NAME`, a model folder, a `.pt2` file with
+            its `contract.json` beside it or one folder up, or `shipped`: the colorizer that comes with the
+            package (for `load_guide`, its blind guide).
         tracking_uri: MLflow server or database; None: see `default_tracking_uri`.
         device: where to run it.
 
     Raises:
-        ValueError: nothing there (the message says what is, and which command makes one), a pickle, or a bad
-            contract.
+        ValueError: nothing there (the message says what is, and which command makes one), a pickle, a bad
+            contract, or a shipped file that is damaged.
         ConnectionError: the MLflow server does not answer.
     """
+    return _load(uri, tracking_uri, device, weights.COLORIZER)
+
+
+def _load(uri: str | Path, tracking_uri: str | None, device: str, shipped: str) -> LoadedNetwork:
+    """`load`, with the one that `shipped` stands for."""
     target = torch.device(device)
     with tempfile.TemporaryDirectory(prefix="network-") as scratch:
-        if str(uri).startswith(("models:/", "runs:/")):
+        if str(uri).startswith(_REGISTERED):
             place, source = _fetch(str(uri), tracking_uri or default_tracking_uri(), scratch)
+        elif str(uri) == weights.SHIPPED:
+            place, source = weights.verified(shipped), weights.SHIPPED
         else:
             place, source = Path(uri), str(uri)
         graph_file, contract_file = _files(place, source)
         contract = Contract.read(contract_file)
+        if source == weights.SHIPPED:
+            source = weights.source_of(contract)
         if contract.kind == "colorizer" and contract.features:
             parts = _open_parts(contract_file.parent, target, source)
             return LoadedSplitColorizer(parts, contract, source, parts.bins.device)

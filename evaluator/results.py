@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -16,6 +16,13 @@ Row = dict[str, str | int | float | None]
 
 BASELINE = "random"
 """The policy that the others are compared with."""
+
+RULER = "no network"
+"""Stands among the policies for what the baseline's clicks give without a network: see `evaluator.ruler`."""
+RULER_WORDS = (
+    f"{RULER}: the colors of the same {BASELINE} clicks, weighted by nearness in place and lightness. A colorizer "
+    "that is not better has not learned to use clicks."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +163,25 @@ class Results:
             },
             positions={p: join(x.positions[p] for x in parts) for p in first.policies},
             seconds_per_click={p: join(x.seconds_per_click[p] for x in parts) for p in first.policies},
+        )
+
+    def beside(self, other: "Results") -> "Results":
+        """These policies, then the other's, measured on the same photos.
+
+        Raises:
+            ValueError: another protocol, other photos or metrics, or a policy that both have.
+        """
+        mine, theirs = ((part.protocol, part.size, part.metrics, part.photos.tolist()) for part in (self, other))
+        for name, one, another in zip(("protocol", "photo size", "metrics", "photos"), mine, theirs, strict=True):
+            if one != another:
+                raise ValueError(f"the two differ in {name}: {one} and {another}; measure both alike")
+        if both := [policy for policy in self.policies if policy in other.values]:
+            raise ValueError(f"both have the policy {both[0]!r}; measure it once")
+        return replace(
+            self,
+            values={**self.values, **other.values},
+            positions={**self.positions, **other.positions},
+            seconds_per_click={**self.seconds_per_click, **other.seconds_per_click},
         )
 
     @property

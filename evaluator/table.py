@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluator.metrics import EXACT_DB, METRICS
-from evaluator.results import BASELINE, Results, Summary
+from evaluator.results import BASELINE, RULER, RULER_WORDS, Results, Summary
 
 _STYLES = {"better": "bold green", "worse": "bold red", "no different": "", "": ""}
 _MARKS = {"better": "▲", "worse": "▼", "no different": "=", "": ""}
@@ -44,7 +45,7 @@ def means_table(results: Results, baseline: str = BASELINE) -> Table:
     for metric in results.metrics:
         for policy in results.policies:
             heading = METRICS[metric].label if policy == results.policies[0] else ""
-            table.add_column(f"{heading}\n{policy.replace('-', chr(10))}", justify="right")
+            table.add_column(f"{heading}\n{re.sub('[- ]', chr(10), policy)}", justify="right")
     rows = sorted(results.table(baseline), key=lambda s: (s.clicks, results.metrics.index(s.metric)))
     for clicks, summaries in groupby(rows, key=lambda s: s.clicks):
         table.add_row(str(clicks), *(_mean(summary) for summary in summaries))
@@ -116,6 +117,8 @@ def _fine_print(results: Results, baseline: str) -> str:
     exact = sum(summary.exact for summary in results.table(baseline))
     if exact:
         lines.append(f"{exact} infinite values of photos without any error count as {EXACT_DB:.0f} dB.")
+    if RULER in results.policies:
+        lines.append(RULER_WORDS)
     return " ".join(lines)
 
 

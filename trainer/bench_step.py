@@ -40,7 +40,7 @@ CPU_GOAL, GPU_GOAL = 1.5, 2.5
 class Arguments:
     """Time one training step of each phase, ours beside a plain reference."""
 
-    preset: Literal["tiny", "small", "paper"] = "small"
+    preset: Literal["tiny", "small", "serving", "paper"] = "small"
     """Networks, photo size and batch size."""
     repeats: int = 10
     """Timed steps of each path and phase, in turn."""

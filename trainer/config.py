@@ -75,6 +75,15 @@ class RecipeConfig:
     begin_with: str = ""
     """Folder of a run whose networks this training begins with; other settings than their widths may differ."""
 
+    @property
+    def in_words(self) -> str:
+        """The networks in a line, with what the encoder begins with."""
+        if self.network == "unet":
+            return "U-Net, guides of their own"
+        start = "fresh encoder" if self.encoder == "fresh" else f"encoder {self.encoder} with ImageNet's weights"
+        guides = "guides on its features" if self.guide == "head" else "guides of their own"
+        return f"split network, {start}, {guides}"
+
     def __post_init__(self) -> None:
         if self.guide == "head" and self.network != "split":
             raise ValueError(
@@ -144,6 +153,9 @@ class LossConfig:
     """Weight of the cross-entropy of the split network's colour distribution; without effect for unet."""
     lpips: float = 0.1
     """lambda_LPIPS, weight of the perceptual term."""
+    recoloured: float = 1.0
+    """Weight of the photo's error as it is re-coloured with EditNet's click, whose gradient the estimator carries;
+    0 leaves that gradient out."""
     heatmap: float = 0.1
     """lambda_heatmap, weight of EditNet's heat-map term."""
     entropy: float = 0.01
@@ -157,14 +169,15 @@ class LossConfig:
     """list: cross-entropy between softmaxes over the tried pixels. centred: squared error of scores less their
     mean."""
     gain_tries: int = 16
-    """Pixels that are tried in each state: 6 of the guide's own best, the others spread over the photo."""
+    """Pixels that are tried in each state: three in eight are the guide's own best, the others are spread over the
+    photo."""
     error_blur: float = 3.0
     """Standard deviation, in pixels, of the blur of the `error` target; without effect for `region`."""
     heatmap_in_pretraining: bool = True
     """Apply the heat-map term while EditNet is pretrained too; the paper adds it in ping-pong only (3.5)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, lpips=0, heatmap=0, entropy=0, error_blur=0, base=0, distribution=0)
+        _at_least(self, lpips=0, heatmap=0, entropy=0, error_blur=0, base=0, distribution=0, recoloured=0)
         _at_least(self, gain=0, gain_tries=8)
 
 
@@ -346,6 +359,11 @@ class Config:
                 "give a divisor of the batch"
             )
         self._check_size()
+        if self.recipe.network == "split" and self.choice.estimator == "gumbel_softmax_soft":
+            raise ValueError(
+                "choice.estimator is gumbel_softmax_soft, which clicks every pixel a little; the split network "
+                "looks up the cells that are clicked: give another, such as gumbel_softmax, or recipe.network unet"
+            )
         pixels = self.data.image_size**2
         most = max(self.clicks.most_random + self.clicks.interactions, *self.validation.clicks)
         if most * max(self.choice.hint_size[1], self.validation.hint_size) ** 2 > pixels:
@@ -354,12 +372,14 @@ class Config:
     def _check_size(self) -> None:
         """Refuse a size of photos that the networks cannot take."""
         color, edit = (2 ** (len(widths) - 1) for widths in (self.network.color, self.network.edit))
-        split = self.recipe.network == "split"
-        multiple = max(MULTIPLE if split else color, MULTIPLE if self.recipe.guide == "head" else edit)
+        split, head = self.recipe.network == "split", self.recipe.guide == "head"
+        multiple = max(MULTIPLE if split else color, MULTIPLE if head else edit)
         if self.data.image_size % multiple:
+            deep = [name for name, other in (("network.color", split), ("network.edit", head)) if not other]
+            fewer = f", or give fewer widths in {' and '.join(deep)}" if deep else ""
             raise ValueError(
                 f"data.image_size is {self.data.image_size}; these networks need a multiple of {multiple}: "
-                f"change it, or give fewer widths in network.color and network.edit"
+                f"change it{fewer}"
             )
 
 

@@ -5,6 +5,7 @@ one state (photo and clicks) are compared with each other only: most of the vari
 choice can use it. And it is divided by its usual size after so many clicks, or late clicks would get no gradient.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -18,8 +19,8 @@ from kernels.clicks import clicked, place_clicks
 from kernels.noise import uniform
 from trainer.coloring import Colored
 
-OWN = 6
-"""Tried pixels that are the guide's own best."""
+OWN_SHARE = 0.375
+"""Share of the tried pixels that are the guide's own best."""
 APART = 5 / 64
 """Smallest distance between them, as a share of the shorter side."""
 LARGEST = 6.0
@@ -39,8 +40,16 @@ class Tries:
 
     places: Int64[Tensor, "b k"]
     """Flat indices of pixels."""
-    gains: Float[Tensor, "b k"]
-    """Drop of log MSE less its mean over the state's pixels, in units of its usual size."""
+    drops: Float[Tensor, "b k"]
+    """Drop of the logarithm of the mean squared error."""
+    clicked: Float[Tensor, " b"]
+    """Clicks before."""
+
+    @property
+    def gains(self) -> Float[Tensor, "b k"]:
+        """Drops less their mean over the state's pixels, in units of their usual size."""
+        size = _FIRST_SIZE / (1 + _SHRINKING * self.clicked)
+        return ((self.drops - self.drops.mean(1, keepdim=True)) / size[:, None]).clamp(-LARGEST, LARGEST)
 
 
 @torch.no_grad()
@@ -53,10 +62,12 @@ def try_clicks(
     keys: Int64[Tensor, " b"],
     *,
     stream: int,
+    draw: int,
     tries: int,
     hint_size: int,
+    known: Tries | None = None,
 ) -> Tries:
-    """Try clicks in their true colours: the guide's own best, and one in each cell of a grid over the photo.
+    """Try clicks in their true colours: the guide's own best, and others spread over the photo.
 
     Args:
         colorize: from a click map to colours.
@@ -66,22 +77,26 @@ def try_clicks(
         logits: of the guide.
         keys: noise keys of the photos.
         stream: of the noise.
-        tries: pixels of each photo, more than `OWN`.
+        draw: number of this state of the photos.
+        tries: pixels of each photo.
         hint_size: side of the stamp in pixels.
+        known: tries of another guide at the same states, which stand in for those that are spread.
     """
     taken = clicked(clicks)
-    own = best_apart(logits.float().masked_fill(taken, -torch.inf), min(OWN, tries - 1))
-    places = torch.cat([own, stratified(keys, stream, tries - own.shape[1], *logits.shape[-2:])], 1)
+    own = round(OWN_SHARE * tries)
+    places = best_apart(logits.float().masked_fill(taken, -torch.inf), own)
+    if known is None:
+        places = torch.cat([places, stratified(keys, stream, tries - own, *logits.shape[-2:], draw)], 1)
     before = _log_mse(present_ab, truth_ab)
     drops = [
         before - _log_mse(colorize(place_clicks(clicks, truth_ab, place, hint_size)).ab, truth_ab)
         for place in places.unbind(1)
     ]
-    count = taken.flatten(1).sum(1) / hint_size**2
-    size = _FIRST_SIZE / (1 + _SHRINKING * count)
-    gains = torch.stack(drops, 1)
-    gains = (gains - gains.mean(1, keepdim=True)) / size[:, None]
-    return Tries(places, gains.clamp(-LARGEST, LARGEST))
+    found = Tries(places, torch.stack(drops, 1), taken.flatten(1).sum(1) / hint_size**2)
+    if known is None:
+        return found
+    both = (torch.cat([getattr(part, name) for part in (found, known)], 1) for name in ("places", "drops"))
+    return Tries(*both, found.clicked)
 
 
 def gain_loss(logits: Float[Tensor, "b h w"], tries: Tries, kind: Literal["list", "centred"]) -> Float[Tensor, ""]:
@@ -116,11 +131,11 @@ def best_apart(scores: Float[Tensor, "b h w"], count: int) -> Int64[Tensor, "b c
 
 
 def stratified(
-    keys: Int64[Tensor, " b"], stream: int, count: int, height: int, width: int
+    keys: Int64[Tensor, " b"], stream: int, count: int, height: int, width: int, draw: int = 0
 ) -> Int64[Tensor, "b count"]:
-    """Pixels spread over a photo: random ones of different cells of a grid of about `count` cells."""
-    side = max(1, round(count**0.5 + 0.49))
-    noise = uniform(keys, stream, side * side + 2 * count)
+    """Random pixels spread over a photo: of different cells of the smallest square grid that has `count` cells."""
+    side = math.isqrt(count - 1) + 1
+    noise = uniform(keys, stream, side * side + 2 * count, draw)
     cell = noise[:, : side * side].argsort(1)[:, :count]
     jitter = noise[:, side * side :].unflatten(1, (2, count))
     row = ((cell // side + jitter[:, 0]) * height / side).long().clamp(max=height - 1)

@@ -1,6 +1,6 @@
 """The training loop, written once: stages of a recipe, batch by batch, resumable at any step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -184,22 +184,28 @@ class Training:
         for name, saved in state["engines"].items():
             self.engines[name].load_state_dict(saved)
 
-    def take_networks(self, networks: Mapping[str, Any], source: str) -> None:
+    def take_networks(self, networks: Mapping[str, Any], source: str, wanted: Collection[str] = ()) -> None:
         """Begin with networks of another training; one that it does not have keeps its first weights.
 
+        Args:
+            networks: their weights and statistics, by name.
+            source: where they come from, for messages.
+            wanted: which to take; all that are here unless given.
+
         Raises:
-            ValueError: they are of another shape, or none of them is wanted here.
+            ValueError: they are of another shape, or none of them is one of this recipe.
         """
-        taken = [name for name in self.engines if name in networks]
-        if not taken:
-            raise ValueError(f"{source} has {', '.join(networks)}, none of {', '.join(self.engines)}")
+        if not any(name in networks for name in self.recipe.networks):
+            raise ValueError(f"{source} has {', '.join(networks)}, none of {', '.join(self.recipe.networks)}")
+        taken = [name for name in wanted or self.engines if name in networks]
         for name in taken:
             state = self.engines[name].state_dict()
             try:
                 self.engines[name].load_state_dict({**state, "network": networks[name]})
             except RuntimeError as error:
                 raise ValueError(f"{name} of {source} is another network than this config's: {error}") from error
-        self.screen.say(f"begins with {', '.join(taken)} of {source}")
+        if taken:
+            self.screen.say(f"begins with {', '.join(taken)} of {source}")
 
     def _conditions(self) -> dict[str, Any]:
         """What a continuation must share with the training before it, to repeat it exactly."""

@@ -1,4 +1,4 @@
-"""Train a ColorNet and its EditNets: `accelerate launch trainer/main.py [tiny | small | paper] [options]`.
+"""Train a ColorNet and its EditNets: `accelerate launch trainer/main.py [PRESET] [options]`.
 
 Parse, build, train, report, close.
 """
@@ -25,7 +25,7 @@ BAD_INPUT = 2
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a ColorNet and its EditNets; the first word may name a preset: tiny (default), small or paper."""
+    """Train a ColorNet and its EditNets; the first word may name a preset: tiny if none, small, serving, paper."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     file: Annotated[str, tyro.conf.arg(name="config", metavar="FILE")] = ""

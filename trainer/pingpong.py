@@ -4,6 +4,7 @@ EditNet comes twice: `oracle` sees the true colours as in the thesis, `blind` do
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -170,10 +171,13 @@ def distribution_term(
     step: Step, logits: Float[Tensor, "b bins n"], places: Int64[Tensor, "p n"], maps: int
 ) -> Term:
     """Cross-entropy of the colour distribution with the true colours of some cells, a mean over them."""
+    weight = step.config.loss.distribution
+    if not weight:  # processes wait for a gradient of every weight
+        return Term(0 * logits.sum())
     ab = F.avg_pool2d(step.scene.truth_ab, CELL).flatten(2)
     ab = ab.gather(2, places[:, None].expand(-1, 2, -1)).transpose(1, 2)
     target = soft_bins(repeated(ab, maps).flatten(0, 1), color_bins().to(ab.device))
-    return Term(F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), target), step.config.loss.distribution)
+    return Term(F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), target), weight)
 
 
 def repeated(values: Tensor, times: int) -> Tensor:
@@ -230,10 +234,14 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
                 scene.truth_ab,
                 logits.detach(),
                 scene.keys,
-                stream=TRIED + interaction,
+                stream=TRIED,
+                draw=interaction,
                 tries=config.loss.gain_tries,
                 hint_size=hint_size(step, interaction),
+                known=scene.shared.get("tries") if interaction == 1 else None,
             )
+            if interaction == 1:  # both guides see this state; those after it are each guide's own
+                scene.shared["tries"] = tries
             targets.append(gain_loss(logits, tries, config.loss.gain_loss))
         else:
             target = target_heatmap(config.loss, error_map(colored.ab, scene.truth_ab), clicked(clicks))
@@ -241,7 +249,8 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
         if click.divergence is not None:
             targets.append(click.divergence.mean())
         entropies.append(click.entropy.mean())
-        loss, colored = judge(step, colorize, logits, clicks, click, interaction)
+        with nullcontext() if config.loss.recoloured else torch.no_grad():
+            loss, colored = judge(step, colorize, logits, clicks, click, interaction)
         recoloured.append(loss)
         clicks = next_clicks(step, clicks, click, interaction)
     weight = config.loss.heatmap if heatmap else 0.0
@@ -249,7 +258,7 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
     gained = config.loss.target == "gain"
     target = {"gain": Term(mean, config.loss.gain)} if gained else {"heatmap_kl": Term(mean, weight)}
     return {
-        "recoloured_l1": Term(torch.stack(recoloured).mean()),
+        "recoloured_l1": Term(torch.stack(recoloured).mean(), config.loss.recoloured),
         **target,
         "heatmap_entropy": Term(torch.stack(entropies).mean(), -weight * config.loss.entropy),
     }

@@ -1,4 +1,4 @@
-"""Three trainings to start from, and which settings have no effect in one."""
+"""Trainings to start from, and which settings have no effect in one."""
 
 from trainer.config import (
     ChoiceConfig,
@@ -6,7 +6,6 @@ from trainer.config import (
     Config,
     DataConfig,
     LossConfig,
-    NetworkConfig,
     OptimizerConfig,
     RecipeConfig,
     RoundsConfig,
@@ -18,15 +17,22 @@ from trainer.schedules import Schedule
 
 
 def tiny() -> Config:
-    """64 px, minutes on a CPU: small U-Nets on the embedded photographs and scenes."""
+    """64 px, minutes on a CPU: a small split network on the embedded photographs and scenes."""
     return Config(
         preset="tiny",
         data=DataConfig(image_size=64, batch_size=16, scale_jitter=8),
-        network=NetworkConfig(color=(16, 32, 64, 96, 128, 128), edit=(8, 16, 32, 32, 48)),
+        recipe=RecipeConfig(
+            network="split",
+            photo_widths=(32, 48, 80, 128),
+            click_widths=(24, 32, 48),
+            guide="head",
+            guide_widths=(24, 32, 48),
+        ),
         choice=ChoiceConfig(hint_size=(3, 3)),
-        clicks=ClicksConfig(interactions=1),
-        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
-        rounds=RoundsConfig(pretrain_color=4.0, pretrain_edit=0.6, ping=0.25, pong=0.25, cycles=1),
+        loss=LossConfig(color="log_mse", target="gain", gain_tries=8),
+        clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=1),
+        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3, decay_until=1.0),
+        rounds=RoundsConfig(pretrain_color=3.0, pretrain_edit=0.6, ping=0.25, pong=0.25, cycles=1),
         validation=ValidationConfig(photos=48, hint_size=3),
     )
 
@@ -36,8 +42,11 @@ def small() -> Config:
     return Config(
         preset="small",
         data=DataConfig(image_size=128, batch_size=16, scale_jitter=20, workers=1),
-        network=NetworkConfig(color=(24, 48, 96, 128, 128, 192), edit=(8, 16, 32, 32, 32, 64)),
+        recipe=RecipeConfig(network="split", guide="head"),
         choice=ChoiceConfig(hint_size=(3, 3)),
+        loss=LossConfig(color="log_mse", target="gain", gain_tries=8, recoloured=0.0),
+        clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=2),
+        optimizer=OptimizerConfig(color_lr=2e-3, edit_lr=2e-3, decay_until=1.0),
         rounds=RoundsConfig(pretrain_color=20.0, pretrain_edit=2.0, ping=0.5, pong=0.5, cycles=2),
         validation=ValidationConfig(photos=128, hint_size=3),
     )
@@ -53,7 +62,7 @@ def serving() -> Config:
         data=DataConfig(image_size=256, batch_size=16, scale_jitter=20, workers=1),
         recipe=RecipeConfig(network="split", encoder="efficientnet-lite0", guide="head"),
         choice=ChoiceConfig(hint_size=(3, 3)),
-        loss=LossConfig(color="log_mse", target="gain"),
+        loss=LossConfig(color="log_mse", target="gain", gain_tries=8, recoloured=0.0),
         clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=2),
         optimizer=OptimizerConfig(color_lr=2e-3, edit_lr=2e-3, decay_until=1.0),
         rounds=RoundsConfig(pretrain_color=10.0, pretrain_edit=1.0, ping=0.5, pong=0.5, cycles=1),
@@ -83,14 +92,30 @@ def without_effect(config: Config) -> list[str]:
     """A sentence for each setting that was changed from its preset and does nothing in this training."""
     default = flatten(PRESETS.get(config.preset, paper)())
     given = flatten(config)
-    estimator = config.choice.estimator
+    estimator, recipe = config.choice.estimator, config.recipe
+    split, head, gain = recipe.network == "split", recipe.guide == "head", config.loss.target == "gain"
     reasons = {
+        **dict.fromkeys(
+            (
+                *("recipe.encoder", "recipe.photo_widths", "recipe.click_widths", "recipe.without"),
+                *("loss.base", "loss.distribution"),
+            ),
+            "" if split else "recipe.network is unet",
+        ),
+        "network.color": "recipe.network is split" if split else "",
+        "network.edit": "recipe.guide is head" if head else "",
+        "recipe.guide_widths": "" if head else "recipe.guide is own",
+        **dict.fromkeys(
+            ("loss.gain", "loss.gain_loss", "loss.gain_tries"),
+            "" if gain else f"the target is `{config.loss.target}`",
+        ),
         "data.photo_share": "it is for the embedded photos" if config.data.train else "",
         "choice.tau": f"{estimator} has no tau" if estimator in ("argmax_ste", "reinforce") else "",
         "choice.samples": "" if estimator in ("gumbel_rao", "reinforce") else f"{estimator} has no samples",
-        "loss.error_blur": "the target is `region`" if config.loss.target == "region" else "",
+        "loss.error_blur": "" if config.loss.target == "error" else f"the target is `{config.loss.target}`",
         "loss.lpips": "loss.perceptual is off" if config.loss.perceptual == "off" else "",
         "loss.entropy": "loss.heatmap is 0" if config.loss.heatmap == 0 else "",
+        "loss.heatmap": "loss.entropy is 0 and the target is `gain`" if gain and config.loss.entropy == 0 else "",
         **{
             f"choice.{name}.shape": "it starts and ends at the same value" if schedule.is_flat else ""
             for name, schedule in {"temperature": config.choice.temperature, "tau": config.choice.tau}.items()

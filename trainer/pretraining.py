@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.checkpoints import STATE_FILE, Checkpoints
+from trainer.checkpoints import STATE_FILE, Checkpoints, networks_of
 from trainer.config import Config
 from trainer.engines import Cluster
 from trainer.interrupts import StopRequest
 from trainer.locks import Busy, Lock
 from trainer.parts import Parts, on_main
-from trainer.pingpong import pingpong
+from trainer.pingpong import COLOR, pingpong
+from trainer.publish import hash_of
 from trainer.recipes import Recipe
 from trainer.runs import CONFIG_FILE, as_json
 
@@ -34,15 +35,15 @@ VERSION = 1
 WITHOUT_EFFECT = (
     *("preset", "run.", "engine.timeout", "validation.", "data.validation", "network.edit", "clicks.interactions"),
     *("choice.estimator", "choice.temperature.", "choice.tau.", "choice.samples"),
-    *("loss.heatmap", "loss.entropy", "loss.target", "loss.error_blur"),
+    *("loss.heatmap", "loss.entropy", "loss.target", "loss.error_blur", "loss.gain", "recipe.guide"),
     *("optimizer.edit_lr", "optimizer.pingpong_factor"),
     *("rounds.pretrain_edit", "rounds.ping", "rounds.pong", "rounds.cycles"),
 )
 """Beginnings of the names of settings that ColorNet's pretraining does not read. Every other one counts."""
 _RESOLVED = (
-    # Only what becomes of them matters: the loader's signature, precision, threads, whether LPIPS is there.
+    # Only what becomes of them matters: the loader's signature, precision, threads, LPIPS or none, weights.
     *("data.train", "data.manifest", "data.workers", "data.cache", "data.scale_jitter", "data.photo_share"),
-    *("engine.precision", "engine.threads", "loss.perceptual", "loss.lpips"),
+    *("engine.precision", "engine.threads", "loss.perceptual", "loss.lpips", "recipe.begin_with"),
 )
 _SECONDS_BETWEEN_TRIES = 0.2
 
@@ -66,9 +67,16 @@ def fingerprint(parts: Parts) -> str:
         "processes": parts.cluster.world_size,
         **({"engine": parts.cluster.engine_name} if parts.cluster.zero else {}),  # which rounds differently
         "lpips": parts.config.loss.lpips if parts.perceptual else 0,
+        **({"begins with": _colorizer_before(parts)} if parts.config.recipe.begin_with else {}),
     }
     text = json.dumps([settings, resolved], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _colorizer_before(parts: Parts) -> str:
+    """SHA-256 over the colorizer of the run that `recipe.begin_with` names."""
+    before = parts.config.recipe.begin_with
+    return on_main(parts.cluster, lambda: hash_of(networks_of(before).get(COLOR, {})))
 
 
 def pretraining(config: Config) -> Recipe | None:
@@ -122,6 +130,8 @@ def _pretrain(parts: Parts, recipe: Recipe, target: Path) -> None:
     state = on_main(parts.cluster, training.checkpoints.load)
     if state:
         training.restore(state)
+    elif before := parts.config.recipe.begin_with:
+        training.take_networks(on_main(parts.cluster, lambda: networks_of(before)), before)
     parts.screen.say(f"pretraining ColorNet once for all, into {target}")
     with training.watch:
         training.train_stage(recipe.stages[0], StopRequest())

@@ -92,8 +92,13 @@ def describe(
 
 def weights_hash(network: nn.Module) -> str:
     """SHA-256 over a network's weights and statistics by name, hexadecimal."""
+    return hash_of(network.state_dict())
+
+
+def hash_of(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over tensors by name, hexadecimal."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

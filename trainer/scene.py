@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -36,15 +36,20 @@ class Scene:
     """The photos themselves, after the flip."""
     keys: Int64[Tensor, " b"]
     """Noise key of each sample, a function of its position in the training stream."""
+    shared: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What one phase has worked out about these photos, for the phases after it on the same batch."""
 
     def __len__(self) -> int:
         """Photos in the batch."""
         return len(self.keys)
 
     def split(self, size: int) -> "list[Scene]":
-        """Scenes of `size` photos each, in order; `size` divides their number."""
-        tensors = (self.lightness, self.truth_ab, self.rgb, self.keys)
-        return [Scene(*parts) for parts in zip(*(tensor.split(size) for tensor in tensors), strict=True)]
+        """Scenes of `size` photos each, in order; `size` divides their number. The same ones when asked again."""
+        if size not in self.shared:
+            tensors = (self.lightness, self.truth_ab, self.rgb, self.keys)
+            parts = zip(*(tensor.split(size) for tensor in tensors), strict=True)
+            self.shared[size] = [Scene(*part) for part in parts]
+        return self.shared[size]
 
 
 def lab_converter(*, compiled: bool) -> ToLab:

@@ -96,9 +96,10 @@ class Session:
             training.after_validation = hooks.after_validation
             if state:
                 training.restore(state)
-            elif config.recipe.begin_with:
-                folder_before = config.recipe.begin_with
-                training.take_networks(on_main(cluster, lambda: networks_of(folder_before)), folder_before)
+            # A shared pretraining has begun with the colorizer, and left the guides.
+            untrained = [name for name in training.engines if not state or name not in state["engines"]]
+            if (before := config.recipe.begin_with) and untrained:
+                training.take_networks(on_main(cluster, lambda: networks_of(before)), before, untrained)
             run_id = hooks.run_id or (state["run_id"] if state and opened.resumed else "")
             tracker = _on_main_only(
                 cluster, lambda: _open_tracker(parts, folder, hooks, run_id, training.progress.images_seen)
@@ -193,6 +194,7 @@ class Session:
             {
                 "preset": config.preset,
                 "recipe": training.recipe.name,
+                "networks": config.recipe.in_words,
                 "perceptual": perceptual_status,
                 "precision": cluster.precision,
                 "processes": cluster.world_size,
@@ -208,6 +210,7 @@ class Session:
             f"chromaclick {config.preset}: {config.data.image_size} px, {data}; {cluster.world_size} process(es) "
             f"on {cluster.device}, {cluster.threads} thread(s) each, {cluster.precision}"
             f"{f', {cluster.engine_name}' if cluster.zero else ''}; perceptual term: {perceptual_status}\n"
+            f"{config.recipe.in_words}\n"
             f"{'resumed' if resumed else 'new'} run {self.folder.path}"
             + (f" at photo {training.progress.images_seen:,}" if training.progress.images_seen else "")
         )

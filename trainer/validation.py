@@ -1,7 +1,7 @@
 """Validation through the evaluator's own protocol, split over processes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from evaluator.metrics import DEFAULT
 from evaluator.policies import GuidePolicy, Policy, RandomPolicy
 from evaluator.protocol import Protocol, Results, evaluate
+from evaluator.ruler import measure_ruler
 from trainer.config import Config
 from trainer.engines import Cluster, Engine
 from trainer.recipes import Recipe
@@ -25,6 +26,8 @@ class Validation:
     protocol: Protocol
     metrics: tuple[str, ...] = DEFAULT
     """Names in `evaluator.metrics.METRICS`."""
+    _rulers: dict[tuple[int, int], Results] = field(default_factory=dict, compare=False, repr=False)
+    """By first and last photo: what no training changes is measured once per process."""
 
     @classmethod
     def of(
@@ -44,7 +47,7 @@ class Validation:
         trained: set[str],
         dog: Watchdog,
     ) -> Results:
-        """Random clicks beside every guide that has been trained so far; the same results on every rank."""
+        """Random clicks beside every guide trained so far, and the ruler; the same results on every rank."""
         first, last = (len(self.photos) * r // cluster.world_size for r in (cluster.rank, cluster.rank + 1))
         part = evaluate(
             engines[recipe.colorizer].whole,
@@ -56,8 +59,22 @@ class Validation:
             metrics=self.metrics,
             on_progress=lambda done, total: dog.beat(),
         )
+        ruler = self._ruler(first, last, cluster, dog)
         dog.mark("waiting for the others' validation")
-        return Results.merge(cluster.gather(part))
+        return Results.merge(cluster.gather(part.beside(ruler)))
+
+    def _ruler(self, first: int, last: int, cluster: Cluster, dog: Watchdog) -> Results:
+        """The same photos and random clicks without a network."""
+        if (first, last) not in self._rulers:
+            self._rulers[first, last] = measure_ruler(
+                self.photos[first:last],
+                self.protocol,
+                cluster.device,
+                first_index=first,
+                metrics=self.metrics,
+                on_progress=lambda done, total: dog.beat(),
+            )
+        return self._rulers[first, last]
 
 
 def middle_budget(clicks: Sequence[int]) -> int:

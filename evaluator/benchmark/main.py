@@ -57,7 +57,7 @@ class Benchmark:
             plan = plan.in_batches_of(max(LEAST_BATCH_ON_CPU, PER_THREAD * threads))
         photos = open_photos(options.photos, options.limit)
         guides = split(word for words in options.guide for word in words)
-        networks = load_networks(options.colorizer, guides, options.work, device)
+        networks = load_networks(options.colorizer, guides, options.work, device, ruler=options.ruler)
         autocast = torch.bfloat16 if options.precision == "bf16" else None
         task = Task(
             colorizer=networks.colorizer,
@@ -70,6 +70,7 @@ class Benchmark:
             out=options.out,
             workers=options.workers,
             autocast=autocast,
+            ruler=networks.ruler,
         )
         console = Console(quiet=not ranks.is_main)
         return cls(
@@ -95,6 +96,7 @@ class Benchmark:
             "metrics": list(self.plan.metrics),
             "colorizer": self.networks.colorizer.fingerprint,
             "guides": guides,
+            "ruler": self.networks.ruler.fingerprint if self.networks.ruler else None,
             "photos": self.photos.fingerprint,
         }
 
@@ -122,7 +124,7 @@ class Benchmark:
         if not coverage.measured:
             reasons = "; ".join(f"{self.photos.names[i]}: {why}" for i, why in list(coverage.left_out.items())[:3])
             raise ValueError(f"none of {len(coverage.left_out)} photos can be measured: {reasons}")
-        results = read_results(out, self.plan.protocol, list(self.task.policies), self.plan.metrics)
+        results = read_results(out, self.plan.protocol, self.task.names, self.plan.metrics)
         content = self._summary(results, coverage)
         summary.save(out, content)
         remove_parts(out)
@@ -158,7 +160,13 @@ class Benchmark:
         )
         photos = {self.photos.names[one.index]: one.rgb for one in found if isinstance(one, Ready)}
         return report.render(
-            finished, picks, photos, self.networks.colorizer, self.task.device, autocast=self.task.autocast
+            finished,
+            picks,
+            photos,
+            self.networks.colorizer,
+            self.task.device,
+            ruler=self.networks.ruler,
+            autocast=self.task.autocast,
         )
 
     def _log(self, content: Mapping[str, Any]) -> None:

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 
 import torch
 
 from evaluator.benchmark.store import Coverage, schema, to_table, write_part
-from evaluator.inference import Colorizer
+from evaluator.inference import Colorizer, run_network
 from evaluator.photos.ahead import Cut, LeftOut, Ready, read_ahead
 from evaluator.photos.source import PhotoSource
 from evaluator.policies import Policy
 from evaluator.protocol import evaluate
-from evaluator.results import Protocol, Results
+from evaluator.results import RULER, Protocol, Results
+from evaluator.ruler import measure_ruler
 
 Piece = range
 """Photos that follow each other and are measured together."""
@@ -34,11 +36,25 @@ class Task:
     workers: int = 2
     """Threads that decode ahead."""
     autocast: torch.dtype | None = None
+    ruler: Colorizer | None = None
+    """Measured beside the policies as `RULER`; None: not at all."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of everything that results have: the policies, and the ruler last."""
+        return [*self.policies, *([RULER] if self.ruler else [])]
 
     @property
     def clicks_per_photo(self) -> int:
-        """Clicks that all policies together place on a photo."""
-        return len(self.policies) * self.protocol.clicks[-1]
+        """Clicks that are placed on a photo, all policies and the ruler together."""
+        return len(self.names) * self.protocol.clicks[-1]
+
+    def colorize(self, policy: str) -> Colorizer:
+        """What colours after the clicks of one of `names`."""
+        if policy == RULER:
+            assert self.ruler is not None
+            return self.ruler
+        return partial(run_network, self.colorizer, autocast=self.autocast)
 
 
 def pieces(count: int, done: Collection[int], batch_size: int) -> list[Piece]:
@@ -80,6 +96,34 @@ def measure(
 
 
 def _evaluate(task: Task, photos: Sequence[Ready], on_clicks: Callable[[int], None]) -> Results:
+    rgb, first = torch.stack([photo.rgb for photo in photos]), photos[0].index
+    results = evaluate(
+        task.colorizer,
+        task.policies,
+        rgb,
+        task.protocol,
+        task.device,
+        first_index=first,
+        metrics=task.metrics,
+        autocast=task.autocast,
+        on_progress=_steps(on_clicks),
+    )
+    if task.ruler is None:
+        return results
+    ruler = measure_ruler(
+        rgb,
+        task.protocol,
+        task.device,
+        colorizer=task.ruler,
+        first_index=first,
+        metrics=task.metrics,
+        on_progress=_steps(on_clicks),
+    )
+    return results.beside(ruler)
+
+
+def _steps(on_clicks: Callable[[int], None]) -> Callable[[int, int], None]:
+    """Tells of the clicks since the last call, where it is told of all."""
     placed = 0
 
     def advance(done: int, total: int) -> None:
@@ -87,17 +131,7 @@ def _evaluate(task: Task, photos: Sequence[Ready], on_clicks: Callable[[int], No
         on_clicks(done - placed)
         placed = done
 
-    return evaluate(
-        task.colorizer,
-        task.policies,
-        torch.stack([photo.rgb for photo in photos]),
-        task.protocol,
-        task.device,
-        first_index=photos[0].index,
-        metrics=task.metrics,
-        autocast=task.autocast,
-        on_progress=advance,
-    )
+    return advance
 
 
 def _runs(photos: Sequence[Ready]) -> Iterator[list[Ready]]:

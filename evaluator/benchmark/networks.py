@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from evaluator.baselines import Kernel
 from evaluator.contract import Contract
-from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork
+from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork, load_baseline
 from evaluator.policies import NAMES, Policy, make
 from evaluator.registry import default_tracking_uri, load_colorizer, load_guide
 from evaluator.results import BASELINE
@@ -24,10 +25,14 @@ class Networks:
     colorizer: LoadedColorizer
     guides: dict[str, LoadedGuide]
     """By policy: guide-blind, guide-oracle; a second of a kind is guide-blind-2."""
+    ruler: LoadedColorizer | None = None
+    """What is measured beside them as "no network"."""
 
 
-def load_networks(colorizer: str, guides: Sequence[str], work: Path, device: torch.device) -> Networks:
-    """Load from a registry or from files.
+def load_networks(
+    colorizer: str, guides: Sequence[str], work: Path, device: torch.device, *, ruler: bool = True
+) -> Networks:
+    """Load from a registry or from files; the ruler is the kernel.
 
     Raises:
         ValueError: nothing there, a pickle, a contract that does not fit (the message names the field), or a guide
@@ -41,7 +46,9 @@ def load_networks(colorizer: str, guides: Sequence[str], work: Path, device: tor
     network = load_colorizer(colorizer, registry, str(device))
     for guide in loaded:
         guide.check_reads(network)
-    return Networks(colorizer=network, guides=_named(loaded))
+    return Networks(
+        colorizer=network, guides=_named(loaded), ruler=load_baseline(Kernel(), device) if ruler else None
+    )
 
 
 def make_policies(

@@ -22,7 +22,8 @@ class Options:
     """
 
     colorizer: str
-    """What colours: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, or a .pt2 file with its contract."""
+    """What colours: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, a .pt2 file with its contract; or
+    kernel or levin, which need no network."""
     photos: Path
     """A folder or a zip of photos, or shards (a folder with manifest.json, or that file)."""
     limit: int | None = None
@@ -68,6 +69,9 @@ class Options:
     """cpu, cuda, cuda:1...; auto: this process's GPU where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the networks. bf16 moves PSNR by some 0.01 dB, which is a reported digit: not for numbers to publish."""
+    ruler: bool = True
+    """Also measure, as "no network", what random clicks give without one (kernel): a colorizer below that has not
+    learned to use clicks."""
     gallery: bool = True
     """Show the worst and best photos in the report."""
     resume: bool = False

@@ -1,7 +1,6 @@
 """Colouring photos again from the clicks that are stored, for what has no value per photo: the FID."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
@@ -12,7 +11,6 @@ from pyarrow import parquet
 from evaluator.benchmark.measure import Task
 from evaluator.benchmark.store import ROWS_FILE
 from evaluator.fid import Fid
-from evaluator.inference import run_network
 from evaluator.photos.ahead import Ready, read_ahead
 from evaluator.rollout import Photos
 from kernels.color import lab_to_rgb, to_uint8
@@ -24,7 +22,7 @@ MakeFid = Callable[[torch.device], Fid]
 def fid_rows(
     task: Task, budgets: Sequence[int], make: MakeFid = Fid, on_photos: Callable[[int], None] = lambda count: None
 ) -> list[dict[str, Any]]:
-    """The FID of each policy at some numbers of clicks: one pass over the photos, and one colouring, for each.
+    """The FID of each policy and of the ruler at some numbers of clicks, with one pass over the photos for each.
 
     Args:
         task: the finished measurement.
@@ -37,24 +35,24 @@ def fid_rows(
         ValueError: a photo that was measured can no longer be read.
     """
     rows = []
-    for policy in task.policies:
+    for policy in task.names:
         for clicks in budgets:
             fid = make(task.device)
             for indices, flat in _clicked(task, policy, clicks):
-                _add(fid, task, indices, flat)
+                _add(fid, task, policy, indices, flat)
                 on_photos(len(indices))
             value = fid.compute()
             rows.append({"policy": policy, "clicks": clicks, "value": value if np.isfinite(value) else None})
     return rows
 
 
-def _add(fid: Fid, task: Task, indices: list[int], flat: np.ndarray) -> None:
+def _add(fid: Fid, task: Task, policy: str, indices: list[int], flat: np.ndarray) -> None:
     rgb = torch.stack(_reread(task, indices)).to(task.device)
     batch = Photos.from_rgb(rgb, seed=task.protocol.seed, first_index=indices[0])
     positions = torch.from_numpy(flat).to(task.device)
     clicks = task.protocol.robot.click_map(batch.truth_ab, positions, batch.keys, task.protocol.hint_size)
-    colorize = partial(run_network, task.colorizer, autocast=task.autocast)
-    fid.update(rgb, to_uint8(lab_to_rgb(batch.lightness, colorize(batch.lightness, clicks))))
+    ab = task.colorize(policy)(batch.lightness, clicks)
+    fid.update(rgb, to_uint8(lab_to_rgb(batch.lightness, ab)))
 
 
 def _reread(task: Task, indices: Sequence[int]) -> list[torch.Tensor]:

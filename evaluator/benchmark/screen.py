@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluator.metrics import METRICS
-from evaluator.results import BASELINE, Results, Summary
+from evaluator.results import BASELINE, RULER, RULER_WORDS, Results, Summary
 
 _STYLES = {"better": "bold green", "worse": "bold red", "no different": "", "": ""}
 _SHOWN = ("ab_psnr", "ab_ssim", "rgb_psnr", "lpips")
@@ -24,6 +24,8 @@ def show(console: Console, results: Results, left_out: Mapping[str, str], not_me
         console.print(_means([s for s in summaries if s.metric == metric], results.protocol.clicks))
     if len(results.policies) > 1 and BASELINE in results.policies:
         console.print(f"Bold: better or worse than {BASELINE} beyond the 95 % interval.", style="dim")
+    if RULER in results.policies:
+        console.print(RULER_WORDS, style="dim")
     say(console, f"{len(results.photos)} photos measured, {len(left_out)} left out")
     for reason, names in _by_reason(left_out).items():
         more = "; ..." if len(names) > _NAMES_SHOWN else ""

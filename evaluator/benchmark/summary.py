@@ -58,6 +58,7 @@ def summarise(
         "commit": commit(),
         "colorizer": described(networks.colorizer),
         "guides": {policy: described(guide) for policy, guide in networks.guides.items()},
+        "ruler": described(networks.ruler) if networks.ruler else None,
         "photos": {
             "source": str(source),
             "count": len(coverage.measured),

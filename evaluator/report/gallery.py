@@ -15,7 +15,7 @@ from evaluator.finished import Finished
 from evaluator.inference import Colorizer, run_network
 from evaluator.metrics import METRICS, rgb_psnr
 from evaluator.picture import marked
-from evaluator.results import BASELINE
+from evaluator.results import BASELINE, RULER
 from evaluator.robot import Robot
 from evaluator.rollout import Photos
 from kernels.color import lab_to_rgb, to_uint8
@@ -76,13 +76,14 @@ def choose(finished: Finished) -> list[Pick]:
 
     For a metric of which more is neither better nor worse, the lowest and the highest.
 
-    A photo's rank is the mean of its values over all policies after the number of clicks nearest to 10; ties go
-    to the first photo. Photos for which a metric is not defined there do not count for it.
+    A photo's rank is the mean of its values over all policies but the ruler after the number of clicks nearest to
+    10; ties go to the first photo. Photos for which a metric is not defined there do not count for it.
     """
     column = finished.budgets.index(nearest_budget(finished.budgets))
     reasons: dict[int, list[str]] = {}
+    policies = [policy for policy in finished.policies if policy != RULER]
     for metric in finished.metrics:
-        values = np.mean([finished.values[policy][metric][:, column] for policy in finished.policies], axis=0)
+        values = np.mean([finished.values[policy][metric][:, column] for policy in policies], axis=0)
         if np.isnan(values).all():
             continue
         low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
@@ -101,6 +102,7 @@ def render(
     colorizer: Colorizer,
     device: torch.device | str = "cpu",
     *,
+    ruler: Colorizer | None = None,
     autocast: torch.dtype | None = None,
     on_photo: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gallery:
@@ -115,19 +117,23 @@ def render(
         photos: each picked photo by name, as it was measured.
         colorizer: the one that was measured, in evaluation mode, on `device`.
         device: where to compute.
+        ruler: what coloured as `RULER`; None leaves that out.
         autocast: dtype in which to run the colorizer under autocast.
         on_photo: called with (photos done, photos to do).
 
     Raises:
         ValueError: a photo is missing, or has another size than it was measured at.
     """
-    policies, budgets = shown_policies(finished.policies), shown_budgets(finished.budgets)
-    colorize = partial(run_network, colorizer, autocast=autocast)
+    measured = [policy for policy in finished.policies if policy != RULER or ruler]
+    policies, budgets = shown_policies(measured), shown_budgets(finished.budgets)
+    colorizers = dict.fromkeys(policies, partial(run_network, colorizer, autocast=autocast))
+    if ruler and RULER in policies:
+        colorizers[RULER] = partial(run_network, ruler, autocast=None)
     places = finished.positions(budgets[-1])
     exhibits = []
     for done, pick in enumerate(picks, start=1):
         rgb = _measured(finished, pick, photos)
-        replay = _Replay(finished, pick, rgb.to(device), colorize)
+        replay = _Replay(finished, pick, rgb.to(device), colorizers)
         row = finished.photos.index(pick.photo)
         rows = {policy: replay.shots(policy, places[policy][row], budgets) for policy in policies}
         exhibits.append(Exhibit(pick=pick, grey=replay.grey(), truth=replay.truth(), rows=rows))
@@ -136,8 +142,8 @@ def render(
 
 
 def shown_policies(policies: Sequence[str], baseline: str = BASELINE) -> list[str]:
-    """At most four: the baseline, then guides, then the others, in the order of the benchmark."""
-    ranks = {policy: (policy != baseline, not policy.startswith("guide")) for policy in policies}
+    """At most four: the baseline, then guides, the ruler and the others, in the order of the benchmark."""
+    ranks = {policy: (policy != baseline, not policy.startswith("guide"), policy != RULER) for policy in policies}
     return sorted(policies, key=lambda policy: ranks[policy])[:_ROWS]
 
 
@@ -149,11 +155,11 @@ def shown_budgets(budgets: Sequence[int]) -> list[int]:
 
 
 class _Replay:
-    """One photo, its stored clicks, and the colorizer that colours it once more."""
+    """One photo, its stored clicks, and what colours it once more, by policy."""
 
-    def __init__(self, finished: Finished, pick: Pick, rgb: UInt8[Tensor, "3 h w"], colorize: Colorizer):
+    def __init__(self, finished: Finished, pick: Pick, rgb: Tensor, colorizers: Mapping[str, Colorizer]):
         protocol = finished.about["protocol"]
-        self.finished, self.pick, self.rgb, self.colorize = finished, pick, rgb, colorize
+        self.finished, self.pick, self.rgb, self.colorizers = finished, pick, rgb, colorizers
         self.hint_size = int(protocol["hint_size"])
         self.robot = Robot(**protocol["robot"])
         self.photo = Photos.from_rgb(rgb[None], seed=int(protocol["seed"]), first_index=pick.index)
@@ -175,7 +181,8 @@ class _Replay:
     def _coloured(self, policy: str, positions: Int64[Tensor, "1 placed"], newest: int) -> Shot:
         photo, placed = self.photo, positions.shape[1]
         clicks = self.robot.click_map(photo.truth_ab, positions, photo.keys, self.hint_size)
-        predicted = to_uint8(lab_to_rgb(photo.lightness, self.colorize(photo.lightness, clicks)))
+        ab = self.colorizers[policy](photo.lightness, clicks)
+        predicted = to_uint8(lab_to_rgb(photo.lightness, ab))
         named = to_uint8(lab_to_rgb(photo.lightness, clicks[:, 1:])).flatten(2)
         picture = marked(
             predicted[0].cpu(),

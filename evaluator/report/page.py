@@ -12,7 +12,7 @@ from evaluator.metrics import METRICS
 from evaluator.report import figures, tables, words
 from evaluator.report.gallery import Gallery, nearest_budget
 from evaluator.report.looks import jpeg
-from evaluator.results import Summary
+from evaluator.results import RULER, Summary
 
 FILE_NAME = "report.html"
 _HERE = Path(__file__).parent
@@ -107,9 +107,15 @@ def _content(finished: Finished, gallery: Gallery | None) -> dict[str, Any]:
         "skipped": about["photos"].get("skipped", []),
         "most_named": _MOST_NAMED,
         "not_measured": about.get("not_measured") or [],
-        "networks": {"colorizer": about["colorizer"], **(about.get("guides") or {})},
+        "networks": _networks(about),
         "facts": facts(about["commit"], about["machine"], about["versions"]),
     }
+
+
+def _networks(about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """By role; files from before the ruler have none."""
+    ruler = {RULER: about["ruler"]} if about.get("ruler") else {}
+    return {"colorizer": about["colorizer"], **(about.get("guides") or {}), **ruler}
 
 
 def _metric(finished: Finished, summaries: Sequence[Summary], metric: str) -> dict[str, Any]:
@@ -141,7 +147,11 @@ def _level(entry: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def _heat_maps(finished: Finished) -> dict[str, figures.Picture]:
-    """Where each policy's clicks fall, up to the largest budget."""
+    """Where each policy's clicks fall, up to the largest budget; the ruler's are the baseline's."""
     positions = finished.positions(finished.budgets[-1])
-    densities = {policy: figures.click_density(clicks, finished.sizes) for policy, clicks in positions.items()}
+    densities = {
+        policy: figures.click_density(clicks, finished.sizes)
+        for policy, clicks in positions.items()
+        if policy != RULER
+    }
     return {policy: figures.heat_map(cells, policy) for policy, cells in densities.items() if cells is not None}

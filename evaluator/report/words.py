@@ -6,7 +6,7 @@ from typing import Any
 from evaluator.finished import Finished
 from evaluator.intervals import CONFIDENCE, RESAMPLES
 from evaluator.metrics import METRICS
-from evaluator.results import BASELINE, Summary
+from evaluator.results import BASELINE, RULER, RULER_WORDS, Summary
 from evaluator.robot import Robot
 
 _VERDICTS = ("better", "worse", "no different")
@@ -35,6 +35,8 @@ def protocol_sentences(finished: Finished) -> list[str]:
         f"Seed {protocol['seed']}{_precision(protocol)}. Digest of the protocol: {finished.digest()}; only "
         "results with the same one compare.",
     ]
+    if RULER in finished.policies:
+        sentences.append(RULER_WORDS)
     exact = sum(summary.exact for summary in finished.summaries())
     if exact:
         sentences.append(

@@ -21,7 +21,15 @@ from torch import Tensor
 from evaluator.registry import CHAMPION
 from evaluator.service.batching import Batcher
 from evaluator.service.memory import TensorCache
-from evaluator.service.networks import Networks, Runner, current_source, is_alias, load_runner, runner_of
+from evaluator.service.networks import (
+    Networks,
+    Runner,
+    current_source,
+    is_alias,
+    load_runner,
+    names_to_load,
+    runner_of,
+)
 from evaluator.service.runtimes import DEFAULT
 from evaluator.session import Coloured
 
@@ -50,7 +58,7 @@ class Engine:
         """An engine; nothing is loaded before `start`.
 
         Args:
-            colorizer: see `evaluator.registry.load`.
+            colorizer: see `evaluator.registry.load`; empty: see `networks.names_to_load`.
             guide: a blind one.
             tracking_uri: MLflow server or database.
             working_size: long side of photos, at which networks are warmed.
@@ -142,7 +150,8 @@ class Engine:
         """
         async with self._changing:
             if self._networks is None:
-                self._use(await asyncio.to_thread(self._load_pair, *self._wanted))
+                names = await asyncio.to_thread(names_to_load, *self._wanted, self._tracking_uri)
+                self._use(await asyncio.to_thread(self._load_pair, *names))
         aliases = [runner.wanted for runner in _both(self.networks) if is_alias(runner.wanted)]
         if self._refresh_seconds and aliases and self._refreshing is None:
             self._refreshing = asyncio.create_task(self._keep_fresh())

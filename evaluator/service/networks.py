@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluator import registry
+from evaluator import registry, weights
 from evaluator.inference import reads_features
 from evaluator.loaded import LoadedGuide
 from evaluator.service.converted import Loaded
@@ -54,31 +54,35 @@ class Runner:
     """The network in its parts, where it is a split colorizer."""
     reads_features: bool = False
     """Whether it is a guide that is called with the features of a split colorizer's answer."""
-    network: object = None
-    """What `run` runs, for checks."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """All that is known of it, as JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Networks:
-    """A pair that works together; it never changes, so that a request can keep it while another pair is loaded.
-
-    Raises:
-        ValueError: the guide reads the features of another colorizer.
-    """
+    """A pair that works together; it never changes, so that a request can keep it while another pair is loaded."""
 
     colorizer: Runner
     guide: Runner
 
     def __post_init__(self) -> None:
+        """Refuse a guide that reads the features of another colorizer.
+
+        Raises:
+            ValueError: it does; the message names both.
+        """
         if self.guide.reads_features and self.colorizer.split is None:
             raise ValueError(
                 f"the guide {self.guide.source} reads a split colorizer's features, and "
                 f"{self.colorizer.source} is none; give the colorizer that was published with it"
             )
-        if isinstance(self.guide.network, LoadedGuide):
-            self.guide.network.check_reads(self.colorizer.network)
+        reads = self.guide.about.get("reads")
+        if reads and reads != self.colorizer.about.get("weights"):
+            raise ValueError(
+                f"the guide {self.guide.source} reads the features of one colorizer (weights {reads[:12]}), which "
+                f"{self.colorizer.source} is not; promote or name the colorizer and the guide of one training, or "
+                f"serve what ships: --colorizer {weights.SHIPPED} --guide {weights.SHIPPED}"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Both, as JSON values."""
@@ -128,7 +132,6 @@ def load_runner(
         most_batch=choice.most_batch,
         split=choice.network if isinstance(choice.network, SplitNetwork) else None,
         reads_features=reads_features(choice.network),
-        network=choice.network,
         about=_about(network, choice),
     )
 
@@ -149,7 +152,6 @@ def runner_of(network: Callable[..., Tensor], kind: str, *, hint_size: int, temp
         run=_call_of(network),
         split=split,
         reads_features=reads_features(network),
-        network=network,
         wanted=source,
         source=source,
         hint_size=hint_size,
@@ -184,6 +186,8 @@ def _about(network: Loaded, choice: Choice) -> dict[str, Any]:
         "multiple": contract.multiple,
         "commit": contract.commit,
         "split": isinstance(choice.network, SplitNetwork),
+        "weights": contract.weights,
+        "reads": contract.reads,
         "sha256": network.fingerprint,
         "metrics": contract.metrics,
         "runtime": choice.runtime,
@@ -197,6 +201,44 @@ def _about(network: Loaded, choice: Choice) -> dict[str, Any]:
 
 def _largest(hint_size: int | tuple[int, int]) -> int:
     return hint_size if isinstance(hint_size, int) else hint_size[1]
+
+
+def names_to_load(colorizer: str, guide: str, tracking_uri: str | None) -> tuple[str, str]:
+    """What a start loads: names that were given stay; for others the champions, or else the networks that ship.
+
+    Champions come as a pair: while one of the two is missing, what was not named is the shipped one, and a line of
+    the log says so. It stays so until the next start or switch: `shipped` is no alias that is looked up again.
+
+    Args:
+        colorizer: empty where none was named.
+        guide: the same.
+        tracking_uri: see `evaluator.registry.load`.
+
+    Raises:
+        ConnectionError: the registry does not answer.
+    """
+    if colorizer and guide:
+        return colorizer, guide
+    if weights.SHIPPED in (colorizer, guide):
+        return colorizer or weights.SHIPPED, guide or weights.SHIPPED
+    where = tracking_uri or registry.default_tracking_uri()
+    named = {weights.COLORIZER: colorizer, weights.GUIDE: guide}
+    missing = [name for name, given in named.items() if not given and not _has_champion(name, where)]
+    if missing and weights.available():
+        _log.info(
+            "no champion of %s is registered: the networks that ship are used until a start finds champions",
+            " and ".join(missing),
+        )
+        return colorizer or weights.SHIPPED, guide or weights.SHIPPED
+    champions = [given or f"models:/{name}@{registry.CHAMPION}" for name, given in named.items()]
+    return champions[0], champions[1]
+
+
+def _has_champion(name: str, tracking_uri: str) -> bool:
+    try:
+        return registry.champion(tracking_uri, name) is not None
+    except ValueError:  # no database, or no network of this name
+        return False
 
 
 def current_source(uri: str, tracking_uri: str | None) -> str:

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluator.registry import CHAMPION, default_tracking_uri
+from evaluator.registry import default_tracking_uri
 
 PREFIX = "CHROMACLICK_"
 _log = logging.getLogger("chromaclick")
@@ -55,10 +55,12 @@ class Settings:
     """Work folder: its mlflow.db is the registry, and photos and jobs are kept in it."""
     registry: str = ""
     """MLflow server or database; default: MLFLOW_TRACKING_URI, else the work folder's."""
-    colorizer: str = f"models:/colornet@{CHAMPION}"
-    """What colours: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, or a .pt2 file."""
-    guide: str = f"models:/editnet-blind@{CHAMPION}"
-    """What proposes clicks, as --colorizer; it must be blind."""
+    colorizer: str = ""
+    """What colours: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, a .pt2 file, or shipped.
+    Default: models:/colornet@champion; while there is no champion of both kinds, the networks that ship."""
+    guide: str = ""
+    """What proposes clicks, as --colorizer; it must be blind.
+    Default: models:/editnet-blind@champion, or shipped."""
     store: str = ""
     """Folder of the photos and jobs; replicas share it. Default: WORK/service."""
     store_mib: int = 4096

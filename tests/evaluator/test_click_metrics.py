@@ -5,7 +5,15 @@ import pytest
 import torch
 from scipy.spatial import distance
 
-from evaluator.click_metrics import CROWDED, FAR, click_crowding, click_distance, hint_error, locality
+from evaluator.click_metrics import (
+    CROWDED,
+    FAR,
+    click_crowding,
+    click_distance,
+    hint_error,
+    locality,
+    worse_clicks,
+)
 from kernels.clicks import no_clicks, place_clicks
 
 HEIGHT, WIDTH = 30, 47
@@ -142,3 +150,26 @@ def test_half_precision_is_compared_in_float32(positions):
     clicks = placed_clicks(truth, positions, 1)
     assert torch.equal(hint_error(after, clicks, positions), hint_error(after.float(), clicks, positions))
     assert torch.equal(locality(after, before, positions), locality(after.float(), before.float(), positions))
+
+
+def test_a_click_that_raises_the_error_is_worse_and_one_that_changes_nothing_is_not(positions):
+    truth = random_ab(12)
+    before, after = truth.clone(), truth.clone()
+    before[0, 0, 3, 4], after[0, 0, 3, 4] = truth[0, 0, 3, 4] + 0.2, truth[0, 0, 3, 4] + 0.3  # worse
+    before[1, 1, 0, 0], after[1, 0, 9, 9] = truth[1, 1, 0, 0] - 0.3, truth[1, 0, 9, 9] + 0.1  # better elsewhere
+    before[2], after[2] = truth[2] + 0.1, truth[2] + 0.1
+    assert worse_clicks(after, before, truth, positions).tolist() == [1.0, 0.0, 0.0]
+    assert worse_clicks(before, after, truth, positions).tolist() == [0.0, 1.0, 0.0]
+
+
+def test_harm_is_that_of_the_mean_squared_error(positions):
+    truth, before, after = (random_ab(seed) for seed in (13, 14, 15))
+    errors = [((ab - truth).double().numpy() ** 2).mean((1, 2, 3)) for ab in (before, after)]
+    assert worse_clicks(after, before, truth, positions).tolist() == (errors[1] > errors[0]).tolist()
+
+
+def test_harm_is_undefined_without_a_click_and_needs_the_colouring_before_it(positions):
+    truth = random_ab(16)
+    assert worse_clicks(truth, None, truth, positions[:, :0]).isnan().all()
+    with pytest.raises(ValueError, match="previous_ab"):
+        worse_clicks(truth, None, truth, positions)

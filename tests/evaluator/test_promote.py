@@ -288,3 +288,20 @@ def test_wrong_questions_say_what_to_do(store, bench, better, tmp_path):
         ask(challenger=unregistered)
     with pytest.raises(ValueError, match="there is no MLflow database"):
         ask(work=tmp_path / "elsewhere")
+
+
+def test_the_ruler_decides_nothing(store, bench, capsys):
+    policies = ("random", "guide-blind", "no network")
+    old = bench("old", rows=made_up_rows(seed=1, policies=policies))
+    new = bench("new", rows=made_up_rows(seed=2, gain=0.5, policies=policies), colorizer="colornet/2")
+    with pytest.raises(ValueError, match="policy is 'no network', which every network shares"):
+        main(champion=old, challenger=new, policy="no network", work=store.work)
+    assert champion(store) == "1"
+    assert main(champion=old, challenger=new, work=store.work) == 0
+
+
+def test_a_baseline_is_no_champion(bench, store):
+    kernel = {"source": "kernel", "name": "kernel", "version": None, "sha256": "ab" * 32}
+    folder = write_run(bench("new").parent / "kernel", colorizer=kernel)
+    with pytest.raises(ValueError, match="measured kernel, which is no registered version"):
+        main(challenger=folder, champion=bench("old"), work=store.work)

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from evaluator import registry
+from evaluator.baselines import BASELINES, Kernel
 from evaluator.contract import FILE_NAME, Variant
-from evaluator.loaded import LoadedColorizer, LoadedGuide
+from evaluator.loaded import LoadedColorizer, LoadedGuide, load_baseline
 from evaluator.registry import load, load_colorizer, load_guide
 from evaluator.registry_words import described
 from trainer import publish
@@ -283,3 +284,32 @@ def test_a_network_has_a_line_for_each_metric_and_every_other_tag():
         "    promotion.why: it is better",
     ]
     assert described("colornet", "4", [], {}) == "colornet/4"
+
+
+@pytest.mark.parametrize("name", ["kernel", "levin"])
+def test_a_baseline_is_loaded_like_a_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    loaded = load_colorizer(name)
+    assert isinstance(loaded, LoadedColorizer)
+    assert (loaded.source, loaded.contract.name, loaded.contract.multiple) == (name, name, 1)
+    lightness, clicks = maps(1, 3, height=7, width=9)
+    clicks[:, :1] = (clicks[:, :1] > 0.9).float()
+    assert torch.equal(loaded(lightness, clicks), BASELINES[name](lightness, clicks * clicks[:, :1]))
+    assert loaded.fingerprint == load_colorizer(name).fingerprint
+    with pytest.raises(ValueError, match="clicks has shape"):
+        loaded(lightness, clicks[:, :2])
+    with pytest.raises(ValueError, match="has no exported graph"):
+        load_guide(name)
+    with pytest.raises(ValueError, match="has no exported graph"):
+        load_colorizer(f"./{name}")
+
+
+def test_another_setting_is_another_fingerprint():
+    prints = {load_baseline(one).fingerprint for one in (*BASELINES.values(), Kernel(null=0.1))}
+    assert len(prints) == 3
+
+
+def test_an_unknown_name_is_told_which_baselines_there_are():
+    with pytest.raises(ValueError, match=r"kernle has no exported graph .* takes kernel and levin"):
+        load_colorizer("kernle")

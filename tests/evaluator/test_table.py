@@ -84,3 +84,13 @@ def test_exact_photos_are_mentioned():
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_text_keeps_to_the_width(width):
     assert max(len(line) for line in plain_text(results_of(0.5), width=width).splitlines()) <= width
+
+
+def test_the_ruler_has_a_column_and_is_explained():
+    results = results_of(0.5, policies=("random", "no network"))
+    text = plain_text(results, width=120)
+    assert "no network: the colors of the same random clicks" in " ".join(text.split())
+    headings = next(line for line in text.splitlines() if "network" in line)
+    assert headings.split() == ["clicks", "random", "network", "random", "network"]
+    assert "no network against random, ab PSNR: better at 20" in text
+    assert "no network" not in plain_text(results_of(0.5), width=120)

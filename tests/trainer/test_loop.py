@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evaluator.ruler import measure_ruler
 from kernels.reference import ESTIMATORS
 from tests.trainer.small_training import Recorder, build, small_config
 from trainer.config import override
@@ -259,8 +260,27 @@ def test_every_stage_is_validated_with_the_guides_trained_so_far(tmp_path: Path)
     policies = [
         {name.split("/")[1] for name in values if name != "images_seen"} for values in training.progress.curve
     ]
-    guided = {"random", "editnet-oracle", "editnet-blind"}
-    assert policies == [{"random"}, guided, guided, guided]
+    alone = {"random", "no network"}
+    guided = {*alone, "editnet-oracle", "editnet-blind"}
+    assert policies == [alone, guided, guided, guided]
+
+
+def test_the_ruler_is_measured_once_and_joins_every_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def counted(*given, **more):
+        calls.append(more["first_index"])
+        return measure_ruler(*given, **more)
+
+    monkeypatch.setattr("trainer.validation.measure_ruler", counted)
+    training = train(tmp_path)
+    assert calls == [0]
+    key = "validation/no network/ab_psnr@2"
+    assert len({values[key] for values in training.progress.curve}) == 1
+    alone = measure_ruler(training.validation.photos, training.validation.protocol)
+    assert training.progress.curve[0][key] == pytest.approx(alone.values["no network"]["ab_psnr"][:, 2].mean())
+    assert training.results is not None
+    assert training.results.policies[-1] == "no network"
 
 
 def test_the_estimators_all_train(tmp_path: Path):

@@ -89,7 +89,11 @@ def test_a_run_leaves_tables_pictures_and_registered_networks(finished: Path):
     for name in ("config.json", "results.json", "clicks.png", "curves.png", "validation.txt", "validation.csv"):
         assert (run / name).stat().st_size > 0, name
     results = json.loads((run / "results.json").read_text())
-    assert {row["policy"] for row in results["results"]} == {"random", "editnet-oracle", "editnet-blind"}
+    policies = {"random", "editnet-oracle", "editnet-blind", "no network"}
+    assert {row["policy"] for row in results["results"]} == policies
+    assert "no network: the colors of the same random clicks" in " ".join(
+        (run / "validation.txt").read_text().split()
+    )
     assert {row["clicks"] for row in results["results"]} == {0, 1, 2}
     uri = default_tracking_uri(finished)
     found = {version.name: version for version in versions(uri)}
@@ -111,7 +115,8 @@ def test_mlflow_has_the_whole_run(finished: Path):
     assert run.data.tags["mlflow.source.git.commit"] == commit()
     losses = client.get_metric_history(run.info.run_id, "pretrain-color/l1")
     assert [point.step for point in losses] == [8, 16, 24, 32, 40, 48, 56]
-    assert "validation/editnet-blind/ab_psnr_at_2" in run.data.metrics
+    for policy in ("editnet-blind", "no network"):
+        assert f"validation/{policy}/ab_psnr_at_2" in run.data.metrics
     kept = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert kept >= {"clicks.png", "curves.png", "validation.txt", "validation.csv", "config.json"}
 

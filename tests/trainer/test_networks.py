@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.networks import (
+from trainer.networks.unet import (
     COLORNET_WIDTHS,
     EDITNET_WIDTHS,
     ColorNet,

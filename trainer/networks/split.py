@@ -10,6 +10,7 @@ what was found, with the photo's features, into ab at 1/4 of the resolution; con
 import math
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -138,7 +139,7 @@ class SplitColorNet(nn.Module):
         )
         """From `Colouring.features` to logits of the colour of each cell, over `color_bins`."""
         self.feature_channels = click + photo + FEATURE_CHANNELS_BESIDE_WIDTHS
-        self.register_buffer("bins", color_bins(), persistent=False)
+        self.register_buffer("bins", color_bins().clone(), persistent=False)
         bell = torch.exp(-(torch.arange(-3, 4).float() ** 2) / (2 * _COPY_SPREAD**2))
         self.register_buffer("bell", bell.repeat(CELL, 1, 1, 1), persistent=False)
 
@@ -147,14 +148,14 @@ class SplitColorNet(nn.Module):
         return self(lightness)
 
     def colour(
-        self, embedding: Embedding, lightness: Float[Tensor, "b 1 H W"], clicks: Float[Tensor, "b 3 H W"]
+        self, embedding: Embedding, lightness: Float[Tensor, "p 1 H W"], clicks: Float[Tensor, "b 3 H W"]
     ) -> Colouring:
         """Colours for these clicks. Any number of clicks; every clicked pixel gets exactly its colour.
 
         Args:
             embedding: of these photos; of one photo, it serves any number of click maps.
-            lightness: CIE L* / 100.
-            clicks: mask and ab.
+            lightness: CIE L* / 100, of p photos.
+            clicks: mask and ab; b a multiple of p.
         """
         return self(lightness, clicks, embedding, features=True)
 
@@ -273,16 +274,15 @@ class SplitColorNet(nn.Module):
         valid, index = clicked.topk(count, 1)
         query, key = (part.flatten(3).transpose(2, 3) for part in (embedding.query, embedding.key))
         tokens = key.gather(2, index[:, None, :, None].expand(-1, HEADS, -1, key.shape[3]))
-        null = torch.cat(
-            [self.null_key * math.sqrt(KEY_SIZE), torch.zeros_like(self.null_key[:, :5]), self.null_bias[:, None]],
-            1,
+        # The null token is at no place and has no lightness, but a bias.
+        null = F.pad(exact(self.null_key) * math.sqrt(KEY_SIZE), (0, query.shape[3] - KEY_SIZE))
+        absent = torch.full_like(valid, -1e4) if "attention" in self.without else (valid - 1) * 1e4
+        bias = torch.cat(
+            [absent[:, None].expand(-1, HEADS, -1), exact(self.null_bias)[None, :, None].expand(batch, -1, -1)], 2
         )
         with _full_precision(query):
-            logits = query @ torch.cat([tokens, exact(null)[None, :, None].expand(batch, -1, -1, -1)], 2).mT
-            present = F.pad((valid - 1) * 1e4, (0, 1))
-            if "attention" in self.without:
-                present = F.pad(torch.full_like(valid, -1e4), (0, 1))
-            weight = (logits + present[:, None, None]).softmax(-1)
+            logits = query @ torch.cat([tokens, null[None, :, None].expand(batch, -1, -1, -1)], 2).mT
+            weight = (logits + bias[:, :, None]).softmax(-1)
         taken = _Tokens(index, valid)
         ab = taken.of(hint.ab)
         value = torch.cat([ab, ab - taken.of(embedding.base_ab), valid[..., None]], -1)
@@ -290,18 +290,20 @@ class SplitColorNet(nn.Module):
 
     def _copy(self, ab: Tensor, lightness: Tensor, clicks: Tensor) -> Tensor:
         """Clicked pixels get exactly their colour; those around them some of it, as far as lightness agrees."""
+        # A map's colours carry its mask: none where it is 0, a share of a colour where it is a share. No sum is
+        # divided by less than 1. So the first derivative of a click that is not there is what it would change.
         mask, colours = clicks[:, :1], clicks[:, 1:]
-        written = torch.cat([mask, mask * (colours - ab), mask * lightness], 1)
+        written = torch.cat([mask, colours - mask * ab, mask * lightness], 1)
         reach = self.bell.shape[-1] // 2
         bell = self.bell.to(written.dtype)
         with _full_precision(written):
             written = F.conv2d(written, bell, padding=(0, reach), groups=CELL)
             written = F.conv2d(written, bell.mT, padding=(reach, 0), groups=CELL)
-        amount, mean = written[:, :1], written[:, 1:] / written[:, :1].clamp(min=1e-4)
-        alike = torch.exp(-((lightness - mean[:, 2:]) ** 2) / (2 * _COPY_TONE**2))
-        ab = ab + amount.clamp(max=1.0) * alike * mean[:, :2]
-        # Inside a soft click the gradient of its mask has to survive; a hard one is copied bit by bit.
-        ab = torch.where(mask >= 1, colours + 0 * mask, ab + mask * (colours - ab))
+        amount, missing, light = written.split([1, 2, 1], 1)
+        light = torch.where(amount > 1e-4, light / amount.clamp(min=1e-4), lightness)
+        alike = torch.exp(-((lightness - light) ** 2) / (2 * _COPY_TONE**2))
+        ab = ab + alike * missing / amount.clamp(min=1.0)
+        ab = torch.where(mask >= 1, colours + 0 * mask, ab + colours - mask * ab)  # a click is copied bit by bit
         return ab.clamp(-1, 1)
 
 
@@ -385,8 +387,12 @@ class ClickDecoder(nn.Module):
         return low + carried.reshape(batch, 2, height, width), x, exact(self.fine(x))
 
 
+@cache
 def color_bins() -> Float[Tensor, "bins 2"]:
-    """Centres of the bins of the colour distribution that sRGB reaches, in ab / 128."""
+    """Centres of the bins of the colour distribution that sRGB reaches, in ab / 128; not to be written to.
+
+    Of 33 values a channel: all 256 reach two bins more, with their corners.
+    """
     values = torch.linspace(0, 1, 33)
     cube = torch.stack(torch.meshgrid(values, values, values, indexing="ij"), -1).reshape(1, -1, 1, 3)
     ab = rgb_to_lab((cube.permute(0, 3, 1, 2) * 255).round().to(torch.uint8))[1][0, :, :, 0].T

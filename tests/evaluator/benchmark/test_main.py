@@ -18,6 +18,7 @@ from evaluator.policies import RandomPolicy
 from evaluator.protocol import evaluate
 from evaluator.registry import load_colorizer
 from evaluator.results import Protocol
+from evaluator.ruler import measure_ruler
 from kernels.color import lab_to_rgb, rgb_to_lab, to_uint8
 from tests.evaluator.benchmark.conftest import Bench
 from trainer.data.loader import photos_from
@@ -57,7 +58,7 @@ def assert_same_numbers(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 def test_one_row_per_photo_policy_and_budget(finished: Path):
     rows = rows_of(finished)
-    policies = ["random", "grid", "max-error", "guide-blind", "guide-oracle"]
+    policies = ["random", "grid", "max-error", "guide-blind", "guide-oracle", "no network"]
     assert list(rows["policy"].unique()) == policies
     assert list(rows["photo"].unique()) == GOOD
     assert len(rows) == len(GOOD) * len(policies) * 3
@@ -122,6 +123,44 @@ def test_means_and_intervals_are_those_of_the_rows(finished: Path):
             assert row["delta_e_gain_low"] <= row["delta_e_gain"] <= row["delta_e_gain_high"]
 
 
+def test_the_ruler_is_the_kernel_under_random_clicks_in_every_output(finished: Path, good: torch.Tensor):
+    rows = rows_of(finished).query("policy == 'no network' and photo in ['p03.jpg', 'p04.jpg']")
+    ruler = measure_ruler(good[3:5], Protocol(clicks=(0, 1, 4)), first_index=4)
+    for metric in ("ab_psnr", "ab_ssim", "rgb_psnr"):
+        expected = ruler.values["no network"][metric].ravel()
+        np.testing.assert_allclose(rows[metric], expected, atol=1e-9)
+    about = json.loads((finished / "results.json").read_text())
+    assert about["ruler"] == {
+        "source": "kernel",
+        "name": "kernel",
+        "version": None,
+        "sha256": load_colorizer("kernel").fingerprint,
+        "hint_size": 3,
+        "commit": "unknown",
+        "estimator": None,
+    }
+    assert {row["policy"] for row in about["nri"]} >= {"random", "no network"}
+    assert "no network: the colors of the same random clicks" in (finished / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["kernel", "levin"])
+def test_a_baseline_is_benchmarked_and_resumed_like_a_network(bench: Bench, tmp_path: Path, name: str, capsys):
+    words = ["benchmark", "--colorizer", name, "--photos", str(bench.photos), "--out", str(tmp_path / "out")]
+    words += ["--size", "24", "--clicks", "0,1,4", "--hint-size", "3", "--policies", "farthest", "--threads", "1"]
+    words += ["--metrics", "ab_psnr,worse_clicks", "--device", "cpu", "--mlflow", "off"]
+    assert main(words) == 0
+    assert "no network" in capsys.readouterr().out
+    rows = rows_of(tmp_path / "out")
+    random, ruler = (rows.query("policy == @policy")["ab_psnr"].to_numpy() for policy in ("random", "no network"))
+    assert np.array_equal(random, ruler) == (name == "kernel")
+    assert random.reshape(-1, 3).mean(0)[-1] > random.reshape(-1, 3).mean(0)[0]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["colorizer"]["source"] == name
+    assert main([*words, "--resume"]) == 0
+    words[2] = "levin" if name == "kernel" else "kernel"
+    assert main([*words, "--resume"]) == 2
+    assert "colorizer was" in capsys.readouterr().err
+
+
 def test_a_killed_benchmark_resumes_to_the_same_numbers(bench: Bench, finished: Path, tmp_path: Path):
     out = tmp_path / "out"
     done = subprocess.run(
@@ -160,6 +199,7 @@ def test_resuming_what_is_finished_measures_nothing_again(bench: Bench, finished
         (["--grey"], "grey was false and is true"),
         (["--robot.colour-sigma", "3"], "robot was"),
         (["--precision", "bf16"], 'precision was "fp32" and is "bf16"'),
+        (["--no-ruler"], "ruler was"),
     ],
 )
 def test_another_protocol_is_not_resumed(bench: Bench, finished: Path, change, named: str, capsys):
@@ -188,6 +228,10 @@ def test_other_photos_or_networks_are_not_resumed(bench: Bench, finished: Path, 
         (["--clicks", "0,900"], "900 clicks of 1 x 1 pixels do not fit into 24 x 24"),
         (["--photos", "/nowhere"], "/nowhere does not exist"),
         (["--colorizer", "/nowhere/model.pt2"], "/nowhere/model.pt2 has no exported graph"),
+        (["--colorizer", "kernle"], "kernle has no exported graph"),
+        (["--colorizer", "kernle"], "--colorizer takes kernel and levin"),
+        (["--guide", "kernel"], "kernel has no exported graph"),
+        (["--policies", "no network"], "unknown policies no network"),
         (["--device", "cuda:97"], "device is 'cuda:97'"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
+from evaluator.baselines import Kernel
 from evaluator.benchmark.measure import Task, measure, pieces
 from evaluator.benchmark.replay import fid_rows
 from evaluator.benchmark.store import merge
@@ -47,6 +48,7 @@ def test_photos_are_coloured_again_exactly(bench: Bench, tmp_path: Path, robot: 
         metrics=("rgb_psnr",),
         device=torch.device("cpu"),
         out=tmp_path,
+        ruler=Kernel(),
     )
     measure(task, pieces(6, (), 4))
     merge(tmp_path, task.metrics)
@@ -60,9 +62,10 @@ def test_photos_are_coloured_again_exactly(bench: Bench, tmp_path: Path, robot: 
     assert [(row["policy"], row["clicks"], row["value"]) for row in rows] == [
         ("random", 5, 5.0),
         ("max-error", 5, 5.0),
+        ("no network", 5, 5.0),
     ]
     stored = pd.read_parquet(tmp_path / "results.parquet").query("clicks == 5")
-    for recorded, policy in zip(made, ("random", "max-error"), strict=True):
+    for recorded, policy in zip(made, ("random", "max-error", "no network"), strict=True):
         found = [
             peak_signal_noise_ratio(truth.numpy(), predicted.numpy(), data_range=255)
             for truth, predicted in recorded.pairs

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluator.baselines import Kernel
 from evaluator.benchmark.store import to_table
 from evaluator.finished import Finished
 from evaluator.metrics import METRICS
@@ -17,6 +18,7 @@ from evaluator.protocol import Protocol, evaluate
 from evaluator.report import choose, render
 from evaluator.report.gallery import shown_budgets, shown_policies
 from evaluator.robot import Robot
+from evaluator.ruler import measure_ruler
 from tests.evaluator.made_up_run import made_up_rows, write_run
 
 NAMES = [f"photo{i}.png" for i in range(9)]
@@ -53,6 +55,30 @@ def test_photos_are_coloured_again_as_they_were_measured(tmp_path, colorizer, ph
                 assert shot.alt.startswith(f"{exhibit.pick.photo} after {clicks} clicks of {policy}")
                 shots += 1
     assert shots == len(picks) * 2 * 3
+
+
+def test_the_ruler_is_coloured_by_itself_or_left_out(tmp_path, colorizer, photos):
+    protocol = Protocol(clicks=(0, 7), hint_size=3)
+    results = evaluate(colorizer, {"random": RandomPolicy()}, photos, protocol, metrics=["rgb_psnr"])
+    table = to_table(results.beside(measure_ruler(photos, protocol, metrics=["rgb_psnr"])), NAMES)
+    write_run(tmp_path / "run", table.to_pandas(), protocol=asdict(protocol))
+    finished = Finished.read(tmp_path / "run")
+    picks = choose(finished)
+    given = {pick.photo: photos[NAMES.index(pick.photo)] for pick in picks}
+    rows: Any = table.to_pandas().set_index(["photo", "policy", "clicks"])["rgb_psnr"]
+    for exhibit in render(finished, picks, given, colorizer, ruler=Kernel()).exhibits:
+        for policy in ("random", "no network"):
+            stored = [f"RGB PSNR {rows[exhibit.pick.photo, policy, clicks]:.2f} dB" for clicks in (0, 7)]
+            assert [shot.caption for shot in exhibit.rows[policy]] == stored
+    assert all([*exhibit.rows] == ["random"] for exhibit in render(finished, picks, given, colorizer).exhibits)
+
+
+def test_the_ruler_does_not_choose_the_photos(tmp_path: Path):
+    rows = made_up_rows(policies=["random", "no network"])
+    rows.loc[rows["policy"] == "no network", "ab_psnr"] = rows["index"] * 1.0
+    with_it = choose(Finished.read(write_run(tmp_path / "with", rows)))
+    without = rows[rows["policy"] == "random"].reset_index(drop=True)
+    assert choose(Finished.read(write_run(tmp_path / "without", without))) == with_it
 
 
 def test_worst_and_best_by_each_metric_are_those_that_pandas_finds(tmp_path: Path):
@@ -108,6 +134,8 @@ def test_a_few_policies_and_budgets_are_shown():
         "grid",
     ]
     assert shown_policies(["grid"]) == ["grid"]
+    shown = ["random", "guide-blind", "no network", "grid"]
+    assert shown_policies(["random", "grid", "max-error", "guide-blind", "no network"]) == shown
     assert shown_budgets([0, 1, 2, 5, 10, 20, 30, 50, 100]) == [0, 1, 2, 10, 20]
     assert shown_budgets([5, 10]) == [5, 10]
     assert shown_budgets([50, 100]) == [50]

@@ -56,7 +56,7 @@ def test_a_dragged_marker_recolours_with_one_request_at_a_time(page: Page, grey_
             rows.append((request.post_data_json or {})["clicks"][0]["row"])
 
     page.on("request", asked)
-    page.on("requestfinished", under_way.discard)
+    page.on("requestfinished", lambda request: under_way.discard(request))
     page.mouse.move(*steps.point(page, 0.3, 0.3))
     page.mouse.down()
     page.mouse.move(*steps.point(page, 0.7, 0.7), steps=30)
