@@ -13,7 +13,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,11 @@ from evaluator.intervals import mean_intervals
 from evaluator.photos.decode import decode_rgb
 from evaluator.photos.source import open_photos
 from evaluator.registry import CHAMPION, default_tracking_uri
-from evaluator.service.colours import ALIKE, METHODS
+from evaluator.service.colours import ALIKE, METHODS, available
 from evaluator.service.engine import Engine
-from evaluator.service.networks import load_runner
+from evaluator.service.networks import Networks, load_runner
 from evaluator.service.suggest import colours_at, places
+from evaluator.session import Coloured
 from evaluator.stamps import stamp
 from evaluator.threads import use_threads
 from kernels.benchmarking import report
@@ -47,9 +48,9 @@ class Arguments:
     work: Path = Path("runs")
     """Work folder with the registry, where MLFLOW_TRACKING_URI is not set."""
     colorizer: str = f"models:/colornet@{CHAMPION}"
-    """Registered name, folder or .pt2 file."""
+    """What `evaluator.registry.load` takes: a registered name, a folder, shipped; a split one has more methods."""
     guide: str = f"models:/editnet-blind@{CHAMPION}"
-    """A blind one."""
+    """A blind one; of a split colorizer the one that was published with it."""
     count: int = 64
     """Photos: the first of the set."""
     size: int = 256
@@ -60,8 +61,8 @@ class Arguments:
     """Suggested places of each."""
     colours: int = 5
     """Suggested colours of each place."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Ways to suggest."""
+    methods: tuple[str, ...] = ()
+    """Ways to suggest; default: all that the colorizer allows."""
     threads: int = 0
     """CPU threads; 0: all cores."""
     json: Path | None = None
@@ -107,19 +108,19 @@ def read_photo(data: bytes, size: int) -> _Photo:
     return _Photo(*rgb_to_lab(rgb))
 
 
-async def hits_of_photo(engine: Engine, photo: _Photo, arguments: Arguments) -> np.ndarray:
+async def hits_of_photo(engine: Engine, photo: _Photo, arguments: Arguments, methods: Sequence[str]) -> np.ndarray:
     """Hit rates (methods, numbers of clicks) over the suggested places of one photo."""
     truth = hint_colours(photo.truth_ab, engine.hint_size)
     clicks = no_clicks(photo.truth_ab)
-    rates = np.zeros((len(arguments.methods), len(arguments.clicks)))
+    rates = np.zeros((len(methods), len(arguments.clicks)))
     for placed in range(max(arguments.clicks) + 1):
-        predicted = await engine.colorize(photo.lightness, clicks)
+        now = await engine.look(photo.lightness, clicks)
         wanted = arguments.places if placed in arguments.clicks else 1
-        found = await places(engine, photo.lightness, clicks, wanted, predicted)
+        found = await places(engine, photo.lightness, clicks, wanted, now.ab, features=now.features)
         if placed in arguments.clicks:
             spots = [(place.row, place.col) for place in found]
             column = arguments.clicks.index(placed)
-            rates[:, column] = await _rates(engine, photo, truth, clicks, predicted, spots, arguments)
+            rates[:, column] = await _rates(engine, photo, truth, clicks, now, spots, methods, arguments.colours)
         flat = torch.tensor([found[0].row * clicks.shape[-1] + found[0].col])
         colour = truth[:, :, found[0].row, found[0].col]
         clicks = stamp(clicks, flat, colour, engine.hint_size)
@@ -131,17 +132,18 @@ async def _rates(
     photo: _Photo,
     truth: Tensor,
     clicks: Tensor,
-    predicted: Tensor,
+    now: Coloured,
     spots: Sequence[tuple[int, int]],
-    arguments: Arguments,
+    methods: Sequence[str],
+    colours: int,
 ) -> list[float]:
     """Of each method: the share of spots at which one of its colours is like the true one."""
     rates = []
-    for method in arguments.methods:
+    for method in methods:
         hits = 0
         for row, col in spots:
-            known = (photo.lightness, clicks, predicted, row, col, arguments.colours)
-            proposed = await colours_at(engine, *known, method=method)
+            known = (photo.lightness, clicks, now.ab, row, col, colours)
+            proposed = await colours_at(engine, *known, method=method, features=now.features)
             ab = torch.tensor([one.ab for one in proposed])
             hits += is_hit(float(photo.lightness[0, 0, row, col]), ab, truth[0, :, row, col])
         rates.append(hits / len(spots))
@@ -155,26 +157,34 @@ def is_hit(lightness: float, proposed: Tensor, true: Tensor) -> bool:
     return bool((delta_e_2000(light, proposed.T.reshape(1, 2, 1, -1), light, right) <= ALIKE).any())
 
 
-async def measure(arguments: Arguments) -> np.ndarray:
-    """Hit rates (photos, methods, numbers of clicks)."""
+async def measure(arguments: Arguments) -> tuple[np.ndarray, Sequence[str]]:
+    """Hit rates (photos, methods, numbers of clicks), and the methods.
+
+    Raises:
+        ValueError: a method that the colorizer does not allow.
+    """
     where = (default_tracking_uri(arguments.work), ((arguments.size, arguments.size),))
     colorizer, guide = (
         load_runner(kind, getattr(arguments, kind), *where, ("onnxruntime",)) for kind in ("colorizer", "guide")
     )
     remembering = _Remembering(colorizer.run)
-    engine = Engine.from_networks(
-        remembering, guide.run, hint_size=colorizer.hint_size, temperature=guide.temperature
-    )
+    networks = Networks(colorizer=replace(colorizer, run=remembering), guide=guide)
+    methods = arguments.methods or available(networks)
+    if unknown := set(methods) - set(available(networks)):
+        raise ValueError(
+            f"{colorizer.source} allows no {sorted(unknown)}; it has {', '.join(available(networks))}"
+        )
+    engine = Engine.from_pair(networks)
     photos = open_photos(arguments.photos, arguments.count)
     rates, started = [], time.perf_counter()
     for index in range(len(photos.names)):
         photo = read_photo(photos.read(index), arguments.size)
-        rates.append(await hits_of_photo(engine, photo, arguments))
+        rates.append(await hits_of_photo(engine, photo, arguments, methods))
         remembering.known.clear()
         if (index + 1) % 8 == 0:
             print(f"{index + 1} photos, {time.perf_counter() - started:.0f} s", file=sys.stderr)
     await engine.close()
-    return np.array(rates)
+    return np.array(rates), methods
 
 
 def rows_of(rates: np.ndarray, methods: Sequence[str], clicks: Sequence[int]) -> list[dict[str, object]]:
@@ -195,9 +205,9 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure and print."""
     arguments = tyro.cli(Arguments, description=__doc__, args=words)
     use_threads(arguments.threads)
-    rates = asyncio.run(measure(arguments))
+    rates, methods = asyncio.run(measure(arguments))
     title = f"true colour within Delta E 2000 of {ALIKE:g} of one of {arguments.colours}, {len(rates)} photos"
-    report(title, rows_of(rates, arguments.methods, arguments.clicks), [], arguments.json)
+    report(title, rows_of(rates, methods, arguments.clicks), [], arguments.json)
 
 
 if __name__ == "__main__":

@@ -108,4 +108,5 @@ def _engine(settings: Settings) -> Engine:
         refresh_seconds=settings.refresh_seconds,
         runtimes=settings.runtimes,
         cache=settings.store_folder / "runtimes",
+        embeddings_mib=settings.embeddings_mib,
     )

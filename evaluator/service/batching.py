@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Run = Callable[..., Tensor]
+Answer = TypeVar("Answer")
+Run = Callable[..., Any]
 """Takes the inputs' batches, the photos along the first dimension, and gives one output for each photo."""
 
 _RECENT = 0.2
@@ -44,7 +46,7 @@ class _Request:
     run: Run
     inputs: tuple[Tensor, ...]
     most_batch: int
-    future: Future[Tensor]
+    future: Future[Any]
 
     def goes_with(self, other: "_Request") -> bool:
         """Whether both can be computed in one call."""
@@ -114,7 +116,18 @@ class Batcher:
             Exception: whatever `run` raised, for every request of that batch.
         """
         most = self.most_batch if most_batch is None else min(most_batch, self.most_batch)
-        request = _Request(run, inputs, most, Future())
+        return await self._wait_for(_Request(run, inputs, most, Future()), deadline_seconds)
+
+    async def alone(self, work: Callable[[], Answer], deadline_seconds: float | None = None) -> Answer:
+        """What `work` gives, done in the batcher's thread when its turn comes, together with nothing else.
+
+        Args:
+            work: called without gradients.
+            deadline_seconds: see `submit`, and there the errors.
+        """
+        return await self._wait_for(_Request(work, (), 1, Future()), deadline_seconds)
+
+    async def _wait_for(self, request: _Request, deadline_seconds: float | None) -> Any:
         self._enqueue(request)
         patience = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         result = asyncio.wrap_future(request.future)

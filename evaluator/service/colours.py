@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from evaluator.delta_e import delta_e_2000
+from evaluator.service.distribution import distribution_at, modes
 from evaluator.service.engine import Engine
 from evaluator.service.networks import Networks
 from evaluator.service.palette import in_gamut
@@ -52,6 +53,8 @@ class Scene:
     predicted_ab: Float[Tensor, "1 2 h w"]
     row: int
     col: int
+    features: Tensor | None = None
+    """Of the present colours, (1,c,h/4,w/4) of the padded photo, by a split colorizer."""
 
     @property
     def lightness(self) -> float:
@@ -66,6 +69,20 @@ class Scene:
     async def colorize(self, lightness: Tensor, clicks: Tensor) -> Float[Tensor, "1 2 h w"]:
         """Ask the colorizer again."""
         return await self.engine.colorize(lightness, clicks, self.networks)
+
+    @property
+    def distribution(self) -> Float[Tensor, " bins"]:
+        """Probability of each colour of a split colorizer's palette at the pixel."""
+        split = self.networks.colorizer.split
+        assert split is not None
+        assert self.features is not None
+        return distribution_at(split, self.features, self.row, self.col)
+
+    @property
+    def bins(self) -> Float[Tensor, "bins 2"]:
+        """The colours of that palette, ab / 128."""
+        assert self.networks.colorizer.split is not None
+        return self.networks.colorizer.split.bins
 
 
 # Evidence ------------------------------------------------------------------------------------------------------
@@ -127,6 +144,11 @@ async def imagined(scene: Scene) -> Evidence:
 
 
 _IMAGINED, _NOISE = 5, 30.0
+
+
+async def likely(scene: Scene) -> Evidence:
+    """The colours of a split colorizer's palette, as likely as it says."""
+    return torch.cat([AB_SCALE * scene.bins, scene.distribution.float()[:, None]], dim=1)
 
 
 def _weighted(colours: Tensor, weight: float) -> Evidence:
@@ -241,6 +263,11 @@ async def fan(scene: Scene, count: int) -> list[Colour]:
     return _as_shown(scene, torch.tensor(colours[:count]))
 
 
+async def distribution(scene: Scene, count: int) -> list[Colour]:
+    """The modes of a split colorizer's palette."""
+    return list(modes(scene.distribution, scene.bins, scene.lightness, count))
+
+
 async def diverse(scene: Scene, count: int) -> list[Colour]:
     """The predicted colour, then always the colour at this lightness that is farthest from those before."""
     lightness = min(99, max(1, round(100 * scene.lightness)))
@@ -296,6 +323,8 @@ METHODS: dict[str, Method] = {
     "diverse": diverse,
     "k-means of similar": clusters_of_similar,
     "k-means of answers": clusters_of_answers,
+    "distribution": distribution,
+    "cover distribution": covering((likely, 1.0, 1.0)),
     "cover prediction": covering((predicted, 1.0, PALE)),
     "cover similar": covering((similar, 1.0, PALE)),
     "cover jittered": covering((jittered, 1.0, PALE)),
@@ -310,3 +339,10 @@ METHODS: dict[str, Method] = {
     ),
 }
 """By name: from a scene and a number to as many colours, the likeliest first."""
+OF_PALETTE = frozenset({"distribution", "cover distribution"})
+"""Those that need a split colorizer."""
+
+
+def available(networks: Networks) -> list[str]:
+    """Names of the methods that a pair of networks allows."""
+    return [name for name in METHODS if name not in OF_PALETTE or networks.colorizer.split is not None]

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from evaluator.atomic import write_atomically
 from evaluator.contract import Contract
-from evaluator.loaded import LoadedColorizer, LoadedGuide
+from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedSplitColorizer, SplitParts
 
 Loaded = LoadedColorizer | LoadedGuide
 _log = logging.getLogger("chromaclick")
-_CACHED = 8
-"""Converted files that are kept, those used last."""
+_CACHED = 12
+"""Converted files that are kept, those used last: a split colorizer and its guide have three."""
 
 
 class Unusable(Exception):
@@ -53,10 +54,11 @@ class OnnxGraph(nn.Module):
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._names = [port.name for port in self._session.get_inputs()]
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The graph's output."""
+    def forward(self, *inputs: Tensor) -> Any:
+        """The graph's output; a tuple where it has several."""
         arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(self._names, inputs, strict=True)}
-        return torch.from_numpy(self._session.run(None, arrays)[0])
+        outputs = [torch.from_numpy(array) for array in self._session.run(None, arrays)]
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def on_one_core(self) -> "OnnxGraph":
         """The same graph, each of whose calls is computed by the thread that makes it; several may call."""
@@ -81,11 +83,47 @@ def to_onnx(network: Loaded, cache: Path | None) -> Loaded:
         raise Unusable(f"{error.name} is not installed; pip install chromaclick[serve]") from error
     except Exception as error:  # installed, but not with what it needs: another protobuf, say
         raise Unusable(first_line(error)) from error
-    file = None if cache is None else cache / f"{network.fingerprint[:32]}-torch{torch.__version__}.onnx"
     try:
-        return with_graph(network, _from_cache(file) or _from_graph(network, file))
+        if isinstance(network, LoadedSplitColorizer):
+            return with_graph(network, _split_in_onnx(network, cache))
+        return with_graph(network, _in_onnx(network, "", network._graph, _example(network.contract), cache))
     except Exception as error:  # of any library below
         raise Unusable(first_line(error)) from error
+
+
+def _split_in_onnx(network: LoadedSplitColorizer, cache: Path | None) -> SplitParts:
+    """Both large parts; the palette, which is asked for a few cells, stays as it is."""
+    parts = network._parts
+    lightness, clicks = _example(network.contract)
+    clicks[:, 0, 0, 0] = 1.0  # the number of clicks is none of what an export takes as given
+    with torch.no_grad():
+        embedding = tuple(parts.embed(lightness))
+    embed = _in_onnx(network, "-embed", parts.embed, (lightness,), cache)
+    colour = _in_onnx(network, "-colour", parts.colour, (lightness, clicks, *embedding), cache)
+    return SplitParts(embed, colour, parts.palette, parts.bins)
+
+
+def _example(contract: Contract) -> tuple[Tensor, ...]:
+    """Two smallest photos."""
+    side = contract.min_size
+    return tuple(
+        torch.zeros(2, port.channels or 1, side // port.cell, side // port.cell) for port in contract.inputs
+    )
+
+
+def _in_onnx(
+    network: Loaded, part: str, graph: nn.Module, example: tuple[Tensor, ...], cache: Path | None
+) -> OnnxGraph:
+    """A graph of a network from the cache, or converted and kept there."""
+    name = f"{network.fingerprint[:32]}{part}-torch{torch.__version__}.onnx"
+    file = None if cache is None else cache / name
+    found = _from_cache(file)
+    if found is None:
+        model = _convert(graph, example, network.contract)
+        if file is not None:
+            _keep(file, model)
+        found = OnnxGraph(model)
+    return found
 
 
 def _from_cache(file: Path | None) -> OnnxGraph | None:
@@ -100,13 +138,6 @@ def _from_cache(file: Path | None) -> OnnxGraph | None:
     return graph
 
 
-def _from_graph(network: Loaded, file: Path | None) -> OnnxGraph:
-    model = _convert(network)
-    if file is not None:
-        _keep(file, model)
-    return OnnxGraph(model)
-
-
 def _keep(file: Path, model: bytes) -> None:
     write_atomically(file, model)
     others = sorted(file.parent.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -114,25 +145,37 @@ def _keep(file: Path, model: bytes) -> None:
         old.unlink(missing_ok=True)
 
 
-def _convert(network: Loaded) -> bytes:
+def _convert(graph: nn.Module, example: tuple[Tensor, ...], contract: Contract) -> bytes:
     with _quiet():
-        program = torch.onnx.export(program_of(network), dynamo=True, verbose=False)
+        program = torch.onnx.export(program_of(graph, example, contract), dynamo=True, verbose=False)
         assert program is not None
         return program.model_proto.SerializeToString()
 
 
-def program_of(network: Loaded) -> ExportedProgram:
+def program_of(graph: nn.Module, example: tuple[Tensor, ...], contract: Contract) -> ExportedProgram:
     """The exported program again from a loaded graph: MLflow, which refuses pickles, hands over a module only."""
-    contract, graph = network.contract, network._graph
-    side = contract.min_size
-    example = tuple(torch.zeros(2, port.channels or 1, side, side) for port in contract.inputs)
-    return torch.export.export(graph, example, dynamic_shapes=_free(contract))
+    _forget_guards(graph)
+    return torch.export.export(graph, example, dynamic_shapes=_free(example, contract))
 
 
-def _free(contract: Contract) -> tuple[dict[int, Any], ...]:
-    least = contract.min_size // contract.multiple
-    height, width = (contract.multiple * Dim(f"{side}_blocks", min=least) for side in ("height", "width"))
-    return tuple({0: Dim("batch"), 2: height, 3: width} for _ in contract.inputs)
+def _forget_guards(graph: nn.Module) -> None:
+    """Without the checks of sizes that loading adds: they trip over an input that a head does not use."""
+    if isinstance(graph, GraphModule):
+        for node in [node for node in graph.graph.nodes if node.target == "_guards_fn"]:
+            graph.graph.erase_node(node)
+        graph.recompile()
+
+
+def _free(example: tuple[Tensor, ...], contract: Contract) -> tuple[dict[int, Any], ...]:
+    """Batch and sides of every input free; the sides in step with the first one's, the photo's."""
+    batch, least = Dim("batch"), contract.min_size // contract.multiple
+    sides = [Dim(f"{side}_blocks", min=least) for side in ("height", "width")]
+
+    def free(x: Tensor) -> dict[int, Any]:
+        values = x.shape[-1] // least
+        return {0: batch, x.ndim - 2: values * sides[0], x.ndim - 1: values * sides[1]}
+
+    return tuple(free(x) for x in example)
 
 
 def to_compiled(network: Loaded, cache: Path | None) -> Loaded:
@@ -141,12 +184,10 @@ def to_compiled(network: Loaded, cache: Path | None) -> Loaded:
     Raises:
         Unusable: compiling failed.
     """
-    side = 2 * network.contract.min_size
-    example = tuple(torch.zeros(2, port.channels or 1, side, side) for port in network.contract.inputs)
     try:
         with torch.no_grad(), _quiet():
             compiled = cast(nn.Module, torch.compile(network._graph, dynamic=True))
-            compiled(*example)
+            compiled(*(x.repeat(1, 1, 2, 2) for x in _example(network.contract)))
     except Exception as error:  # of any library below
         raise Unusable(first_line(error)) from error
     return with_graph(network, compiled)
@@ -154,6 +195,8 @@ def to_compiled(network: Loaded, cache: Path | None) -> Loaded:
 
 def with_graph(network: Loaded, graph: nn.Module) -> Loaded:
     """The same network, computed by something else: the same checks, padding and cropping."""
+    if isinstance(graph, SplitParts):
+        return LoadedSplitColorizer(graph, network.contract, network.source, network.device)
     kind = LoadedColorizer if isinstance(network, LoadedColorizer) else LoadedGuide
     return kind(graph, network.contract, network.source, network.device)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -10,11 +9,13 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request, Response
 from torch import Tensor
 
+from evaluator import session
 from evaluator.service import export
 from evaluator.service.batching import Overloaded
 from evaluator.service.click_map import PlacedClick, click_map
 from evaluator.service.engine import Engine
 from evaluator.service.jobs import Jobs
+from evaluator.service.memory import TensorCache
 from evaluator.service.monitoring import Metrics
 from evaluator.service.networks import Networks
 from evaluator.service.palette import ab_of
@@ -38,8 +39,8 @@ KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Overloaded: lambda error: overloaded(error.retry_after, "the network"),
 }
 """Errors of the modules below that a client can do something about, as answers."""
-_REMEMBERED = 64
-"""Colourings that are kept in memory, each of at most 0.5 MiB."""
+_REMEMBERED_MIB = 64
+"""Memory for colourings: at 256 px each takes up to 0.5 MiB, with a split colorizer's features 2 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class Coloured:
     """(1,3,h,w)."""
     ab: Tensor
     """(1,2,h,w), CIE / 128."""
+    features: Tensor | None
+    """(1,c,h/4,w/4) of the padded photo, of a split colorizer: what heads read that go with these colours."""
     networks: Networks
     """The pair that did it, for what is asked of it next."""
     seconds: dict[str, float]
@@ -82,8 +85,8 @@ class Service:
         """Why the networks could not be loaded."""
         self.settled = asyncio.Event()
         """Set once the networks are loaded, or `failure` is."""
-        self._remembered: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
-        self._shared: Shared[Tensor] = Shared()
+        self._remembered: TensorCache[session.Coloured] = TensorCache(_REMEMBERED_MIB << 20)
+        self._shared: Shared[session.Coloured] = Shared()
 
     async def start(self) -> None:
         """Load and warm the networks; `failure` is set where that is impossible."""
@@ -121,15 +124,15 @@ class Service:
         prepared = time.perf_counter()
         networks = self.engine.networks
         key = (networks.colorizer, photo.id, asked.model_dump_json(include={"clicks"}))
-        ab = self._remembered.pop(key, None)
-        if ab is None:
+        found = self._remembered.get(key)
+        if found is None:
             # The page may ask for a preview, a heat map and suggestions at the same time.
-            ab = await self._shared.run(key, lambda: self.engine.colorize(photo.working, clicks, networks))
-        self._remembered[key] = ab
-        if len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
+            found = await self._shared.run(key, lambda: self.engine.look(photo.working, clicks, networks))
+            self._remembered.put(key, found)
         seconds = {"prepare": prepared - started, "network": time.perf_counter() - prepared}
-        return Coloured(photo=photo, clicks=clicks, ab=ab, networks=networks, seconds=seconds)
+        return Coloured(
+            photo=photo, clicks=clicks, ab=found.ab, features=found.features, networks=networks, seconds=seconds
+        )
 
     def _prepare(self, photo_id: str, clicks: Sequence[Click]) -> tuple[StoredPhoto, Tensor]:
         photo = self.store.get(photo_id)

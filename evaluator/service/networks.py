@@ -4,17 +4,34 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
 from torch import Tensor
 
-from evaluator import registry
+from evaluator import registry, weights
+from evaluator.inference import reads_features
 from evaluator.loaded import LoadedGuide
 from evaluator.service.converted import Loaded
 from evaluator.service.runtimes import DEFAULT, MOST_BATCH, Choice, choose
+from evaluator.session import SplitColorizer
 
 _log = logging.getLogger("chromaclick")
 _BY_FORMULA = "by formula"
+
+
+@runtime_checkable
+class SplitNetwork(SplitColorizer, Protocol):
+    """A split colorizer that tells which colours it holds for likely, such as `LoadedSplitColorizer`."""
+
+    @property
+    def bins(self) -> Float[Tensor, "bins 2"]:
+        """The colours that `palette` speaks of, ab / 128."""
+        ...
+
+    def palette(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
+        """Logits of the colours of some cells, from their features."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +39,7 @@ class Runner:
     """A network as the service runs it."""
 
     run: Callable[..., Tensor]
-    """The house's call, without the truth."""
+    """The house's call, without the truth; of a guide that reads features, with these last."""
     wanted: str
     """What was asked for, with its alias."""
     source: str
@@ -33,6 +50,10 @@ class Runner:
     """Of a guide's heat map."""
     most_batch: int | None = None
     """Photos that are computed at the same time; None: as many as the batcher allows."""
+    split: SplitNetwork | None = None
+    """The network in its parts, where it is a split colorizer."""
+    reads_features: bool = False
+    """Whether it is a guide that is called with the features of a split colorizer's answer."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """All that is known of it, as JSON values."""
 
@@ -43,6 +64,25 @@ class Networks:
 
     colorizer: Runner
     guide: Runner
+
+    def __post_init__(self) -> None:
+        """Refuse a guide that reads the features of another colorizer.
+
+        Raises:
+            ValueError: it does; the message names both.
+        """
+        if self.guide.reads_features and self.colorizer.split is None:
+            raise ValueError(
+                f"the guide {self.guide.source} reads a split colorizer's features, and "
+                f"{self.colorizer.source} is none; give the colorizer that was published with it"
+            )
+        reads = self.guide.about.get("reads")
+        if reads and reads != self.colorizer.about.get("weights"):
+            raise ValueError(
+                f"the guide {self.guide.source} reads the features of one colorizer (weights {reads[:12]}), which "
+                f"{self.colorizer.source} is not; promote or name the colorizer and the guide of one training, or "
+                f"serve what ships: --colorizer {weights.SHIPPED} --guide {weights.SHIPPED}"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Both, as JSON values."""
@@ -84,12 +124,14 @@ def load_runner(
     choice = choose(network, sizes, runtimes, cache, most_batch)
     _log.info("%s %s runs by %s", kind, network.source, choice.words)
     return Runner(
-        run=choice.network,
+        run=_call_of(choice.network),
         wanted=uri,
         source=network.source,
         hint_size=_largest(network.contract.hint_size),
         temperature=network.contract.temperature or 1.0,
         most_batch=choice.most_batch,
+        split=choice.network if isinstance(choice.network, SplitNetwork) else None,
+        reads_features=reads_features(choice.network),
         about=_about(network, choice),
     )
 
@@ -98,14 +140,18 @@ def runner_of(network: Callable[..., Tensor], kind: str, *, hint_size: int, temp
     """A network that is at hand: any callable, for tests and benchmarks.
 
     Args:
-        network: the house's call, without the truth.
+        network: the house's call, without the truth; a `SplitNetwork` is used in its parts, and a guide with
+            `reads_features` is called with features=.
         kind: "colorizer" or "guide".
         hint_size: side of a click's stamp.
         temperature: of a guide's heat map.
     """
     source = getattr(network, "source", f"{kind} {_BY_FORMULA}")
+    split = network if isinstance(network, SplitNetwork) else None
     return Runner(
-        run=network,
+        run=_call_of(network),
+        split=split,
+        reads_features=reads_features(network),
         wanted=source,
         source=source,
         hint_size=hint_size,
@@ -115,10 +161,18 @@ def runner_of(network: Callable[..., Tensor], kind: str, *, hint_size: int, temp
             "version": None,
             "source": source,
             "hint_size": hint_size,
+            "split": split is not None,
             "runtime": "torch",
             "milliseconds": None,
         },
     )
+
+
+def _call_of(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A network's call with all inputs by position, as the batcher passes them."""
+    if not reads_features(network):
+        return network
+    return lambda *inputs: network(*inputs[:-1], features=inputs[-1])
 
 
 def _about(network: Loaded, choice: Choice) -> dict[str, Any]:
@@ -131,6 +185,9 @@ def _about(network: Loaded, choice: Choice) -> dict[str, Any]:
         "hint_size": list(hint_size) if isinstance(hint_size, tuple) else hint_size,
         "multiple": contract.multiple,
         "commit": contract.commit,
+        "split": isinstance(choice.network, SplitNetwork),
+        "weights": contract.weights,
+        "reads": contract.reads,
         "sha256": network.fingerprint,
         "metrics": contract.metrics,
         "runtime": choice.runtime,

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kernels.color import AB_SCALE, LIGHTNESS_SCALE, lab_to_rgb, rgb_to_lab, to_uint8
@@ -31,20 +32,28 @@ def in_gamut(lightness: float | int, step: int) -> tuple[tuple[float, float, str
     most = int(AB_SCALE // step)
     side = torch.arange(-most, most + 1, dtype=torch.float64) * step
     a, b = (plane.reshape(-1) for plane in torch.meshgrid(side, side, indexing="ij"))
-    light, ab = torch.full_like(a, lightness / LIGHTNESS_SCALE), torch.stack((a, b)) / AB_SCALE
-    rgb, shown = _shown(light, ab)
+    rgb, kept = _converted(lightness / LIGHTNESS_SCALE, torch.stack((a, b), 1) / AB_SCALE)
     codes = [_hex(colour) for colour in to_uint8(rgb)[0, :, 0].T.tolist()]
     return tuple(
-        entry for entry, kept in zip(zip(a.tolist(), b.tolist(), codes, strict=True), shown, strict=True) if kept
+        entry
+        for entry, is_shown in zip(zip(a.tolist(), b.tolist(), codes, strict=True), kept.tolist(), strict=True)
+        if is_shown
     )
 
 
-def _shown(lightness: Tensor, ab: Tensor) -> tuple[Tensor, list[bool]]:
+def shown(lightness: float, ab: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
+    """Which colours (ab / 128) of a lightness (CIE L* / 100) a screen can show."""
+    return _converted(lightness, ab)[1]
+
+
+def _converted(lightness: float, ab: Float[Tensor, "n 2"]) -> tuple[Tensor, Bool[Tensor, " n"]]:
     """sRGB (1, 3, 1, n) of n colours, and whether each comes back from it."""
-    rgb = lab_to_rgb(lightness.view(1, 1, 1, -1), ab.view(1, 2, 1, -1))
+    planes = ab.T.reshape(1, 2, 1, -1)
+    light = torch.full_like(planes[:, :1], lightness)
+    rgb = lab_to_rgb(light, planes)
     back, back_ab = rgb_to_lab(rgb)
-    apart = torch.cat([(back - lightness) * LIGHTNESS_SCALE, (back_ab - ab.view(1, 2, 1, -1)) * AB_SCALE], dim=1)
-    return rgb, (apart.norm(dim=1) <= IN_GAMUT).flatten().tolist()
+    apart = torch.cat([(back - light) * LIGHTNESS_SCALE, (back_ab - planes) * AB_SCALE], dim=1)
+    return rgb, (apart.norm(dim=1) <= IN_GAMUT).flatten()
 
 
 def ab_of(colour: Any) -> tuple[float, float]:

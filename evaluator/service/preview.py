@@ -1,4 +1,4 @@
-"""Pictures for the page: coloured, grey, reference, heat map."""
+"""Pictures for the page: coloured, grey, reference, heat map, uncertainty."""
 
 import io
 from typing import Literal
@@ -23,6 +23,8 @@ _SAVED = {
 """What Pillow is told; previews must be quick."""
 _HEAT = (255, 64, 0)
 """sRGB of the heat map: one hue; how hot it is shows in its alpha."""
+_UNSURE = (64, 32, 255)
+"""sRGB of the uncertainty, as of the heat map."""
 
 
 def encode_preview(
@@ -67,12 +69,28 @@ def encode_reference(photo: StoredPhoto, long_side: int) -> bytes:
 
 def encode_heatmap(photo: StoredPhoto, heat: Float[Tensor, "1 h w"], long_side: int) -> bytes:
     """A heat map as a transparent PNG to lay over the photo: one hue, the hottest place opaque."""
+    large = _enlarged(photo, heat, long_side)
+    return _overlay(large / large.max().clamp(min=torch.finfo(torch.float32).tiny), _HEAT)
+
+
+def encode_uncertainty(photo: StoredPhoto, uncertainty: Float[Tensor, "1 h w"], long_side: int) -> bytes:
+    """How unsure the colorizer is, 0 to 1, as a transparent PNG to lay over the photo: one hue, opaque at 1.
+
+    Its scale does not depend on the photo: clicks make it paler.
+    """
+    return _overlay(_enlarged(photo, uncertainty, long_side), _UNSURE)
+
+
+def _enlarged(photo: StoredPhoto, values: Float[Tensor, "1 h w"], long_side: int) -> Float[Tensor, "H W"]:
     size = fitted(photo.height, photo.width, long_side)
-    large = interpolate(heat[None].float(), size=size, mode="bilinear", align_corners=False)[0, 0]
-    alpha = (large / large.max().clamp(min=torch.finfo(torch.float32).tiny) * 255).round().to(torch.uint8)
-    picture = np.empty((*size, 4), np.uint8)
-    picture[..., :3] = _HEAT
-    picture[..., 3] = alpha.numpy()
+    return interpolate(values[None].float(), size=size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _overlay(share: Float[Tensor, "h w"], hue: tuple[int, int, int]) -> bytes:
+    """A map of 0 to 1 as the alpha of one hue."""
+    picture = np.empty((*share.shape, 4), np.uint8)
+    picture[..., :3] = hue
+    picture[..., 3] = (share * 255).round().to(torch.uint8).numpy()
     return _saved(Image.fromarray(picture), "png")
 
 

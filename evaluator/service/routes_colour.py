@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from evaluator.service import export, palette, suggest
 from evaluator.service.core import Coloured, Served, Service, full_pixel, picture, while_connected, working_pixel
+from evaluator.service.distribution import uncertainty
 from evaluator.service.documented import binary, problems
-from evaluator.service.preview import encode_heatmap, encode_preview
+from evaluator.service.preview import encode_heatmap, encode_preview, encode_uncertainty
 from evaluator.service.problems import Problem
 from evaluator.service.schemas import (
     Colorize,
@@ -25,6 +26,7 @@ from evaluator.service.schemas import (
     Suggest,
     SuggestedColour,
     Suggestions,
+    Uncertainty,
 )
 from evaluator.service.store import StoredPhoto
 
@@ -67,7 +69,14 @@ async def _suggest(service: Service, asked: Suggest) -> Suggestions:
     photo, networks = coloured.photo, coloured.networks
     avoid = [working_pixel(photo, at.row, at.col) for at in asked.avoid]
     found = await suggest.places(
-        service.engine, photo.working, coloured.clicks, asked.places, coloured.ab, networks, avoid
+        service.engine,
+        photo.working,
+        coloured.clicks,
+        asked.places,
+        coloured.ab,
+        networks,
+        avoid,
+        coloured.features,
     )
     # At once, so that the networks may compute them together.
     colours = await asyncio.gather(
@@ -97,7 +106,15 @@ async def _colours(service: Service, coloured: Coloured, row: int, col: int, cou
     """Suggestions at a pixel of the working size."""
     working = coloured.photo.working
     found = await suggest.colours_at(
-        service.engine, working, coloured.clicks, coloured.ab, row, col, count, networks=coloured.networks
+        service.engine,
+        working,
+        coloured.clicks,
+        coloured.ab,
+        row,
+        col,
+        count,
+        networks=coloured.networks,
+        features=coloured.features,
     )
     lightness = 100 * float(working[0, 0, row, col])
     return [_suggested(lightness, one.ab, one.probability) for one in found]
@@ -115,8 +132,29 @@ async def heatmap(service: Served, request: Request, asked: Heatmap) -> Response
 
     async def work() -> Response:
         coloured = await service.colour(asked)
-        heat = await service.engine.score(coloured.photo.working, coloured.ab, coloured.clicks, coloured.networks)
+        known = (coloured.photo.working, coloured.ab, coloured.clicks, coloured.networks, coloured.features)
+        heat = await service.engine.score(*known)
         return picture(await service.quick.run(encode_heatmap, coloured.photo, heat, asked.size))
+
+    return await while_connected(request, work(), service.settings.deadline_seconds)
+
+
+@routes.post("/uncertainty", response_class=Response, responses={**binary("image/png"), **problems(404, 409, 503)})
+async def show_uncertainty(service: Served, request: Request, asked: Uncertainty) -> Response:
+    """Where the colorizer is unsure of the colours, as a transparent picture to lay over the photo.
+
+    Its alpha is the entropy of the colour distribution, 255 where all colours are as likely. 409 where the
+    colorizer is not a split one (`split` in `GET /v1/models`): others give no distribution.
+    """
+
+    async def work() -> Response:
+        coloured = await service.colour(asked)
+        if coloured.features is None:
+            source = coloured.networks.colorizer.source
+            detail = f"the colorizer {source} gives no distribution of colours; switch to a split one for this"
+            raise Problem(409, "no-uncertainty", detail)
+        unsure = uncertainty(coloured.features, *coloured.photo.working.shape[-2:])
+        return picture(await service.quick.run(encode_uncertainty, coloured.photo, unsure, asked.size))
 
     return await while_connected(request, work(), service.settings.deadline_seconds)
 

@@ -4,6 +4,8 @@ A runtime that cannot run a network (a package or a compiler is missing, an oper
 differ) is left out, and the log says why.
 """
 
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +17,12 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from evaluator.loaded import LoadedGuide, LoadedSplitColorizer
 from evaluator.service.converted import Loaded, Unusable, first_line, to_compiled, to_onnx
 from evaluator.service.side_by_side import side_by_side
 from kernels.benchmarking import seconds
 
+_log = logging.getLogger("chromaclick")
 TOLERANCE = 1e-4
 """Largest difference from the exported graph, relative to the largest output or 1: 0.013 CIE units of ab."""
 _ROUNDS = 7
@@ -31,6 +35,8 @@ Way = Literal["one by one", "together", "side by side"]
 """How photos that wait at the same time are computed: each with all threads, in one call, each on one core."""
 _WORTH: dict[Way, float] = {"one by one": 1.0, "side by side": 1.03, "together": 1.2}
 """How many times quicker than one by one it has to be: in a call of several, each waits for the last one."""
+_SETTLED = ("onnxruntime", "torch")
+"""Runtimes of split networks, the better one first."""
 T = TypeVar("T")
 DEFAULT = ("torch", "onnxruntime")
 """Those that are ready in seconds. `torch-compiled` takes both cores for a minute first, and a C++ compiler."""
@@ -72,9 +78,12 @@ def choose(
 ) -> Choice:
     """Warm every runtime at every size, check its numbers, and take the one that is quickest at the first size.
 
-    Then the quickest way for several photos is taken, `most_batch` at most: more would tell of nothing that comes,
-    and on many cores need more memory than there is. All are checked against the exported graph. The second size
-    is checked with two photos, a third one with three.
+    A split colorizer and a guide that reads its features are taken without a contest, so that a start takes
+    seconds: in ONNX Runtime where it gives the exported graph's numbers, else in torch.
+
+    For others then the quickest way for several photos is taken, `most_batch` at most: more would tell of nothing
+    that comes, and on many cores need more memory than there is. All are checked against the exported graph. The
+    second size is checked with two photos, a third one with three.
 
     Raises:
         ValueError: an unknown runtime, or none.
@@ -83,6 +92,8 @@ def choose(
         raise ValueError(f"the runtimes are {list(runtimes)}; name some of {list(RUNTIMES)}")
     examples = [example(network, *size, batch) for batch, size in enumerate(sizes, start=1)]
     expected = [_call(network, inputs) for inputs in examples]
+    if network.contract.features:
+        return _settle(network, examples, expected, runtimes, cache)
     usable: dict[str, Loaded] = {}
     skipped: dict[str, str] = {}
     for name in runtimes:
@@ -103,12 +114,42 @@ def choose(
     return Choice(ways[way], quickest, milliseconds, skipped, way, gains, most[way])
 
 
+def _settle(
+    network: Loaded,
+    examples: Sequence[tuple[Tensor, ...]],
+    expected: Sequence[Tensor],
+    runtimes: Sequence[str],
+    cache: Path | None,
+) -> Choice:
+    """The first of `_SETTLED` that is asked for and works, its call timed once."""
+    skipped = {name: "split networks are not run by it" for name in runtimes if name not in _SETTLED}
+    for name in [name for name in _SETTLED if name in runtimes]:
+        try:
+            made = RUNTIMES[name](network, cache)
+            made = made if made is network else _checked(made, examples, expected)
+        except Unusable as error:
+            skipped[name] = str(error)
+            _log.warning("%s is left out for %s: %s", name, network.source, error)
+            continue
+        taken = seconds(partial(_call, made, examples[0]), torch.device("cpu"))
+        return Choice(made, name, {name: round(1000 * taken, 2)}, skipped, "one by one", {"one by one": 1.0}, 1)
+    raise ValueError(f"{network.source} runs in none of the runtimes: {skipped}")
+
+
 def example(network: Loaded, height: int, width: int, batch: int = 1) -> tuple[Tensor, ...]:
     """Made-up inputs of a network, always the same."""
     generator = torch.Generator().manual_seed(0)
+    contract = network.contract
+    least, multiple = contract.min_size, contract.multiple
+
+    def sides(cell: int) -> list[int]:
+        """Of a map; one of cells has those of the padded photo."""
+        padded = [max(least, math.ceil(side / multiple) * multiple) // cell for side in (height, width)]
+        return [height, width] if cell == 1 else padded
+
     maps = {
-        port.name: 2 * torch.rand(batch, port.channels or 1, height, width, generator=generator) - 1
-        for port in network.contract.inputs
+        port.name: 2 * torch.rand(batch, port.channels or 1, *sides(port.cell), generator=generator) - 1
+        for port in contract.inputs
     }
     maps["lightness"] = maps["lightness"].abs()
     maps["clicks"][:, 0] = (maps["clicks"][:, 0] > 0.99).float()
@@ -118,6 +159,12 @@ def example(network: Loaded, height: int, width: int, batch: int = 1) -> tuple[T
 
 @torch.no_grad()
 def _call(network: Any, inputs: Sequence[Tensor]) -> Tensor:
+    """All that a network answers, as one tensor where it has several answers."""
+    if isinstance(network, LoadedSplitColorizer):
+        ab, features = network.colour(network.embed(inputs[0]), *inputs)
+        return torch.cat([ab.flatten(1), features.flatten(1)], 1)
+    if isinstance(network, LoadedGuide) and network.reads_features:
+        return network(*inputs[:-1], features=inputs[-1])
     return network(*inputs)
 
 

@@ -116,6 +116,12 @@ class Heatmap(Clicked):
     size: Annotated[int, Field(ge=64, le=1024)] = Field(default=512, description="longest long side, in pixels")
 
 
+class Uncertainty(Clicked):
+    """Ask where the colorizer is unsure."""
+
+    size: Annotated[int, Field(ge=64, le=1024)] = Field(default=512, description="longest long side, in pixels")
+
+
 class Export(Clicked):
     """Ask for the photo in full size."""
 
@@ -258,7 +264,10 @@ class Models(BaseModel):
     """The networks at work."""
 
     model_config = ConfigDict(extra="allow")
-    colorizer: dict[str, Any]
+    colorizer: dict[str, Any] = Field(
+        description="name, version, source, hint_size, runtime, ...; split: whether it looks at a photo once, and "
+        "tells how unsure it is"
+    )
     guide: dict[str, Any]
 
 

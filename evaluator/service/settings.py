@@ -21,6 +21,7 @@ _AT_LEAST: dict[str, float] = {
     "store_mib": 1,
     "most_upload_mib": 1,
     "most_megapixels": 0.001,
+    "embeddings_mib": 0,
     "upload_workers": 1,
     "upload_seconds": 0.1,
     "most_batch": 1,
@@ -70,6 +71,8 @@ class Settings:
     """Largest file that is taken, in MiB."""
     most_megapixels: float = 50.0
     """Largest photo that is taken, in millions of pixels."""
+    embeddings_mib: int = 256
+    """Memory for what a split colorizer saw in open photos, in MiB; at 256 px a photo takes 8."""
     upload_workers: int = 2
     """Processes that parse uploads."""
     upload_seconds: float = 30.0
@@ -99,7 +102,8 @@ class Settings:
     allow_switch: Literal["auto", "yes", "no"] = "auto"
     """Whether anybody may change networks where there is no token; auto: only where --host is this machine."""
     runtimes: tuple[str, ...] = ("torch", "onnxruntime")
-    """Ways to run the networks; the quickest is measured and taken. Fewer start sooner."""
+    """Ways to run the networks. Of split ones onnxruntime is taken where it is right, else torch; of others the
+    quickest is measured, so that fewer start sooner."""
     refresh_seconds: float = 30.0
     """How often aliases such as @champion are looked up again; 0: never."""
     threads: int = 0

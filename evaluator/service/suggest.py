@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluator.service.colours import METHODS, Scene
+from evaluator.service.colours import METHODS, Scene, available
 from evaluator.service.engine import Engine
 from evaluator.service.networks import Networks
 from kernels.clicks import clicked
@@ -17,6 +17,9 @@ from kernels.clicks import clicked
 NEIGHBOURHOOD = 5 / 64
 """Radius of a place's neighbourhood as a share of the shorter side: 5 px at 64 px."""
 DEFAULT_METHOD = "cover photo"
+"""Has the best measured hit rate of those for any colorizer, see docs/results/colour_suggestions.md."""
+SPLIT_METHOD = "distribution"
+"""For split colorizers."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ async def places(
     predicted_ab: Float[Tensor, "1 2 h w"] | None = None,
     networks: Networks | None = None,
     avoid: Sequence[tuple[int, int]] = (),
+    features: Tensor | None = None,
 ) -> list[Place]:
     """The `count` best places for the next click, the best first, a neighbourhood's radius apart.
 
@@ -60,14 +64,15 @@ async def places(
         predicted_ab: the present colours, where they are known already.
         networks: a pair to use; default: the present one.
         avoid: row and column of places whose neighbourhoods are left out.
+        features: of the present colours, where they are known already and the guide reads them.
 
     Raises:
         Overloaded: too many requests wait.
     """
     pair = networks or engine.networks
-    if predicted_ab is None:
-        predicted_ab = await engine.colorize(working, clicks, pair)
-    logits = await engine.logits(working, predicted_ab, clicks, pair)
+    if predicted_ab is None or (features is None and pair.guide.reads_features):
+        predicted_ab, features = await engine.look(working, clicks, pair)
+    logits = await engine.logits(working, predicted_ab, clicks, pair, features)
     return await asyncio.to_thread(peaks, logits[0], clicked(clicks)[0], count, avoid)
 
 
@@ -112,8 +117,9 @@ async def colours_at(
     col: int,
     count: int,
     *,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     networks: Networks | None = None,
+    features: Tensor | None = None,
 ) -> list[Suggested]:
     """`count` plausible colours at a pixel of the working size, the likeliest first.
 
@@ -125,19 +131,26 @@ async def colours_at(
         row: of the pixel.
         col: of the pixel.
         count: at least 1.
-        method: name of one of `colours.METHODS`; the default has the best measured hit rate, see
-            docs/results/colour_suggestions.md.
+        method: name of one of `colours.METHODS`; default: `DEFAULT_METHOD`, or `SPLIT_METHOD` where the colorizer
+            is a split one.
         networks: a pair to use; default: the present one.
+        features: of the present colours, where they are known already and the colorizer is a split one.
 
     Raises:
-        ValueError: an unknown method, or a pixel outside the photo.
+        ValueError: an unknown method, one that the colorizer does not allow, or a pixel outside the photo.
         Overloaded: too many requests wait.
     """
     height, width = working.shape[-2:]
     if not (0 <= row < height and 0 <= col < width):
         raise ValueError(f"row {row}, column {col} is outside of the {height} x {width} working pixels")
-    if method not in METHODS:
-        raise ValueError(f"the method is {method!r}; use one of {', '.join(METHODS)}")
     pair = networks or engine.networks
-    scene = Scene(engine, pair, working, clicks, predicted_ab, row, col)
+    is_split = pair.colorizer.split is not None
+    method = method or (SPLIT_METHOD if is_split else DEFAULT_METHOD)
+    if method not in available(pair):
+        raise ValueError(
+            f"the method is {method!r}; with {pair.colorizer.source} use one of {', '.join(available(pair))}"
+        )
+    if is_split and features is None:
+        features = (await engine.look(working, clicks, pair)).features
+    scene = Scene(engine, pair, working, clicks, predicted_ab, row, col, features)
     return [Suggested(ab, probability) for ab, probability in await METHODS[method](scene, count)]

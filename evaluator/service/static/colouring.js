@@ -1,4 +1,4 @@
-/** Keeps the colouring and the heat map on the stage in step with the clicks. */
+/** Keeps the colouring on the stage in step with the clicks. */
 
 import { forServer } from "./clicks.js";
 import { Newest } from "./newest.js";
@@ -13,8 +13,6 @@ const REST_MILLISECONDS = 400;
 
 export class Colouring {
   #picture;
-  #heat = new Newest();
-  heatShown = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #resting;
 
@@ -25,7 +23,6 @@ export class Colouring {
    * @param {object} hooks
    * @param {(busy: boolean) => void} hooks.onBusy
    * @param {(clicks: readonly Click[]) => void} hooks.onShown
-   * @param {(clicks: readonly Click[] | null) => void} hooks.onHeat The heat map's clicks; null when it is hidden.
    * @param {(colorizer: string | null) => void} hooks.onColorizer The registry address of the network that answered.
    * @param {(error: unknown) => void} hooks.onError
    */
@@ -56,7 +53,6 @@ export class Colouring {
 
   #refresh() {
     this.#picture.ask(...this.#question(this.session.clicks, QUICK));
-    if (this.heatShown) this.#refreshHeat();
   }
 
   /** @param {readonly Click[]} clicks While a click is dragged. */
@@ -92,27 +88,5 @@ export class Colouring {
     const { width, height } = this.view.photo;
     if (side >= Math.min(SHARP, Math.max(width, height)) || this.view.shownSide <= QUICK * 1.2) return;
     this.#resting = setTimeout(() => this.#picture.ask(...this.#question(clicks, SHARP)), REST_MILLISECONDS);
-  }
-
-  /** @param {boolean} shown */
-  showHeat(shown) {
-    this.heatShown = shown;
-    if (shown) return this.#refreshHeat();
-    this.#heat.cancel();
-    this.view.setHeat(null);
-    return this.hooks.onHeat(null);
-  }
-
-  #refreshHeat() {
-    const { photo, clicks } = this.session;
-    const json = { photo: photo?.id, clicks: forServer(clicks), size: QUICK };
-    this.#heat.ask(
-      (signal) => this.api.picture({ path: "/v1/heatmap", json, signal }),
-      (heat) => {
-        this.view.setHeat(heat);
-        this.hooks.onHeat(clicks);
-      },
-      this.hooks.onError,
-    );
   }
 }

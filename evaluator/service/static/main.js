@@ -14,6 +14,7 @@ import { Intake } from "./intake.js";
 import { Keyboard } from "./keyboard.js";
 import { Markers } from "./markers.js";
 import { Notices } from "./notices.js";
+import { Overlay } from "./overlay.js";
 import { Photos } from "./photos.js";
 import { Picker } from "./picker.js";
 import { Refusal } from "./refusal.js";
@@ -46,12 +47,25 @@ const colouring = new Colouring(api, session, view, {
     stage.dataset.shownClicks = String(clicks.length);
     suggestions.coloured(clicks);
   },
-  onHeat: (clicks) => (stage.dataset.heatClicks = String(clicks?.length ?? "")),
   onColorizer: (colorizer) => photos.answeredBy(colorizer),
   onError: (error) => {
     fail(error);
     suggestions.coloured(session.clicks); // they may do without it
   },
+});
+const heat = new Overlay(api, session, "/v1/heatmap", {
+  onPicture: (picture, clicks) => {
+    view.setOverlay("heat", picture);
+    stage.dataset.heatClicks = String(clicks?.length ?? "");
+  },
+  onError: fail,
+});
+const unsure = new Overlay(api, session, "/v1/uncertainty", {
+  onPicture: (picture, clicks) => {
+    view.setOverlay("unsure", picture);
+    stage.dataset.unsureClicks = String(clicks?.length ?? "");
+  },
+  onError: fail,
 });
 const picker = new Picker(api, session, view, {
   onPlace: showTarget,
@@ -180,10 +194,16 @@ function clicksChanged() {
 }
 
 function toggleHeat() {
-  const shown = !colouring.heatShown;
+  const shown = heat.toggle();
   byId("heat").setAttribute("aria-pressed", String(shown));
-  colouring.showHeat(shown);
   say(shown ? "Heat map: the warmer, the more a click helps." : "Heat map hidden.");
+}
+
+function toggleUnsure() {
+  if (byId("unsure").hidden) return say("The colorizer at work does not tell where it is unsure.");
+  const shown = unsure.toggle();
+  byId("unsure").setAttribute("aria-pressed", String(shown));
+  return say(shown ? "Uncertainty: the bluer, the more colours are likely there." : "Uncertainty hidden.");
 }
 
 function escape() {
@@ -206,6 +226,7 @@ const acts = {
   redo: withPhoto(() => session.redo()),
   guide: withPhoto(() => suggestions.toggle()),
   heat: withPhoto(toggleHeat),
+  unsure: withPhoto(toggleUnsure),
   "zoom-in": withPhoto(() => view.zoom(ZOOM_STEP)),
   "zoom-out": withPhoto(() => view.zoom(1 / ZOOM_STEP)),
   fit: withPhoto(() => view.showAll()),
@@ -226,6 +247,7 @@ new Keyboard([
   { keys: ["ctrl+z"], shown: "Ctrl Z", does: "undo", act: acts.undo },
   { keys: ["ctrl+shift+z", "ctrl+y"], shown: "Ctrl Shift Z", does: "redo", act: acts.redo },
   { keys: ["h"], shown: "H", does: "heat map: where a click helps", act: acts.heat },
+  { keys: ["u"], shown: "U", does: "uncertainty: where many colours are likely", act: acts.unsure },
   { keys: ["c"], shown: "C", does: "compare before and after; arrows move the divider", act: withPhoto(() => compare.toggle()) },
   { keys: ["+", "="], shown: "+", does: "zoom in", act: acts["zoom-in"] },
   { keys: ["-"], shown: "-", does: "zoom out", act: acts["zoom-out"] },
@@ -258,6 +280,8 @@ async function showModels() {
   const { colorizer, guide } = await api.json({ path: "/v1/models" });
   const sizes = [colorizer?.hint_size].flat().filter(Number.isInteger);
   if (sizes.length > 0) picker.clickSize = suggestions.clickSize = Math.max(...sizes);
+  // Only a split colorizer tells.
+  byId("unsure").hidden = colorizer?.split !== true;
   byId("models").textContent = `${describeNetwork("colorizer", colorizer)} · ${describeNetwork("guide", guide)}`;
 }
 

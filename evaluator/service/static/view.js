@@ -1,4 +1,4 @@
-/** The stage's canvas: the grey photo, the colouring over it, the heat map, and the divider of before and after. */
+/** The stage's canvas: the grey photo, the colouring over it, overlays, and the divider of before and after. */
 
 import { fit, keepInside, pan, pixelAt, pointOf, reveal, zoomAround } from "./transform.js";
 
@@ -22,8 +22,8 @@ export class View extends EventTarget {
   #grey = null;
   /** @type {ImageBitmap | null} */
   #colouring = null;
-  /** @type {ImageBitmap | null} */
-  #heat = null;
+  /** @type {Map<string, ImageBitmap>} By name, the first one lowest. */
+  #overlays = new Map();
   /** @type {OffscreenCanvasRenderingContext2D | null} The colouring's pixels, for the eyedropper. */
   #pixels = null;
   #frame = 0;
@@ -53,8 +53,9 @@ export class View extends EventTarget {
   /** @param {Size} photo */
   open({ width, height }) {
     this.photo = { width, height };
-    for (const layer of [this.#grey, this.#colouring, this.#heat]) layer?.close();
-    this.#grey = this.#colouring = this.#heat = this.#pixels = null;
+    for (const layer of [this.#grey, this.#colouring, ...this.#overlays.values()]) layer?.close();
+    this.#grey = this.#colouring = this.#pixels = null;
+    this.#overlays.clear();
     this.showAll();
   }
 
@@ -73,10 +74,11 @@ export class View extends EventTarget {
     this.#redraw();
   }
 
-  /** @param {ImageBitmap | null} heat */
-  setHeat(heat) {
-    this.#heat?.close();
-    this.#heat = heat;
+  /** @param {string} name @param {ImageBitmap | null} picture */
+  setOverlay(name, picture) {
+    this.#overlays.get(name)?.close();
+    if (picture) this.#overlays.set(name, picture);
+    else this.#overlays.delete(name);
     this.#redraw();
   }
 
@@ -169,7 +171,7 @@ export class View extends EventTarget {
     this.#clipToAfter();
     if (this.#colouring) context.drawImage(this.#colouring, 0, 0, photo.width, photo.height);
     context.restore();
-    if (this.#heat) context.drawImage(this.#heat, 0, 0, photo.width, photo.height);
+    for (const overlay of this.#overlays.values()) context.drawImage(overlay, 0, 0, photo.width, photo.height);
   }
 
   #clipToAfter() {

@@ -26,6 +26,8 @@ class Arguments:
     """Requests per second of one client; 0: no limit."""
     token: str = ""
     """Bearer token to ask for."""
+    split: bool = False
+    """Serve a split colorizer and a guide that reads its features."""
 
 
 def main(arguments: Arguments) -> None:
@@ -34,7 +36,8 @@ def main(arguments: Arguments) -> None:
         settings = Settings(
             port=arguments.port, store=arguments.store or folder, rate=arguments.rate, token=arguments.token
         )
-        app = create_app(settings, Engine.from_networks(fakes.spread, fakes.detail))
+        pair = (fakes.Split(), fakes.Head()) if arguments.split else (fakes.spread, fakes.detail)
+        app = create_app(settings, Engine.from_networks(*pair))
         run(app, settings, ready)
 
 

@@ -1,12 +1,16 @@
 """Networks by formula: a colorizer that spreads clicks, and a guide that looks for detail away from them."""
 
 import io
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from evaluator.contract import pad_to_multiple
 
 
 def spread(lightness: Tensor, clicks: Tensor) -> Tensor:
@@ -22,6 +26,52 @@ def spread(lightness: Tensor, clicks: Tensor) -> Tensor:
 def detail(lightness: Tensor, predicted_ab: Tensor, clicks: Tensor, truth_ab: Tensor | None = None) -> Tensor:
     """Scores (B,h,w): high where the lightness differs from its surroundings and no click is near."""
     return (20 * (lightness - _blur(lightness)).abs() - 50 * _blur(clicks[:, :1]))[:, 0]
+
+
+class Split:
+    """`spread` as a split colorizer: photos are embedded, and colours near the predicted one are likely."""
+
+    source = "split by formula"
+    bins = torch.cartesian_prod(*2 * [torch.arange(-60.0, 61.0, 10.0)]) / 128
+
+    def __init__(self) -> None:
+        self.embedded = self.coloured = 0
+
+    def __call__(self, lightness: Tensor, clicks: Tensor) -> Tensor:
+        return self.colour(self.embed(lightness), lightness, clicks)[0]
+
+    def embed(self, lightness: Tensor) -> tuple[Tensor, ...]:
+        self.embedded += 1
+        return lightness, lightness.new_zeros(1)
+
+    def colour(self, embedding: Sequence[Tensor], lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
+        """Features: mean ab, entropy and spread of each cell of 4 x 4 pixels of the photo padded to 32."""
+        self.coloured += 1
+        assert torch.equal(embedding[0], lightness)
+        ab = spread(lightness, clicks)
+        cells = F.avg_pool2d(pad_to_multiple(ab, 32, 64), 4)
+        flat = cells.permute(0, 2, 3, 1).reshape(-1, 2)
+        probability = self.palette(torch.cat([flat, flat], 1)).softmax(1)
+        entropy = torch.special.entr(probability).sum(1) / math.log(len(self.bins))
+        height, width = cells.shape[-2:]
+        unsure = entropy.view(-1, 1, height, width)
+        return ab, torch.cat([cells, unsure, 0 * unsure], 1)
+
+    def palette(self, features: Tensor) -> Tensor:
+        """A Gaussian of 10 CIE units around the cell's colour."""
+        return -(torch.cdist(features[:, :2], self.bins) * 12.8).square() / 2
+
+
+class Head:
+    """`detail` as a guide that reads `Split`'s features: it prefers cells that are unsure."""
+
+    source = "head by formula"
+    reads_features = True
+
+    def __call__(self, lightness: Tensor, predicted_ab: Tensor, clicks: Tensor, *, features: Tensor) -> Tensor:
+        height, width = lightness.shape[-2:]
+        unsure = F.interpolate(features[:, -2:-1], scale_factor=4.0)[:, 0, :height, :width]
+        return detail(lightness, predicted_ab, clicks) + unsure
 
 
 def _blur(maps: Tensor) -> Tensor:

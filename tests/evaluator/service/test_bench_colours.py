@@ -13,6 +13,7 @@ from skimage.color import deltaE_ciede2000
 
 from evaluator import bench_colours
 from evaluator.bench_colours import Arguments, is_hit, read_photo, rows_of
+from tests.evaluator.split_run import write_split_run
 
 cie = st.floats(-60, 60, width=32)
 
@@ -61,6 +62,18 @@ def test_a_run_prints_and_writes_its_table(
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"ring", "diverse"}
     assert all(0 <= row["2 clicks, %"] <= 100 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_split_colorizers_palette_takes_part(tmp_path: Path, picture: Callable[..., bytes]):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.jpg").write_bytes(picture(0, 48, 32))
+    folders = [write_split_run(tmp_path) / "networks" / name for name in ("colornet", "editnet-blind")]
+    words = f"--photos {tmp_path / 'photos'} --colorizer {folders[0]} --guide {folders[1]} --size 48 --threads 1"
+    words += f" --clicks 0 --places 1 --methods distribution ring --json {tmp_path / 'report.json'}"
+    bench_colours.main(words.split())
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {"ring", "distribution"}
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_a_converted_network_is_kept_and_a_broken_file_made_again(
     (file,) = tmp_path.iterdir()
     assert colorizer.fingerprint[:32] in file.name
     with monkeypatch.context() as without:
-        without.setattr(converted, "_convert", lambda network: pytest.fail("it was converted again"))
+        without.setattr(converted, "_convert", lambda *given: pytest.fail("it was converted again"))
         assert torch.equal(runtimes._call(converted.to_onnx(colorizer, tmp_path), inputs), first)
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
@@ -226,13 +226,16 @@ def test_a_converted_network_is_kept_and_a_broken_file_made_again(
 def test_only_the_files_that_were_used_last_are_kept(
     colorizer: LoadedColorizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = converted._convert(colorizer)
-    monkeypatch.setattr(converted, "_convert", lambda network: whole)
-    for number in range(10):
+    converted.to_onnx(colorizer, tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.unlink()
+    monkeypatch.setattr(converted, "_convert", lambda *given: whole)
+    for number in range(14):
         old = tmp_path / f"{number}.onnx"
         old.write_bytes(b"")
         os.utime(old, (number, number))
     converted.to_onnx(colorizer, tmp_path)
     kept = {path.name for path in tmp_path.iterdir()}
-    assert len(kept) == 8
-    assert {f"{number}.onnx" for number in range(3, 10)} < kept
+    assert len(kept) == 12
+    assert {f"{number}.onnx" for number in range(3, 14)} < kept

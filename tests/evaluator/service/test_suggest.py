@@ -13,13 +13,15 @@ from evaluator.policies.guide import GuidePolicy
 from evaluator.policies.interface import State
 from evaluator.service import colours
 from evaluator.service.click_map import PlacedClick, click_map
-from evaluator.service.colours import ALIKE, METHODS, cover
+from evaluator.service.colours import ALIKE, METHODS, OF_PALETTE, cover
 from evaluator.service.engine import Engine
 from evaluator.service.palette import in_gamut
 from evaluator.service.suggest import NEIGHBOURHOOD, Suggested, colours_at, peaks, places
 from kernels.color import lab_to_rgb, rgb_to_lab
 from tests.evaluator.service import fakes
 
+FOR_ANY = [name for name in METHODS if name not in OF_PALETTE]
+"""Methods that need no split colorizer."""
 CLICKS = [PlacedClick(3, 5, (0.3, 0.2), 3), PlacedClick(20, 30, (-0.2, -0.3), 3)]
 
 
@@ -120,7 +122,7 @@ def test_of_colours_that_cover_the_same_the_likeliest_is_proposed(lightness: flo
     assert cover(lightness, grey_alone, 5) == [(nearest, pytest.approx(1.0))]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FOR_ANY)
 @pytest.mark.parametrize("clicks", [[], CLICKS])
 @pytest.mark.parametrize("count", [1, 5, 9])
 def test_every_method_proposes_distinct_colours_that_can_be_shown(
@@ -147,7 +149,7 @@ def test_every_method_proposes_distinct_colours_that_can_be_shown(
         assert 0 < sum(numbers) <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FOR_ANY)
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_black_and_white_get_suggestions_too(method: str, level: float):
     found = proposed(method, 5, torch.full((1, 1, 16, 16), level), torch.zeros(1, 3, 16, 16), 3, 4)
@@ -167,7 +169,7 @@ def test_a_colour_covers_what_looks_alike():
         assert apart(0.5, ab, (a / 128, b / 128)) <= ALIKE + 1e-3
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name.startswith("cover")])
+@pytest.mark.parametrize("method", [name for name in FOR_ANY if name.startswith("cover")])
 def test_covering_colours_look_different_from_each_other(method: str):
     lightness = grey()
     found = proposed(method, 5, lightness, click_map(CLICKS, 32, 48), 7, 9)
@@ -188,7 +190,10 @@ def test_near_a_click_its_colour_is_among_the_suggestions():
     [
         (lambda asked: {**asked, "row": 32}, "row 32, column 4 is outside of the 32 x 48"),
         (lambda asked: {**asked, "col": -1}, "column -1"),
-        (lambda asked: {**asked, "method": "guess"}, "the method is 'guess'; use one of"),
+        (
+            lambda asked: {**asked, "method": "guess"},
+            "'guess'; with colorizer by formula use one of",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_named(change: Callable[[dict], dict], message: str):
