@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 EVERY = 8
 """Photos of a step, and between checkpoints."""
 SMALL = (
+    *("--recipe.network", "unet", "--recipe.guide", "own", "--loss.color", "l1", "--loss.target", "region"),
+    *("--clicks.law", "uniform", "--clicks.maps", "1"),
     *("--data.image-size", "16", "--data.batch-size", str(EVERY), "--network.color", "8", "8", "16"),
     *("--network.edit", "4", "8", "8", "--loss.perceptual", "off", "--clicks.most-random", "4"),
     *("--rounds.pretrain-color", "8", "--rounds.pretrain-edit", "0.3", "--rounds.ping", "0.3"),

@@ -32,7 +32,7 @@ def tiny() -> Config:
         loss=LossConfig(color="log_mse", target="gain", gain_tries=8),
         clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=1),
         optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3, decay_until=1.0),
-        rounds=RoundsConfig(pretrain_color=3.0, pretrain_edit=0.6, ping=0.25, pong=0.25, cycles=1),
+        rounds=RoundsConfig(pretrain_color=2.2, pretrain_edit=0.7, ping=0.15, pong=0.25, cycles=1),
         validation=ValidationConfig(photos=48, hint_size=3),
     )
 

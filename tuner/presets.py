@@ -16,6 +16,7 @@ from trainer.config import (
     RoundsConfig,
     RunConfig,
     ValidationConfig,
+    override,
 )
 from trainer.presets import paper, tiny
 from trainer.presets import small as small_training
@@ -90,6 +91,21 @@ def question_space() -> tuple[Domain, ...]:
     )
 
 
+THESIS = {
+    "recipe.network": "unet",
+    "recipe.guide": "own",
+    "loss.color": "l1",
+    "loss.target": "region",
+    "loss.recoloured": 1.0,
+    "clicks.law": "uniform",
+    "clicks.maps": 1,
+    "clicks.most_random": 20,
+    "network.color": (16, 32, 64, 96, 128, 128),
+    "network.edit": (8, 16, 32, 32, 48),
+}
+"""Sweeps over estimators are about the thesis' networks; the split network takes no soft clicks."""
+
+
 def smoke() -> Preset:
     """32 px, eight trials, minutes on two CPU cores: shows that everything works, and finds nothing out."""
     base = Config(
@@ -109,12 +125,12 @@ def smoke() -> Preset:
 
 def small() -> Preset:
     """64 px and the whole space: an evening on two CPU cores, minutes on a GPU."""
-    return Preset(base=tiny(), domains=whole_space(), budget="2h")
+    return Preset(base=override(tiny(), THESIS), domains=whole_space(), budget="2h")
 
 
 def medium() -> Preset:
     """128 px and the whole space, several trials on each GPU."""
-    return Preset(base=small_training(), domains=whole_space(), budget="12h", gpus=0.25)
+    return Preset(base=override(small_training(), THESIS), domains=whole_space(), budget="12h", gpus=0.25)
 
 
 def full() -> Preset:

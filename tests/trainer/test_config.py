@@ -42,15 +42,16 @@ def test_override_replaces_dotted_fields_and_leaves_the_rest():
 
 
 def test_override_checks_the_whole_whatever_the_order():
-    values = {"data.image_size": 16, "network.color": (8, 8, 16), "network.edit": (4, 8, 8)}
+    unet = {"recipe.network": "unet", "recipe.guide": "own", "clicks.most_random": 5}
+    values = {"data.image_size": 16, "network.color": (8, 8, 16), "network.edit": (4, 8, 8), **unet}
     for order in (values, dict(reversed(values.items()))):
-        assert override(tiny(), order).network.multiple == 4
+        assert override(tiny(), order).data.image_size == 16
 
 
 def test_override_checks_again():
     with pytest.raises(ValueError, match="entropy is -1"):
         override(tiny(), {"loss.entropy": -1.0})
-    with pytest.raises(ValueError, match="image_size is 72; networks this deep need a multiple of 32"):
+    with pytest.raises(ValueError, match="image_size is 72; these networks need a multiple of 32"):
         override(tiny(), {"data.image_size": 72})
 
 

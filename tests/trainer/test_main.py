@@ -18,6 +18,8 @@ from trainer.presets import PRESETS
 from trainer.runs import start_run
 
 SMALL = (
+    *("--recipe.network", "unet", "--recipe.guide", "own", "--loss.color", "l1", "--loss.target", "region"),
+    *("--clicks.law", "uniform", "--clicks.maps", "1"),
     *("--data.image-size", "16", "--data.batch-size", "8", "--network.color", "8", "8", "16"),
     *("--network.edit", "4", "8", "8", "--loss.perceptual", "off", "--clicks.most-random", "4"),
     *("--rounds.pretrain-color", "0.012", "--rounds.pretrain-edit", "0.004", "--rounds.ping", "0.004"),

@@ -68,7 +68,7 @@ def test_lpips_that_cannot_be_measured_is_refused_before_any_trial(tmp_path: Pat
 def test_the_base_can_be_a_file_of_the_trainer(tmp_path: Path):
     first = new(tmp_path)
     file = tmp_path / "base.yaml"
-    file.write_text("preset: tiny\nloss.heatmap: 0.7\n")
+    file.write_text("preset: tiny\nloss.heatmap: 0.7\nrecipe.network: unet\nrecipe.guide: own\n")
     second = new(tmp_path, name="two", config=file)
     assert flatten(second.base)["loss.heatmap"] == 0.7
     assert second.base.preset == "tiny"
