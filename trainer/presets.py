@@ -6,6 +6,7 @@ from trainer.config import (
     Config,
     DataConfig,
     LossConfig,
+    NetworkConfig,
     OptimizerConfig,
     RecipeConfig,
     RoundsConfig,
