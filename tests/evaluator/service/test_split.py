@@ -5,11 +5,12 @@ import io
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 from torch import Tensor
@@ -244,7 +245,7 @@ def test_uncertainty_is_a_transparent_picture_with_the_entropy_as_its_alpha(
     assert answer.headers["content-type"] == "image/png"
     unsure = Image.open(io.BytesIO(answer.content))
     assert (unsure.mode, unsure.size) == ("RGBA", (128, 96))
-    store = split_client.app.state.service.store  # pyright: ignore[reportAttributeAccessIssue]
+    store = cast(FastAPI, split_client.app).state.service.store
     working = store.get(sent["id"]).working
     split = fakes.Split()
     features = split.colour(split.embed(working), working, torch.zeros(1, 3, *working.shape[-2:]))[1]
