@@ -47,8 +47,8 @@ class _Limits:
     browser_p95: float
 
 
-_SPLIT = _Limits(p50=40, p95=80, first=150, people=500, browser_p50=90, browser_p95=200)
-_WHOLE = _Limits(p50=100, p95=200, first=200, people=2000, browser_p50=100, browser_p95=200)
+_SPLIT = _Limits(p50=40.0, p95=80.0, first=150.0, people=500.0, browser_p50=90.0, browser_p95=200.0)
+_WHOLE = _Limits(p50=100.0, p95=200.0, first=200.0, people=2000.0, browser_p50=100.0, browser_p95=200.0)
 _MINUTES = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 
 
