@@ -24,6 +24,7 @@ import skimage
 import tyro
 from PIL import Image
 
+from evaluator import weights
 from evaluator.bench_browser import chromium, click_times
 from evaluator.bench_networks import make_networks
 from evaluator.bench_people import PREVIEW, Measured, Person, check, client_of, lasting, send
@@ -46,8 +47,8 @@ class _Limits:
     browser_p95: float
 
 
-_SPLIT = _Limits(p50=40, p95=80, first=150, people=500, browser_p50=90, browser_p95=200)
-_WHOLE = _Limits(p50=100, p95=200, first=200, people=2000, browser_p50=100, browser_p95=200)
+_SPLIT = _Limits(p50=40.0, p95=80.0, first=150.0, people=500.0, browser_p50=90.0, browser_p95=200.0)
+_WHOLE = _Limits(p50=100.0, p95=200.0, first=200.0, people=2000.0, browser_p50=100.0, browser_p95=200.0)
 _MINUTES = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 
 
@@ -56,8 +57,8 @@ class Arguments:
     """Measure the service."""
 
     colorizer: str = ""
-    """What `evaluator.registry.load` takes: a models:/ URI, a folder, a name; default: an untrained U-Net of the
-    `small` preset's size."""
+    """What `evaluator.registry.load` takes: shipped, a models:/ URI, a folder; default: shipped where the package
+    has networks, else an untrained U-Net of the `small` preset's size."""
     guide: str = ""
     """As --colorizer; give both or none."""
     photo: Path | None = None
@@ -236,6 +237,9 @@ def main(arguments: Arguments) -> int:
             return 2
     with tempfile.TemporaryDirectory(prefix="bench-service-") as folder:
         colorizer, guide = arguments.colorizer, arguments.guide
+        if not colorizer and weights.available():
+            colorizer = guide = weights.SHIPPED
+        name = colorizer or "an untrained colorizer of the small preset's size"
         if not colorizer:
             colorizer, guide = map(str, make_networks(Path(folder)))
         flags = ["--colorizer", colorizer, "--guide", guide, "--threads", str(arguments.threads)]
@@ -250,7 +254,6 @@ def main(arguments: Arguments) -> int:
     if not rows:
         print("error: stopped before anything was measured", file=sys.stderr)
         return 1
-    name = arguments.colorizer or "an untrained colorizer of the small preset's size"
     load = os.getloadavg()[0]
     title = f"the service with {name}, previews of {PREVIEW} px, load of the last minute {load:.1f}"
     report(title, rows, goals, arguments.json)

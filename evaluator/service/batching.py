@@ -220,7 +220,7 @@ class Batcher:
         self._seconds_each += _RECENT * (each - self._seconds_each)
 
 
-def _together(requests: Sequence[_Request]) -> list[Tensor]:
+def _together(requests: Sequence[_Request]) -> list[Any]:
     """One call for all; each gets memory of its own, so that one which is kept does not keep the others'."""
     if len(requests) == 1:
         return [requests[0].run(*requests[0].inputs)]

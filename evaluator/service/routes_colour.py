@@ -1,6 +1,7 @@
 """From clicks to colours: previews, suggestions, palettes, files."""
 
 import asyncio
+import base64
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -67,6 +68,7 @@ async def suggest_places(service: Served, request: Request, asked: Suggest) -> S
 async def _suggest(service: Service, asked: Suggest) -> Suggestions:
     coloured = await service.colour(asked)
     photo, networks = coloured.photo, coloured.networks
+    preview = await _data_url(service, coloured, asked.preview) if asked.preview else None
     avoid = [working_pixel(photo, at.row, at.col) for at in asked.avoid]
     found = await suggest.places(
         service.engine,
@@ -87,7 +89,14 @@ async def _suggest(service: Service, asked: Suggest) -> Suggestions:
         for one, given in zip(found, colours, strict=True)
         for row, col in [full_pixel(photo, one.row, one.col)]
     ]
-    return Suggestions(guide=networks.guide.source, colorizer=networks.colorizer.source, places=places)
+    return Suggestions(
+        guide=networks.guide.source, colorizer=networks.colorizer.source, places=places, preview=preview
+    )
+
+
+async def _data_url(service: Service, coloured: Coloured, long_side: int) -> str:
+    content = await service.quick.run(encode_preview, coloured.photo, coloured.ab, long_side)
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
 @routes.post("/colours", responses=problems(404, 503))

@@ -100,6 +100,10 @@ class Suggest(Clicked):
         list[At],
         Field(max_length=MOST_CLICKS, description="places that were refused: nothing near them is suggested"),
     ] = []
+    preview: Annotated[int, Field(ge=64, le=1024)] | None = Field(
+        default=None,
+        description="long side of a preview of these clicks, which then comes along in the same answer",
+    )
 
 
 class ColoursAt(Clicked):
@@ -220,6 +224,7 @@ class Suggestions(BaseModel):
     guide: str
     colorizer: str
     places: list[Place]
+    preview: str | None = Field(default=None, description="JPEG as a data: URL, where it was asked for")
 
 
 class Colours(BaseModel):

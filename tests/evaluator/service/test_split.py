@@ -1,15 +1,17 @@
 """A split colorizer in the service: photos are looked at once, and all answers come from one colouring."""
 
 import asyncio
+import base64
 import io
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 from torch import Tensor
@@ -236,6 +238,21 @@ def test_everything_about_one_set_of_clicks_comes_from_one_colouring(
         assert (split.embedded, split.coloured) == (1, number)
 
 
+def test_preview_places_and_colours_come_in_one_answer_where_that_is_asked_for(
+    split_client: TestClient, split: fakes.Split, picture: Callable[..., bytes]
+):
+    sent = split_client.post("/v1/photos", files={"file": ("photo", picture(1, 320, 240))}).json()
+    asked = {"photo": sent["id"], "clicks": [{"row": 9, "col": 30, "colour": {"hex": "#c03020"}}]}
+    answer = split_client.post("/v1/suggest", json={**asked, "preview": 128}).json()
+    assert len(answer["places"]) == 3
+    start, _, content = answer["preview"].partition(",")
+    assert start == "data:image/jpeg;base64"
+    alone = split_client.post("/v1/colorize", json={**asked, "preview": 128})
+    assert base64.b64decode(content) == alone.content
+    assert split.coloured == 1
+    assert split_client.post("/v1/suggest", json=asked).json()["preview"] is None
+
+
 def test_uncertainty_is_a_transparent_picture_with_the_entropy_as_its_alpha(
     split_client: TestClient, picture: Callable[..., bytes]
 ):
@@ -244,7 +261,7 @@ def test_uncertainty_is_a_transparent_picture_with_the_entropy_as_its_alpha(
     assert answer.headers["content-type"] == "image/png"
     unsure = Image.open(io.BytesIO(answer.content))
     assert (unsure.mode, unsure.size) == ("RGBA", (128, 96))
-    store = split_client.app.state.service.store  # pyright: ignore[reportAttributeAccessIssue]
+    store = cast(FastAPI, split_client.app).state.service.store
     working = store.get(sent["id"]).working
     split = fakes.Split()
     features = split.colour(split.embed(working), working, torch.zeros(1, 3, *working.shape[-2:]))[1]
