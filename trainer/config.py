@@ -359,6 +359,13 @@ class Config:
                 "give a divisor of the batch"
             )
         self._check_size()
+        target = self.loss.gain if self.loss.target == "gain" else self.loss.heatmap
+        taught = self.loss.target == "gain" or self.loss.heatmap_in_pretraining or not self.rounds.pretrain_edit
+        if not (self.loss.recoloured or (target and taught)):
+            raise ValueError(
+                "loss.recoloured is 0, and so is the weight of what EditNet learns beside it: give one of them, "
+                "loss.gain with its target, or loss.heatmap with heatmap_in_pretraining"
+            )
         if self.recipe.network == "split" and self.choice.estimator == "gumbel_softmax_soft":
             raise ValueError(
                 "choice.estimator is gumbel_softmax_soft, which clicks every pixel a little; the split network "

@@ -131,7 +131,7 @@ def random_clicks_loss(step: Step) -> Mapping[str, Term]:
         random_clicks(scene, most, config.choice.hint_size, config.clicks.law, number)
         for number in range(config.clicks.maps)
     ]
-    clicks = torch.stack(maps, 1).flatten(0, 1)
+    clicks = maps[0] if len(maps) == 1 else torch.stack(maps, 1).flatten(0, 1)
     truth_ab, lightness = (repeated(part, len(maps)) for part in (scene.truth_ab, scene.lightness))
     name = config.loss.color
     if config.recipe.network == "unet":
@@ -350,5 +350,6 @@ def perceptual_term(step: Step, predicted: Float[Tensor, "b 2 h w"], maps: int =
     """The LPIPS term, where it is available and has a weight; of each photo's first set of clicks."""
     if step.perceptual is None or step.config.loss.lpips == 0:
         return {}
-    value = step.perceptual(step.scene.lightness, predicted[::maps].float(), step.scene.rgb)
+    first = predicted if maps == 1 else predicted[::maps]
+    value = step.perceptual(step.scene.lightness, first.float(), step.scene.rgb)
     return {"lpips": Term(value, step.config.loss.lpips)}

@@ -35,7 +35,8 @@ VERSION = 1
 WITHOUT_EFFECT = (
     *("preset", "run.", "engine.timeout", "validation.", "data.validation", "network.edit", "clicks.interactions"),
     *("choice.estimator", "choice.temperature.", "choice.tau.", "choice.samples"),
-    *("loss.heatmap", "loss.entropy", "loss.target", "loss.error_blur", "loss.gain", "recipe.guide"),
+    *("loss.heatmap", "loss.entropy", "loss.target", "loss.error_blur", "loss.gain", "loss.recoloured"),
+    "recipe.guide",
     *("optimizer.edit_lr", "optimizer.pingpong_factor"),
     *("rounds.pretrain_edit", "rounds.ping", "rounds.pong", "rounds.cycles"),
 )

@@ -156,3 +156,32 @@ def test_an_image_that_fits_is_not_copied():
 def test_an_image_without_pixels_is_refused():
     with pytest.raises(ValueError, match="0 x 5"):
         pad_to_multiple(torch.zeros(1, 1, 0, 5), 8)
+
+
+def test_a_contract_from_before_there_were_features_still_loads():
+    content = json.loads(make_contract().to_json())
+    for name in ("features", "weights", "reads"):
+        del content[name]
+    for port in (*content["inputs"], *content["outputs"]):
+        del port["cell"]
+    assert Contract.from_json(json.dumps(content)) == make_contract()
+
+
+@pytest.mark.parametrize("variant", ["blind", "oracle"])
+def test_a_guide_that_reads_features_names_them_and_whose_they_are(variant: Any):
+    inputs, outputs = standard_ports("guide", variant, 23)
+    reading = {"inputs": inputs, "outputs": outputs, "features": 23, "weights": "ab12", "reads": "cd34"}
+    contract = make_contract(variant=variant, **reading)
+    assert Contract.from_json(contract.to_json()) == contract
+    last = contract.inputs[-1]
+    assert (last.name, last.channels, last.cell) == ("features", 23, 4)
+    with pytest.raises(ValueError, match="contract field 'reads' is ''"):
+        make_contract(variant=variant, **reading | {"reads": ""})
+    with pytest.raises(ValueError, match="contract field 'inputs'"):
+        make_contract(variant=variant, **reading | {"features": 24})
+
+
+def test_a_colorizer_reads_nobodys_features():
+    assert make_contract(features=23, weights="ab12").features == 23
+    with pytest.raises(ValueError, match="contract field 'reads' is 'cd34'"):
+        make_contract(features=23, reads="cd34")

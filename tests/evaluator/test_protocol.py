@@ -126,7 +126,9 @@ def test_a_batch_as_on_a_gpu_gives_what_single_photos_give(colorizer, photos):
     metrics = ["ab_psnr", "rgb_psnr", "hint_error", "locality", "click_distance"]
     alone = evaluate(colorizer, policies, photos, protocol, first_index=7, metrics=metrics)
     together = Results.empty(protocol, photos.shape, 7, policies, metrics)
-    run = _Run(colorizer, policies, photos, protocol, torch.device("cpu"), metrics, together, _Progress(1, print))
+    run = _Run(
+        colorizer, None, policies, photos, protocol, torch.device("cpu"), metrics, together, _Progress(1, print)
+    )
     with torch.no_grad():
         for rows in (slice(0, 5), slice(5, 9)):
             run.measure(rows)

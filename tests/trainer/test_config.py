@@ -11,6 +11,12 @@ from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS
 from trainer.presets import PRESETS, paper, tiny, without_effect
 
 
+def small_unet() -> Config:
+    """`tiny` with the thesis' kind of networks."""
+    unet = {"recipe.network": "unet", "recipe.guide": "own", "loss.target": "region", "clicks.most_random": 4}
+    return override(tiny(), {**unet, "network.color": (8, 16, 32), "network.edit": (4, 8, 8)})
+
+
 def test_the_paper_preset_is_the_thesis():
     config = paper()
     assert (config.network.color, config.network.edit) == (COLORNET_WIDTHS, EDITNET_WIDTHS)
@@ -42,17 +48,22 @@ def test_override_replaces_dotted_fields_and_leaves_the_rest():
 
 
 def test_override_checks_the_whole_whatever_the_order():
-    unet = {"recipe.network": "unet", "recipe.guide": "own", "clicks.most_random": 5}
-    values = {"data.image_size": 16, "network.color": (8, 8, 16), "network.edit": (4, 8, 8), **unet}
+    values = {"data.image_size": 16, "network.color": (8, 8, 16), "network.edit": (4, 8, 8)}
     for order in (values, dict(reversed(values.items()))):
-        assert override(tiny(), order).data.image_size == 16
+        assert override(small_unet(), order).network.color == (8, 8, 16)
 
 
 def test_override_checks_again():
     with pytest.raises(ValueError, match="entropy is -1"):
         override(tiny(), {"loss.entropy": -1.0})
-    with pytest.raises(ValueError, match="image_size is 72; these networks need a multiple of 32"):
+    with pytest.raises(ValueError, match=r"image_size is 72; these networks need a multiple of 32: change it$"):
         override(tiny(), {"data.image_size": 72})
+    for values, deep in (
+        ({"recipe.guide": "own"}, "network.edit"),
+        ({"recipe.guide": "own", "recipe.network": "unet"}, "network.color and network.edit"),
+    ):
+        with pytest.raises(ValueError, match=f"change it, or give fewer widths in {deep}$"):
+            override(paper(), {"data.image_size": 192, "recipe.network": "split", **values})
 
 
 @pytest.mark.parametrize("name", ["loss.entropi", "los.entropy", "loss.entropy.x", ""])
@@ -76,6 +87,13 @@ def test_override_names_what_it_does_not_know(name: str):
         ({"rounds.ping": float("nan")}, "ping is nan"),
         ({"optimizer.color_lr": float("inf")}, "optimizer.color_lr is inf; it must be a finite number"),
         ({"rounds.pretrain_color": 0.0, "rounds.pretrain_edit": 0.0, "rounds.cycles": 0}, "all rounds are 0"),
+        ({"recipe.network": "unet"}, "recipe.guide is head, which reads the split network's features"),
+        ({"recipe.click_widths": (8, 3, 8)}, r"recipe.click_widths is \(8, 3, 8\); give at least 4 channels each"),
+        ({"choice.estimator": "gumbel_softmax_soft"}, "clicks every pixel a little"),
+        ({"loss.gain_tries": 7}, "gain_tries is 7; it must be at least 8"),
+        ({"clicks.maps": 0}, "maps is 0"),
+        ({"optimizer.decay_until": 0.0}, "decay_until is 0; give a share of the phase above 0"),
+        ({"loss.recoloured": 0.0, "loss.gain": 0.0}, "loss.recoloured is 0, and so is the weight of what"),
     ],
 )
 def test_impossible_settings_are_named(values: dict[str, object], message: str):
@@ -99,7 +117,14 @@ def test_every_setting_explains_itself():
     [
         ({"data.workers": 3}, "data.workers 3 has no effect: it is for shards"),
         ({"choice.tau.start": 3.0}, "choice.tau.start 3.0 has no effect: argmax_ste has no tau"),
-        ({"loss.error_blur": 1.0}, "loss.error_blur 1.0 has no effect"),
+        ({"loss.error_blur": 1.0}, "loss.error_blur 1.0 has no effect: the target is `gain`"),
+        ({"network.color": (8, 8)}, "network.color (8, 8) has no effect: recipe.network is split"),
+        ({"network.edit": (8, 8)}, "network.edit (8, 8) has no effect: recipe.guide is head"),
+        (
+            {"recipe.guide": "own", "network.edit": (4, 8), "recipe.guide_widths": (8, 8, 8)},
+            "recipe.guide_widths (8, 8, 8) has no effect: recipe.guide is own",
+        ),
+        ({"loss.heatmap": 0.2, "loss.entropy": 0.0}, "loss.heatmap 0.2 has no effect: loss.entropy is 0"),
         (
             {"choice.temperature.shape": "exponential"},
             "choice.temperature.shape exponential has no effect: it starts and ends at the same value",
@@ -113,3 +138,35 @@ def test_every_setting_explains_itself():
 def test_settings_without_effect_are_said(values: dict[str, object], note: str):
     assert any(found.startswith(note) for found in without_effect(override(tiny(), values)))
     assert without_effect(tiny()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("recipe.encoder", "efficientnet-lite0", "recipe.network is unet"),
+        ("recipe.photo_widths", (8, 8, 8, 8), "recipe.network is unet"),
+        ("recipe.click_widths", (8, 8, 8), "recipe.network is unet"),
+        ("recipe.without", ("copy",), "recipe.network is unet"),
+        ("recipe.guide_widths", (8, 8, 8), "recipe.guide is own"),
+        ("loss.base", 0.5, "recipe.network is unet"),
+        ("loss.distribution", 0.5, "recipe.network is unet"),
+        ("loss.gain", 0.5, "the target is `error`"),
+        ("loss.gain_loss", "centred", "the target is `error`"),
+        ("loss.gain_tries", 24, "the target is `error`"),
+    ],
+)
+def test_what_only_a_split_network_or_gains_read_is_said_in_the_thesis_recipe(
+    name: str, value: object, reason: str
+):
+    assert without_effect(override(paper(), {name: value})) == [f"{name} {value} has no effect: {reason}"]
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_preset_has_no_setting_without_effect(preset: str):
+    assert [note for note in without_effect(PRESETS[preset]()) if "no effect" in note] == []
+
+
+def test_the_serving_preset_is_what_the_page_wants():
+    config = PRESETS["serving"]()
+    assert (config.data.image_size, config.recipe.network, config.recipe.guide) == (256, "split", "head")
+    assert (config.loss.target, config.clicks.law) == ("gain", "geometric")

@@ -88,7 +88,7 @@ def test_what_is_wrong_in_a_file_is_one_message_and_exit_code_2(
 def test_a_file_without_a_preset_needs_one_before_it(write, capsys: pytest.CaptureFixture[str]):
     path = str(write("seed: 3"))
     assert main(["--config", path]) == 2
-    assert "it names no preset; choose one of tiny, small, paper" in capsys.readouterr().err
+    assert "it names no preset; choose one of tiny, small, serving, paper" in capsys.readouterr().err
     assert parse(["paper", "--config", path]).config.seed == 3
 
 

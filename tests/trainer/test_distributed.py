@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from kernels.noise import fold, sample_keys
-from tests.trainer.small_training import WEIGHTS_FILE, build, small_config, weights
+from tests.trainer.small_training import SPLIT, WEIGHTS_FILE, build, small_config, weights
 from tests.trainer.test_main import SMALL
 from trainer.config import Config
 from trainer.data.sources import open_loader
@@ -111,16 +112,24 @@ def by_hand(
     optimizer.step()
 
 
-def test_two_processes_match_one_process_in_every_phase(tmp_path: Path):
-    done = launch(tmp_path, *(f"{name}={value}" for name, value in ROUNDS.items()))
+SPLIT_SETTINGS = {name.replace("__", "."): value for name, value in SPLIT.items()} | {
+    "optimizer.floor": 1.0, "loss.gain_loss": "centred"
+}  # fmt: skip
+"""Of a split network, and of guides that are its heads and learn gains."""
+
+
+@pytest.mark.parametrize("kind", [{}, SPLIT_SETTINGS], ids=["unet", "split"])
+def test_two_processes_match_one_process_in_every_phase(tmp_path: Path, kind: dict[str, Any]):
+    settings = {**ROUNDS, **kind}
+    done = launch(tmp_path, *(f"{name}={json.dumps(value)}" for name, value in settings.items()))
     assert done.returncode == 0, done.stderr
-    check(torch.load(tmp_path / WEIGHTS_FILE, weights_only=True), small_config(tmp_path, **ROUNDS), RANKS)
+    check(torch.load(tmp_path / WEIGHTS_FILE, weights_only=True), small_config(tmp_path, **settings), RANKS)
 
 
-@pytest.mark.parametrize("micro_batch", [4, 2])
-def test_micro_batches_match_processes_in_every_phase(tmp_path: Path, micro_batch: int):
+@pytest.mark.parametrize(("micro_batch", "kind"), [(4, {}), (2, {}), (4, SPLIT_SETTINGS)], ids=["4", "2", "split"])
+def test_micro_batches_match_processes_in_every_phase(tmp_path: Path, micro_batch: int, kind: dict[str, Any]):
     """One process, in groups of the size that two or four processes have: the same reference as theirs."""
-    config = small_config(tmp_path, **ROUNDS, engine__micro_batch=micro_batch)
+    config = small_config(tmp_path, **{**ROUNDS, **kind}, engine__micro_batch=micro_batch)
     training = build(config, tmp_path)
     assert training.run(StopRequest())
     check(weights(training), config, config.data.batch_size // micro_batch)
@@ -165,8 +174,8 @@ def check(found: Mapping[str, Mapping[str, torch.Tensor]], config: Config, group
             said = f"{name}.{key} moved {moved:.2g}, off by {off.max():.2g}, mean {off.mean():.2g}"
             assert off.max() <= 2e-6 + 0.1 * moved, said
             assert off.mean() <= 2e-6 + 0.001 * moved, said
-        weight = "unet.final_conv.weight"
-        assert not torch.equal(network.state_dict()[weight], started[name].state_dict()[weight])
+        first = next(iter(dict(network.named_parameters())))
+        assert not torch.equal(network.state_dict()[first], started[name].state_dict()[first])
 
 
 def reference_start(config: Config) -> dict[str, nn.Module]:

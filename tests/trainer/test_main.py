@@ -61,7 +61,7 @@ def test_an_unknown_option_gets_a_suggestion_and_exit_code_2(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data.image-size", "65"], "data.image_size is 65; networks this deep need a multiple of 32"),
+        (["--data.image-size", "65"], "data.image_size is 65; these networks need a multiple of 32"),
         (["--engine.precision", "fp16"], "engine.precision is fp16 on a CPU"),
         (["--data.train", "nowhere.tar"], "nowhere.tar"),
         (["--data.validation", "nowhere.zip"], "nowhere.zip"),

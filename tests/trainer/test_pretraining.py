@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import torch
 
-from tests.trainer.small_training import small_config, weights
+from tests.trainer.small_training import SPLIT, small_config, weights
 from trainer import pretraining
 from trainer.checkpoints import STATE_FILE, read_state
 from trainer.config import Config, flatten, override
@@ -103,6 +103,9 @@ def another(name: str, value: Any) -> Any:
         "network.color": (8, 12, 16), "network.edit": (4, 8, 12), "engine.precision": "bf16",
         "choice.hint_size": (1, 2), "validation.clicks": (0, 3), "run.work": None, "choice.estimator": "reinmax",
         "engine.compile": None, "loss.perceptual": "auto", "run.name": "other", "data.validation": None,
+        "recipe.begin_with": None, "recipe.without": ("copy",), "recipe.photo_widths": (8, 12, 8, 8),
+        "recipe.click_widths": (8, 12, 8), "recipe.guide_widths": (8, 12, 8), "recipe.guide": None,
+        "recipe.network": None,
     }  # fmt: skip
     if name in special:
         return special[name]
@@ -115,9 +118,10 @@ def another(name: str, value: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_every_setting_changes_the_fingerprint_or_leaves_the_weights_alone(tmp_path: Path):
-    """Each is changed by itself. What is left out needs shards, a compiler, or says where files go."""
-    base = small_config(tmp_path, **SHORT, loss__perceptual="off")
+@pytest.mark.parametrize("kind", [{}, SPLIT], ids=["unet", "split"])
+def test_every_setting_changes_the_fingerprint_or_leaves_the_weights_alone(tmp_path: Path, kind: dict[str, Any]):
+    """Each is changed by itself. What is left out needs shards, a compiler, says where files go, or other networks."""
+    base = small_config(tmp_path, **SHORT, **kind, loss__perceptual="off")
     parts = Parts.of(base, quiet=True)
     name_of_base, before = fingerprint(parts), pretrain(parts, tmp_path / "pretrained")
     changed, unchanged = set(), set()
@@ -134,7 +138,46 @@ def test_every_setting_changes_the_fingerprint_or_leaves_the_weights_alone(tmp_p
         assert_same(networks(before), networks(after))
     assert changed >= {"seed", "data.batch_size", "network.color", "clicks.most_random", "optimizer.color_lr"}
     assert changed >= {"rounds.pretrain_color", "choice.hint_size", "engine.precision", "data.photo_share"}
+    assert changed >= {"loss.color", "loss.base", "loss.distribution", "clicks.law", "clicks.maps"}
+    assert changed >= {"recipe.encoder", "recipe.photo_widths", "recipe.click_widths", "recipe.without"}
+    assert changed >= {"optimizer.decay_until"}
     assert unchanged >= {"loss.entropy", "choice.estimator", "choice.tau.start", "network.edit", "rounds.cycles"}
+    assert unchanged >= {"loss.target", "loss.gain", "loss.gain_loss", "loss.gain_tries", "loss.recoloured"}
+    assert unchanged >= {"recipe.guide_widths", "clicks.interactions"}
+
+
+def test_the_fingerprint_knows_what_a_split_pretraining_reads(tmp_path: Path):
+    """The slow test above trains with every setting; these are the names alone."""
+    base = small_config(tmp_path, **SHORT, **SPLIT, loss__perceptual="off")
+    of_base = fingerprint(Parts.of(base, quiet=True))
+
+    def changes(name: str) -> bool:
+        other = override(base, {name: another(name, flatten(base)[name])})
+        return fingerprint(Parts.of(other, quiet=True)) != of_base
+
+    read = ("recipe.encoder", "recipe.photo_widths", "recipe.without", "loss.color", "loss.base", "clicks.maps")
+    assert [name for name in (*read, "clicks.law", "optimizer.decay_until") if not changes(name)] == []
+    unread = ("recipe.guide_widths", "loss.gain", "loss.gain_loss", "loss.gain_tries", "loss.recoloured")
+    assert [name for name in (*unread, "loss.target", "clicks.interactions") if changes(name)] == []
+
+
+def test_a_shared_pretraining_begins_with_the_other_run_too(tmp_path: Path, steps: list[str]):
+    """Like a training from scratch that does, its guides included; another beginning is another pretraining."""
+    config = small_config(tmp_path, **SHORT, validation__photos=1)
+    for seed in (5, 6):
+        train(override(config, {"run.name": f"before-{seed}", "seed": seed}), Hooks(quiet=True))
+    config = override(config, {"recipe.begin_with": str(tmp_path / "before-5")})
+    scratch = train(override(config, {"run.name": "scratch"}), Hooks(quiet=True))
+    hooks = Hooks(quiet=True, pretrained=tmp_path / "pretrained")
+    shared = train(override(config, {"run.name": "shared"}), hooks)
+    assert_same(weights(scratch), weights(shared))
+    steps.clear()
+    shutil.copytree(tmp_path / "before-5", tmp_path / "copy")
+    train(override(config, {"run.name": "again", "recipe.begin_with": str(tmp_path / "copy")}), hooks)
+    assert "pretrain-color" not in steps
+    other = override(config, {"run.name": "other", "recipe.begin_with": str(tmp_path / "before-6")})
+    train(other, hooks)
+    assert "pretrain-color" in steps
 
 
 def test_shards_with_other_photos_have_another_fingerprint(tmp_path: Path, make_shards: Callable[..., Path]):
