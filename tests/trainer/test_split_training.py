@@ -204,10 +204,10 @@ def test_the_recipe_builds_what_the_config_says(tmp_path: Path):
 
 def trained(folder: Path, **settings: Any) -> tuple[Config, dict[str, dict[str, Tensor]]]:
     """A training of a few steps, in the folder `run` of its work folder as a person's would be."""
-    settings = config(folder, **settings)
-    training = build(settings, folder / "run")
+    made = config(folder, **settings)
+    training = build(made, folder / "run")
     assert training.run(StopRequest())
-    return settings, weights(training)
+    return made, weights(training)
 
 
 @pytest.fixture(scope="module")

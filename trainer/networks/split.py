@@ -86,6 +86,8 @@ class SplitColorNet(nn.Module):
     """`colorizer(lightness, clicks) -> ab` in two parts that can be called by themselves."""
 
     multiple = MULTIPLE
+    bins: Tensor
+    bell: Tensor
 
     def __init__(
         self,
