@@ -120,7 +120,7 @@ def another(name: str, value: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [{}, SPLIT], ids=["unet", "split"])
 def test_every_setting_changes_the_fingerprint_or_leaves_the_weights_alone(tmp_path: Path, kind: dict[str, Any]):
-    """Each is changed by itself; left out: what needs shards or a compiler, says where files go, other networks."""
+    """Each is changed by itself; left out: what needs shards or a compiler, names of files, other networks."""
     base = small_config(tmp_path, **SHORT, **kind, loss__perceptual="off")
     parts = Parts.of(base, quiet=True)
     name_of_base, before = fingerprint(parts), pretrain(parts, tmp_path / "pretrained")
