@@ -36,8 +36,8 @@ class Step:
     scene: Scene
     """The batch on the device, in Lab."""
     networks: Mapping[str, Callable[..., Any]]
-    """The phase's networks by name: trained ones as engines, borrowed ones bare and frozen. They give a tensor; the
-    split network also more, where it is asked for it."""
+    """The phase's networks by name: trained ones as engines, borrowed ones bare and frozen. They give a tensor,
+    the split network also more where it is asked for it."""
     images_seen: int
     """Photos that the whole training had seen before this batch."""
     progress: float
