@@ -161,11 +161,11 @@ def count_stages(
     with FakeTensorMode() if fake else nullcontext():
         networks = {name: build() for name, build in recipe.networks.items()}
         judge = untrained_perceptual() if perceptual else None
-        step = Step(config, _scene(config.data.image_size), networks, 0, PROGRESS, judge)
-        return {
-            stage.name: tuple(count_phase(phase, step, networks) for phase in stage.phases)
-            for stage in recipe.stages[stages]
-        }
+        found = {}
+        for stage in recipe.stages[stages]:  # phases of a stage share a batch and what one has tried on it
+            step = Step(config, _scene(config.data.image_size), networks, 0, PROGRESS, judge)
+            found[stage.name] = tuple(count_phase(phase, step, networks) for phase in stage.phases)
+        return found
 
 
 def count_phase(phase: Phase, step: Step, networks: Mapping[str, nn.Module]) -> PhaseCost:

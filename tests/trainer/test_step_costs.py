@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainer.small_training import small_config
+from tests.trainer.small_training import SPLIT, small_config
 from trainer.config import override
 from trainer.networks import ColorNet
 from trainer.presets import paper
@@ -78,6 +78,16 @@ def test_two_counts_say_what_three_interactions_cost(counted: dict[str, tuple[Ph
     recipe.write(tmp_path / "costs.json")
     assert RecipeCost.read(tmp_path / "costs.json") == recipe
     assert len(json.loads((tmp_path / "costs.json").read_text())) == 12
+
+
+def test_stages_do_not_share_the_clicks_that_were_tried(tmp_path: Path):
+    """Both guides' phases of one batch do: the second has fewer to try."""
+    config = small_config(tmp_path, **SPLIT, clicks__interactions=1)
+    counted = count_stages(config, perceptual=False, fake=False)
+    for pretraining, pong in zip(counted["pretrain-edit"], counted["pong-1"], strict=True):
+        assert pretraining.forward_flops == pong.forward_flops
+    oracle, blind = counted["pong-1"]
+    assert blind.forward_flops < oracle.forward_flops
 
 
 def test_tensors_without_memory_cost_the_same(counted: dict[str, tuple[PhaseCost, ...]], tmp_path: Path):
