@@ -100,8 +100,6 @@ THESIS = {
     "clicks.law": "uniform",
     "clicks.maps": 1,
     "clicks.most_random": 20,
-    "network.color": (16, 32, 64, 96, 128, 128),
-    "network.edit": (8, 16, 32, 32, 48),
 }
 """Sweeps over estimators are about the thesis' networks; the split network takes no soft clicks."""
 
