@@ -125,10 +125,12 @@ class PhotoSession:
         return run_network(self._colorizer, lightness, clicks, autocast=self._autocast)
 
     def _embedded(self) -> tuple[Tensor, ...]:
-        if self._embedding is None:
-            assert self._split is not None
-            self._embedding = run_network(self._split.embed, self._lightness, autocast=self._autocast)
-        return self._embedding
+        if self._embedding is not None:
+            return self._embedding
+        assert self._split is not None
+        found: tuple[Tensor, ...] = run_network(self._split.embed, self._lightness, autocast=self._autocast)
+        self._embedding = found
+        return found
 
     def _answer(self, embedding: tuple[Tensor, ...], lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
         assert self._split is not None

@@ -86,7 +86,7 @@ def try_clicks(
     own = round(OWN_SHARE * tries)
     places = best_apart(logits.float().masked_fill(taken, -torch.inf), own)
     if known is None:
-        places = torch.cat([places, stratified(keys, stream, tries - own, *logits.shape[-2:], draw)], 1)
+        places = torch.cat([places, stratified(keys, stream, tries - own, *logits.shape[-2:], draw=draw)], 1)
     before = _log_mse(present_ab, truth_ab)
     drops = [
         before - _log_mse(colorize(place_clicks(clicks, truth_ab, place, hint_size)).ab, truth_ab)
@@ -95,8 +95,10 @@ def try_clicks(
     found = Tries(places, torch.stack(drops, 1), taken.flatten(1).sum(1) / hint_size**2)
     if known is None:
         return found
-    both = (torch.cat([getattr(part, name) for part in (found, known)], 1) for name in ("places", "drops"))
-    return Tries(*both, found.clicked)
+    places, drops = (
+        torch.cat([getattr(part, name) for part in (found, known)], 1) for name in ("places", "drops")
+    )
+    return Tries(places, drops, found.clicked)
 
 
 def gain_loss(logits: Float[Tensor, "b h w"], tries: Tries, kind: Literal["list", "centred"]) -> Float[Tensor, ""]:

@@ -21,7 +21,7 @@ from trainer.coloring import Colored, Colorizing
 from trainer.config import Config, LossConfig
 from trainer.gain import gain_loss, try_clicks
 from trainer.networks import ColorNet, EditNet, GuideHead, GuideVariant, SplitColorNet
-from trainer.networks.split import CELL, color_bins, soft_bins
+from trainer.networks.split import CELL, Training, color_bins, soft_bins
 from trainer.recipes import Phase, Recipe, Stage, Step, Term
 from trainer.scene import CELLS, GUMBEL, TRIED, Scene, random_clicks
 from trainer.schedules import most_random_clicks
@@ -139,7 +139,7 @@ def random_clicks_loss(step: Step) -> Mapping[str, Term]:
         terms = {name: color_term(name, predicted.float(), truth_ab)}
     else:
         places = random_cells(scene)
-        found = step.networks[COLOR](scene.lightness, clicks, places=repeated(places, len(maps)))
+        found: Training = step.networks[COLOR](scene.lightness, clicks, places=repeated(places, len(maps)))
         predicted = found.ab
         terms = {
             name: color_term(name, predicted.float(), truth_ab),

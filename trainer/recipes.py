@@ -9,6 +9,7 @@ Recipe  networks, stages in order, and what validation and publishing need to kn
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,8 +35,9 @@ class Step:
     config: Config
     scene: Scene
     """The batch on the device, in Lab."""
-    networks: Mapping[str, Callable[..., Tensor]]
-    """The phase's networks by name: trained ones as engines, borrowed ones bare and frozen."""
+    networks: Mapping[str, Callable[..., Any]]
+    """The phase's networks by name: trained ones as engines, borrowed ones bare and frozen. They give a tensor,
+    the split network also more where it is asked for it."""
     images_seen: int
     """Photos that the whole training had seen before this batch."""
     progress: float

@@ -42,7 +42,8 @@ class ColourPart(nn.Module):
 
     def forward(self, lightness: Tensor, clicks: Tensor, *embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Ab and features."""
-        return tuple(self.network.colour(Embedding(*embedding), lightness, clicks))
+        ab, features = self.network.colour(Embedding(*embedding), lightness, clicks)
+        return ab, features
 
 
 class PalettePart(nn.Module):
@@ -77,7 +78,7 @@ def export_parts(network: SplitColorNet) -> dict[str, ExportedProgram]:
         "embed": torch.export.export(EmbedPart(network), (lightness,), dynamic_shapes=(free(lightness),)),
         "colour": torch.export.export(ColourPart(network), (lightness, clicks, *embedding), dynamic_shapes=shapes),
         "palette": torch.export.export(
-            PalettePart(network), (torch.rand(3, network.palette[0].in_channels),), dynamic_shapes=({0: batch},)
+            PalettePart(network), (torch.rand(3, network.palette_channels),), dynamic_shapes=({0: batch},)
         ),
     }
     _check(programs, network)
@@ -90,7 +91,7 @@ def _check(programs: Mapping[str, ExportedProgram], network: SplitColorNet) -> N
     lightness, clicks = _example(1, 3 * MULTIPLE, 2 * MULTIPLE, seed=1)
     found, features = programs["colour"].module()(lightness, clicks, *programs["embed"].module()(lightness))
     error = float((found - network(lightness, clicks)).abs().max())
-    cells = features[:, : network.palette[0].in_channels].flatten(2)[0].T
+    cells = features[:, : network.palette_channels].flatten(2)[0].T
     logits = network.bin_logits(features, torch.arange(len(cells))[None])[0].T
     error = max(error, float((programs["palette"].module()(cells) - logits).abs().max()))
     if not error <= 1e-5:

@@ -37,8 +37,9 @@ def features_by_name(saved: dict[str, Tensor], lightness: Tensor) -> list[Tensor
     """EfficientNet-Lite0 layer by layer, on the photo as three equal channels, by the file's names."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        parts = (saved[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        return F.batch_norm(x, *parts, eps=1e-3)
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, weight, bias = (saved[f"{name}.{part}"] for part in names)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=1e-3)
 
     x = ((lightness * 255 - 127) / 128).expand(-1, 3, -1, -1)
     x = F.relu6(norm(F.conv2d(x, saved["_conv_stem.weight"], stride=2, padding=1), "_bn0"))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.stats import spearmanr
 from skimage.color import rgb2lab
 from torch import Tensor
@@ -258,7 +258,7 @@ def test_color_bins_are_those_that_srgb_reaches():
     every, few = np.arange(0, 256, 3, dtype=np.uint8), np.array([0, 128, 255], dtype=np.uint8)
     for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         rgb = np.stack(np.meshgrid(every, every, few, indexing="ij"), -1).reshape(1, -1, 3)[..., order]
-        distance, _ = cKDTree(bins).query(rgb2lab(rgb)[0, :, 1:])
+        distance, _ = KDTree(bins).query(rgb2lab(rgb)[0, :, 1:])
         assert distance.max() <= math.hypot(5, 5) + 0.5
 
 
@@ -307,7 +307,7 @@ def test_gradients_of_clicks_that_are_not_there_tell_what_they_would_change():
         with torch.no_grad():
             change.append(float((network(lightness, one) - truth_ab).square().sum() - before.detach()))
     guessed = selection.grad.flatten()[free].numpy()
-    assert spearmanr(guessed, change).statistic > 0.9
+    assert spearmanr(guessed, change).statistic > 0.9  # pyright: ignore[reportAttributeAccessIssue]: scipy's tuple
     assert ((guessed < 0) == (np.array(change) < 0)).mean() > 0.9
 
 

@@ -40,7 +40,7 @@ class GuideHead(nn.Module):
         super().__init__()
         if variant not in GUIDE_CHANNELS:
             raise ValueError(f"variant is {variant!r}; choose one of {', '.join(GUIDE_CHANNELS)}")
-        self.variant = variant
+        self.variant: GuideVariant = variant
         quarter, eighth, sixteenth = widths
         self.feature_channels = feature_widths + FEATURE_CHANNELS_BESIDE_WIDTHS
         seen = self.feature_channels + 1 + 1 + 2 + (3 if variant == "oracle" else 0)

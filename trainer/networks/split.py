@@ -126,7 +126,8 @@ class SplitColorNet(nn.Module):
         self.key = nn.Conv2d(photo, HEADS * KEY_SIZE, 1)
         if "kernel" in self.without:
             nn.init.normal_(self.query.weight, std=photo**-0.5)
-        spread = torch.logspace(*(math.log10(side) for side in _SPREADS), HEADS)
+        narrowest, widest = (math.log10(side) for side in _SPREADS)
+        spread = torch.logspace(narrowest, widest, HEADS)
         tone = torch.full_like(spread, _TONE)
         flat = 10.0 if "kernel" in self.without else 1.0
         self.sharpness = nn.Parameter(-torch.log(2 * (flat * torch.stack([spread, tone])) ** 2))
@@ -134,8 +135,9 @@ class SplitColorNet(nn.Module):
         self.null_key = nn.Parameter(torch.zeros(HEADS, KEY_SIZE))
         self.null_bias = nn.Parameter(torch.full((HEADS,), _NULL_BIAS))
         self.decoder = ClickDecoder(click_widths)
+        self.palette_channels = click + photo + HEADS
         self.palette = nn.Sequential(
-            nn.Conv2d(click + photo + HEADS, _PALETTE_WIDTH, 1),
+            nn.Conv2d(self.palette_channels, _PALETTE_WIDTH, 1),
             nn.ReLU(),
             nn.Conv2d(_PALETTE_WIDTH, len(color_bins()), 1),
         )
@@ -189,7 +191,7 @@ class SplitColorNet(nn.Module):
             2,
         )
         key = torch.cat([key, where, distance, light, light.square(), one], 2)
-        return Embedding(features, base_ab, convex, *injected, query, key)
+        return Embedding(features, base_ab, convex, *injected, query=query, key=key)
 
     def forward(
         self,
@@ -234,13 +236,13 @@ class SplitColorNet(nn.Module):
 
     def distribution(self, cells: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
         """Probability of each of `bins` as the colour of some cells, from their `Colouring.features`."""
-        return exact(self.palette(cells[:, : self.palette[0].in_channels, None, None])[:, :, 0, 0]).softmax(1)
+        return exact(self.palette(cells[:, : self.palette_channels, None, None])[:, :, 0, 0]).softmax(1)
 
     def bin_logits(
         self, features: Float[Tensor, "b c h w"], places: Int64[Tensor, "b n"]
     ) -> Float[Tensor, "b bins n"]:
         """Logits of the colour distribution at some cells, given as flat indices."""
-        read = features[:, : self.palette[0].in_channels].flatten(2)
+        read = features[:, : self.palette_channels].flatten(2)
         picked = read.gather(2, places[:, None].expand(-1, read.shape[1], -1))
         return exact(self.palette(picked[..., None])[..., 0])
 
@@ -325,14 +327,15 @@ class _Hints(NamedTuple):
 class _Tokens(NamedTuple):
     """The clicked cells of each photo, padded to the largest number."""
 
-    index: Int64[Tensor, "b t"]
+    places: Int64[Tensor, "b t"]
+    """Flat indices."""
     valid: Float[Tensor, "b t"]
     """1, or 0 for padding."""
 
     def of(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t c"]:
         """The values of maps at the clicked cells."""
         flat = exact(maps).flatten(2)
-        return flat.gather(2, self.index[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
+        return flat.gather(2, self.places[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
 
 
 class Found(NamedTuple):

@@ -183,7 +183,10 @@ class TwoColours:
 def test_the_likeliest_colours_leave_out_shades_of_a_likelier_one():
     session = PhotoSession(TwoColours(), torch.rand(1, 1, 8, 8))
     features = session.look(torch.zeros(1, 3, 8, 8)).features
-    colours, shares = session.likely_colours(features, torch.tensor([[0, 63]]), 8, 2)
+    assert features is not None
+    found = session.likely_colours(features, torch.tensor([[0, 63]]), 8, 2)
+    assert found is not None
+    colours, shares = found
     assert torch.allclose(colours[0, :, :, 0], torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
     assert torch.allclose(shares, torch.tensor([5 / 6, 1 / 6]).expand(1, 2, 2))
 
