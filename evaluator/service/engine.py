@@ -30,8 +30,9 @@ from evaluator.service.networks import (
     load_runner,
     runner_of,
 )
-from evaluator.service.runtimes import DEFAULT
+from evaluator.service.runtimes import AT_ONCE, DEFAULT
 from evaluator.session import Coloured
+from evaluator.weights import SHIPPED
 
 _log = logging.getLogger("chromaclick")
 
@@ -83,6 +84,7 @@ class Engine:
         self._networks: Networks | None = None
         self._changing = asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
+        self._improving: asyncio.Task[None] | None = None
 
     @classmethod
     def from_networks(
@@ -144,6 +146,8 @@ class Engine:
     async def start(self) -> None:
         """Load and warm both networks, where there are none yet.
 
+        The networks that ship answer from torch at once, and from the other runtimes once these are ready.
+
         Raises:
             ValueError: a network is missing or bad; the message says what makes one.
             ConnectionError: the registry does not answer.
@@ -151,16 +155,21 @@ class Engine:
         async with self._changing:
             if self._networks is None:
                 chosen = await asyncio.to_thread(names.names_to_load, *self._wanted, self._tracking_uri)
-                self._use(await asyncio.to_thread(self._load_pair, *chosen))
+                at_once = set(chosen) == {SHIPPED} and AT_ONCE in self._runtimes and len(self._runtimes) > 1
+                runtimes = (AT_ONCE,) if at_once else self._runtimes
+                self._use(await asyncio.to_thread(self._load_pair, *chosen, runtimes))
+                if at_once:
+                    self._improving = asyncio.create_task(self._improve(*chosen, self.networks))
         aliases = [runner.wanted for runner in _both(self.networks) if is_alias(runner.wanted)]
         if self._refresh_seconds and aliases and self._refreshing is None:
             self._refreshing = asyncio.create_task(self._keep_fresh())
 
     async def close(self) -> None:
         """Answer what waits with an error, and stop."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        for task in (self._refreshing, self._improving):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await asyncio.to_thread(self._batcher.close)
 
     async def colorize(
@@ -290,15 +299,33 @@ class Engine:
     def _source_now(self, runner: Runner) -> str:
         return current_source(runner.wanted, self._tracking_uri)
 
-    def _load_pair(self, colorizer: str | None, guide: str | None) -> Networks:
-        present = self._networks
+    async def settled(self) -> None:
+        """Wait until the networks run as they will go on running; see `start`."""
+        if self._improving is not None:
+            await asyncio.gather(self._improving, return_exceptions=True)
+
+    async def _improve(self, colorizer: str, guide: str, replaced: Networks) -> None:
+        """Load the same networks in a quicker runtime, and use them unless others were chosen meanwhile."""
+        try:
+            quicker = await asyncio.to_thread(self._load_pair, colorizer, guide, self._runtimes)
+        except (ValueError, ConnectionError) as error:
+            _log.warning("no quicker runtime than %s could be made ready: %s", AT_ONCE, error)
+            return
+        async with self._changing:
+            if self._networks is replaced:
+                self._use(quicker)
+
+    def _load_pair(
+        self, colorizer: str | None, guide: str | None, runtimes: Sequence[str] | None = None
+    ) -> Networks:
+        present, runtimes = self._networks, runtimes or self._runtimes
         runners: list[Runner] = []
         for kind, uri in (("colorizer", colorizer), ("guide", guide)):
             if uri is None:
                 assert present is not None
                 runners.append(getattr(present, kind))
             else:
-                where = (self._tracking_uri, self._sizes, self._runtimes, self._cache, self._batcher.most_batch)
+                where = (self._tracking_uri, self._sizes, runtimes, self._cache, self._batcher.most_batch)
                 runners.append(load_runner(kind, uri, *where))
         return Networks(colorizer=runners[0], guide=runners[1])
 

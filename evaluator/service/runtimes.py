@@ -38,6 +38,8 @@ _WORTH: dict[Way, float] = {"one by one": 1.0, "side by side": 1.03, "together":
 _SETTLED = ("onnxruntime", "torch")
 """Runtimes of split networks, the better one first."""
 T = TypeVar("T")
+AT_ONCE = "torch"
+"""Needs nothing to be made."""
 DEFAULT = ("torch", "onnxruntime")
 """Those that are ready in seconds. `torch-compiled` takes both cores for a minute first, and a C++ compiler."""
 
