@@ -61,6 +61,10 @@ class Split:
         """A Gaussian of 10 CIE units around the cell's colour."""
         return -(torch.cdist(features[:, :2], self.bins) * 12.8).square() / 2
 
+    def distribution(self, cells: Tensor) -> Tensor:
+        """Its probabilities."""
+        return self.palette(cells).softmax(1)
+
 
 class Head:
     """`detail` as a guide that reads `Split`'s features: it prefers cells that are unsure."""
