@@ -157,7 +157,7 @@ class LossConfig:
     """Weight of the photo's error as it is re-coloured with EditNet's click, whose gradient the estimator carries;
     0 leaves that gradient out."""
     heatmap: float = 0.1
-    """lambda_heatmap, weight of EditNet's heat-map term."""
+    """lambda_heatmap, weight of EditNet's heat-map term; of its entropy alone where the target is `gain`."""
     entropy: float = 0.01
     """lambda_entropy, weight of the entropy inside the heat-map term; higher entropy is rewarded."""
     target: Literal["error", "region", "gain"] = "region"
@@ -172,7 +172,7 @@ class LossConfig:
     """Pixels that are tried in each state: three in eight are the guide's own best, the others are spread over the
     photo."""
     error_blur: float = 3.0
-    """Standard deviation, in pixels, of the blur of the `error` target; without effect for `region`."""
+    """Standard deviation, in pixels, of the blur of the `error` target; without effect for the others."""
     heatmap_in_pretraining: bool = True
     """Apply the heat-map term while EditNet is pretrained too; the paper adds it in ping-pong only (3.5)."""
 

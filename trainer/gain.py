@@ -65,6 +65,7 @@ def try_clicks(
     draw: int,
     tries: int,
     hint_size: int,
+    usual_area: float | None = None,
     known: Tries | None = None,
 ) -> Tries:
     """Try clicks in their true colours: the guide's own best, and others spread over the photo.
@@ -80,6 +81,7 @@ def try_clicks(
         draw: number of this state of the photos.
         tries: pixels of each photo.
         hint_size: side of the stamp in pixels.
+        usual_area: pixels of a click that is there already, by which they are counted; default: of this stamp.
         known: tries of another guide at the same states, which stand in for those that are spread.
     """
     taken = clicked(clicks)
@@ -92,7 +94,7 @@ def try_clicks(
         before - _log_mse(colorize(place_clicks(clicks, truth_ab, place, hint_size)).ab, truth_ab)
         for place in places.unbind(1)
     ]
-    found = Tries(places, torch.stack(drops, 1), taken.flatten(1).sum(1) / hint_size**2)
+    found = Tries(places, torch.stack(drops, 1), taken.flatten(1).sum(1) / (usual_area or hint_size**2))
     if known is None:
         return found
     places, drops = (

@@ -238,6 +238,7 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
                 draw=interaction,
                 tries=config.loss.gain_tries,
                 hint_size=hint_size(step, interaction),
+                usual_area=mean_area(config.choice.hint_size),
                 known=scene.shared.get("tries") if interaction == 1 else None,
             )
             if interaction == 1:  # both guides see this state; those after it are each guide's own
@@ -344,6 +345,12 @@ def next_clicks(
 def hint_size(step: Step, interaction: int) -> int:
     """Side of the stamp of this interaction's clicks, drawn for the batch from the config's range."""
     return step.draw(HINT_SIZE + interaction, *step.config.choice.hint_size)
+
+
+def mean_area(hint_sizes: tuple[int, int]) -> float:
+    """Pixels of a stamp whose side is uniform between two sizes, on average."""
+    low, high = hint_sizes
+    return sum(side**2 for side in range(low, high + 1)) / (high - low + 1)
 
 
 def perceptual_term(step: Step, predicted: Float[Tensor, "b 2 h w"], maps: int = 1) -> Mapping[str, Term]:

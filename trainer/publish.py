@@ -16,10 +16,7 @@ from evaluator.contract import FILE_NAME, Contract, Port, Variant, standard_port
 from evaluator.registry import GRAPH_FILE
 from kernels.benchmarking import commit, versions
 from trainer.networks import SplitColorNet
-from trainer.split_export import export_parts, save_parts
-
-TOLERANCE = 1e-5
-"""Largest difference of graph and network, as a share of the network's largest output, at least 1."""
+from trainer.split_export import TOLERANCE, export_parts, save_parts
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ THESIS = {
     "clicks.law": "uniform",
     "clicks.maps": 1,
     "clicks.most_random": 20,
+    "optimizer.decay_until": 0.5,
 }
 """Sweeps over estimators are about the thesis' networks; the split network takes no soft clicks."""
 
@@ -123,12 +124,15 @@ def smoke() -> Preset:
 
 def small() -> Preset:
     """64 px and the whole space: an evening on two CPU cores, minutes on a GPU."""
-    return Preset(base=override(tiny(), THESIS), domains=whole_space(), budget="2h")
+    own = {"rounds.pretrain_color": 4.0, "rounds.pretrain_edit": 0.6, "rounds.ping": 0.25}
+    return Preset(base=override(tiny(), {**THESIS, **own}), domains=whole_space(), budget="2h")
 
 
 def medium() -> Preset:
     """128 px and the whole space, several trials on each GPU."""
-    return Preset(base=override(small_training(), THESIS), domains=whole_space(), budget="12h", gpus=0.25)
+    own = {"optimizer.color_lr": 1e-3, "optimizer.edit_lr": 1e-3}
+    base = override(small_training(), {**THESIS, **own})
+    return Preset(base=base, domains=whole_space(), budget="12h", gpus=0.25)
 
 
 def full() -> Preset:

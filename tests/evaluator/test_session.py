@@ -1,5 +1,6 @@
 """Photos are looked at once, whatever is clicked, and every number is what the plain network gives."""
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -104,6 +105,8 @@ def test_other_colorizers_have_sessions_too():
         rows = torch.tensor([1, 1, 0])
         assert torch.equal(session.rows(rows, clicks[rows]), colorizer(lightness[rows], clicks[rows]))
     assert isinstance(split_network(), SplitColorizer)
+    for name in ("embed", "colour", "distribution", "bins"):  # as isinstance looks for them from Python 3.12 on
+        assert inspect.getattr_static(split_network(), name) is not None
     assert not isinstance(ColorNet((4, 6)), SplitColorizer)
 
 

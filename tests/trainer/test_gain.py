@@ -34,15 +34,16 @@ def log_mse(ab: Tensor, truth_ab: Tensor) -> float:
     return float(np.log(np.square(ab.double().numpy() - truth_ab.double().numpy()).mean() + 1e-6))
 
 
-@pytest.mark.parametrize(("count", "hint_size"), [(0, 1), (5, 1), (2, 3)])
-def test_gains_are_what_trying_each_pixel_gives(count: int, hint_size: int):
+@pytest.mark.parametrize(("count", "hint_size", "area"), [(0, 1, None), (5, 1, None), (2, 3, None), (8, 1, 4.0)])
+def test_gains_are_what_trying_each_pixel_gives(count: int, hint_size: int, area: float | None):
     lightness, truth_ab = photos(2, 32, 48)
     colorize, clicks = around_clicks(lightness), click_map(truth_ab, count)
     logits = torch.randn(2, 32, 48, generator=torch.Generator().manual_seed(0))
     present = colorize(clicks).ab
     found = try_clicks(
-        colorize, present, clicks, truth_ab, logits, KEYS, stream=6, draw=1, tries=12, hint_size=hint_size
-    )
+        colorize, present, clicks, truth_ab, logits, KEYS,
+        stream=6, draw=1, tries=12, hint_size=hint_size, usual_area=area,
+    )  # fmt: skip
     assert found.places.shape == found.drops.shape == (2, 12)
     for n in range(2):
         drops = []
@@ -51,7 +52,7 @@ def test_gains_are_what_trying_each_pixel_gives(count: int, hint_size: int):
             ab = around_clicks(lightness[n : n + 1])(tried).ab
             drops.append(log_mse(present[n], truth_ab[n]) - log_mse(ab[0], truth_ab[n]))
         assert np.allclose(found.drops[n], drops, atol=1e-5)
-        usual = 0.23 / (1 + 0.4 * count / hint_size**2)
+        usual = 0.23 / (1 + 0.4 * count / (area or hint_size**2))
         expected = np.clip((np.array(drops) - np.mean(drops)) / usual, -6, 6)
         assert np.allclose(found.gains[n], expected, atol=1e-3)
     assert found.gains.std() > 0.1

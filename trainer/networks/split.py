@@ -86,7 +86,6 @@ class SplitColorNet(nn.Module):
     """`colorizer(lightness, clicks) -> ab` in two parts that can be called by themselves."""
 
     multiple = MULTIPLE
-    bins: Tensor
     bell: Tensor
 
     def __init__(
@@ -143,9 +142,17 @@ class SplitColorNet(nn.Module):
         )
         """From `Colouring.features` to logits of the colour of each cell, over `color_bins`."""
         self.feature_channels = click + photo + FEATURE_CHANNELS_BESIDE_WIDTHS
-        self.register_buffer("bins", color_bins().clone(), persistent=False)
+        self.register_buffer("_bins", color_bins().clone(), persistent=False)
         bell = torch.exp(-(torch.arange(-3, 4).float() ** 2) / (2 * _COPY_SPREAD**2))
         self.register_buffer("bell", bell.repeat(CELL, 1, 1, 1), persistent=False)
+
+    @property
+    def bins(self) -> Float[Tensor, "bins 2"]:
+        """The colours that `palette` speaks of, ab / 128.
+
+        A property, for Python 3.12's `isinstance` with a protocol looks for it in the class, where no buffer is.
+        """
+        return self.get_buffer("_bins")
 
     def embed(self, lightness: Float[Tensor, "b 1 H W"]) -> Embedding:
         """The part that clicks do not change."""
