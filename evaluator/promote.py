@@ -5,6 +5,8 @@ The challenger has to be better on the chosen metric beyond the paired bootstrap
 beyond its interval on any other metric of quality that has a better side. What is compared is each photo's mean
 over the measured numbers of clicks, or its value at one of them (`--clicks`).
 
+A guide on a colorizer's features works with that one only: after a new colorizer, promote its guide by `--first`.
+
 Exit code 0: promoted. 3: refused, the alias stays where it is. 2: the question itself is wrong.
 """
 
@@ -92,7 +94,8 @@ def main(
         network: what is promoted: colorizer, or a guide by its policy (guide-blind, guide-oracle).
         policy: whose clicks are compared; default: random for a colorizer, its own for a guide.
         clicks: compare after this many clicks; default: each photo's mean over all that were measured.
-        first: there is no champion yet: take the challenger without a comparison.
+        first: there is no champion yet, or a guide that cannot read the champion colorizer's features: take the
+            challenger without a comparison.
         work: work folder with mlflow.db, where MLFLOW_TRACKING_URI is not set.
     """
     uri = registry.default_tracking_uri(work)
@@ -123,12 +126,31 @@ def _own_policy(network: str) -> str:
 
 
 def _first(entrant: Entrant, uri: str) -> dict[str, str]:
-    """Why there is a first champion."""
+    """Why there is a first champion, of this colorizer's guides where they read its features."""
     present = registry.champion(uri, entrant.name)
+    over = "none, it is the first"
     if present is not None:
-        raise Refused(f"{entrant.name} has a champion, version {present}; compare with it by --champion")
+        if not _is_left_behind(present, entrant, uri):
+            raise Refused(f"{entrant.name} has a champion, version {present}; compare with it by --champion")
+        over = f"version {present}, which reads the features of another colorizer than the champion"
     entrant.check_registered(uri)
-    return {"over": "none, it is the first"}
+    return {"over": over}
+
+
+def _is_left_behind(present: str, entrant: Entrant, uri: str) -> bool:
+    """Whether the present guide cannot work with the champion colorizer, whose features the entrant can read.
+
+    No benchmark can compare the two under one colorizer.
+    """
+    if entrant.role == COLORIZER:
+        return False
+    guides = [registry.load(f"models:/{entrant.name}/{version}", uri) for version in (present, entrant.version)]
+    old, new = (guide.contract.reads for guide in guides)
+    name = _networks(entrant.run)[COLORIZER]["name"]
+    if not old or registry.champion(uri, name) is None:
+        return False
+    colorizer = registry.load(f"models:/{name}@{registry.CHAMPION}", uri).contract.weights
+    return old != colorizer and new in ("", colorizer)
 
 
 def _check_comparable(holder: Entrant, entrant: Entrant, policy: str) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import stats
 
 from evaluator import registry
 from evaluator.contract import Variant
-from evaluator.promote import main
+from evaluator.promote import REFUSED, main
 from tests.evaluator.made_up_run import made_up_rows, write_run
 from trainer import publish
 from trainer.networks import ColorNet, EditNet
@@ -305,3 +306,51 @@ def test_a_baseline_is_no_champion(bench, store):
     folder = write_run(bench("new").parent / "kernel", colorizer=kernel)
     with pytest.raises(ValueError, match="measured kernel, which is no registered version"):
         main(challenger=folder, champion=bench("old"), work=store.work)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A registry by dictionary, of two colorizers and of guides that read their features; and its champions."""
+    champions = {"colornet": "3", "editnet-blind": "3"}
+
+    def load(uri: str, tracking_uri: str):
+        name, _, version = uri.removeprefix("models:/").replace("@champion", "/champion").partition("/")
+        number = champions[name] if version == "champion" else version
+        ours = {"weights": f"{name} {number}", "reads": f"colornet {number}" if name != "colornet" else ""}
+        return SimpleNamespace(contract=SimpleNamespace(**ours), fingerprint=f"{name}/{number}")
+
+    monkeypatch.setattr(registry, "load", load)
+    monkeypatch.setattr(registry, "champion", lambda uri, name: champions[name])
+    monkeypatch.setattr(registry, "promote", lambda uri, name, version, why: champions.update({name: version}))
+    folders = {}
+    for version in ("3", "4"):
+        networks = [
+            {
+                "source": f"models:/{name}/{version}",
+                "name": name,
+                "version": version,
+                "sha256": f"{name}/{version}",
+            }
+            for name in champions
+        ]
+        rows = made_up_rows(seed=1, gain=0.5 * (version == "4"))
+        guides = {"guide-blind": networks[1]}
+        folders[version] = write_run(tmp_path / version, rows, colorizer=networks[0], guides=guides)
+    return folders, champions
+
+
+def test_a_new_pair_is_promoted_in_two_steps(pairs, capsys):
+    """The old guide cannot read the new colorizer's features, so nothing can compare the guides."""
+    folders, champions = pairs
+
+    def promote_guide(version: str) -> int:
+        return main(challenger=folders[version], network="guide-blind", first=True)
+
+    assert promote_guide("4") == REFUSED  # the champions fit together
+    assert main(challenger=folders["4"], champion=folders["3"]) == 0
+    assert champions == {"colornet": "4", "editnet-blind": "3"}
+    assert promote_guide("3") == REFUSED  # it is the one left behind
+    assert promote_guide("4") == 0
+    assert champions == {"colornet": "4", "editnet-blind": "4"}
+    assert "which reads the features of another colorizer" in capsys.readouterr().out
+    assert promote_guide("3") == REFUSED
