@@ -205,7 +205,9 @@ class Training:
             except RuntimeError as error:
                 raise ValueError(f"{name} of {source} is another network than this config's: {error}") from error
         if taken:
-            self.screen.say(f"begins with {', '.join(taken)} of {source}")
+            fresh = [name for name in wanted or self.engines if name not in taken]
+            others = f"; fresh: {', '.join(fresh)}" if fresh else ""
+            self.screen.say(f"begins with {', '.join(taken)} of {source}{others}")
 
     def _conditions(self) -> dict[str, Any]:
         """What a continuation must share with the training before it, to repeat it exactly."""

@@ -258,7 +258,9 @@ def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
     mean = torch.stack(targets).mean()
     gained = config.loss.target == "gain"
     target = {"gain": Term(mean, config.loss.gain)} if gained else {"heatmap_kl": Term(mean, weight)}
+    first = {} if config.loss.recoloured else target  # what a progress bar shows
     return {
+        **first,
         "recoloured_l1": Term(torch.stack(recoloured).mean(), config.loss.recoloured),
         **target,
         "heatmap_entropy": Term(torch.stack(entropies).mean(), -weight * config.loss.entropy),

@@ -8,8 +8,10 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from evaluator import session
+from evaluator.contract import FEATURE_CELL
 from evaluator.service import export
 from evaluator.service.batching import Overloaded
 from evaluator.service.click_map import PlacedClick, click_map
@@ -39,6 +41,8 @@ KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Overloaded: lambda error: overloaded(error.retry_after, "the network"),
 }
 """Errors of the modules below that a client can do something about, as answers."""
+MOST_CELLS = 2048
+"""Cells that clicks may cover: at 256 px the attention to them takes 170 MB for each of a few tensors."""
 _REMEMBERED_MIB = 64
 """Memory for colourings: at 256 px each takes up to 0.5 MiB, with a split colorizer's features 2 MiB."""
 
@@ -144,7 +148,10 @@ class Service:
             )
             for number, click in enumerate(clicks)
         ]
-        return photo, click_map(placed, height, width)
+        clicks_here = click_map(placed, height, width)
+        if self.engine.networks.colorizer.split is not None:
+            check_cells(clicks_here)
+        return photo, clicks_here
 
     async def _render(self, asked: Clicked, batch: Batch) -> bytes:
         try:
@@ -154,6 +161,17 @@ class Service:
             return await self.heavy.run(export.render, coloured.photo, coloured.ab, batch.format, batch.quality)
         except tuple(KNOWN) as error:
             raise next(make(error) for kind, make in KNOWN.items() if isinstance(error, kind)) from error
+
+
+def check_cells(clicks: Tensor) -> None:
+    """Refuse clicks that cover so much that a split colorizer's attention to them would not fit into memory."""
+    covered = int((avg_pool2d(clicks[:, :1], FEATURE_CELL, ceil_mode=True) > 0).sum())
+    if covered > MOST_CELLS:
+        detail = (
+            f"the clicks cover {covered} cells of {FEATURE_CELL} x {FEATURE_CELL} working pixels, and {MOST_CELLS} "
+            "are the most; send fewer or smaller clicks"
+        )
+        raise Problem(422, "too-many-clicks", detail)
 
 
 def _check_size(photo: StoredPhoto, asked: OfProject) -> None:

@@ -308,7 +308,7 @@ class Engine:
         """Load the same networks in a quicker runtime, and use them unless others were chosen meanwhile."""
         try:
             quicker = await asyncio.to_thread(self._load_pair, colorizer, guide, self._runtimes)
-        except (ValueError, ConnectionError) as error:
+        except Exception as error:  # of any library below; torch goes on answering
             _log.warning("no quicker runtime than %s could be made ready: %s", AT_ONCE, error)
             return
         async with self._changing:

@@ -11,12 +11,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from skimage.color import rgb2lab
 from starlette.testclient import TestClient
 
 from evaluator.service.app import create_app
+from evaluator.service.core import MOST_CELLS, check_cells
 from evaluator.service.engine import Engine
+from evaluator.service.problems import Problem
 from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes
 from tests.evaluator.service.conftest import BASE_URL, wait_until_ready
@@ -457,3 +460,12 @@ def test_who_waits_longer_than_the_deadline_is_told_to_come_back(tmp_path, pictu
         answer = client.post(f"/v1/{path}", json={"photo": photo["id"]})
         leave.set()
     assert (answer.status_code, slug(answer), answer.headers["retry-after"]) == (429, "overloaded", "1")
+
+
+def test_clicks_that_cover_too_much_are_refused_in_words():
+    """The attention to them would take memory that others need."""
+    few, many = torch.zeros(1, 3, 256, 256), torch.ones(1, 3, 256, 256)
+    few[:, :, :3, :3] = 1.0
+    check_cells(few)
+    with pytest.raises(Problem, match=f"cover 4096 cells .* {MOST_CELLS} are the most"):
+        check_cells(many)
