@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.color import lab2rgb, rgb2lab
 
@@ -58,6 +58,7 @@ def test_what_is_no_colour_is_told(colour, what):
 
 
 @pytest.mark.filterwarnings("ignore:.*negative Z values:UserWarning")  # scikit-image about colours out of gamut
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([8, 16, 32]))
 def test_the_palette_is_what_srgb_gives_back(tenths, step):
     lightness = tenths / 10
