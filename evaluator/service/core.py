@@ -168,8 +168,8 @@ def check_cells(clicks: Tensor) -> None:
     covered = int((avg_pool2d(clicks[:, :1], FEATURE_CELL, ceil_mode=True) > 0).sum())
     if covered > MOST_CELLS:
         detail = (
-            f"the clicks cover {covered} cells of {FEATURE_CELL} x {FEATURE_CELL} working pixels, and {MOST_CELLS} "
-            "are the most; send fewer or smaller clicks"
+            f"the clicks cover {covered} cells of {FEATURE_CELL} x {FEATURE_CELL} working pixels, "
+            f"and {MOST_CELLS} are the most; send fewer or smaller clicks"
         )
         raise Problem(422, "too-many-clicks", detail)
 
