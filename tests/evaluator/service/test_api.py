@@ -357,8 +357,13 @@ def test_until_the_networks_are_ready_the_service_says_so(tmp_path, picture):
 
 
 def test_networks_that_cannot_be_loaded_are_named(tmp_path):
-    named = {"colorizer": "models:/colornet@champion", "guide": "models:/editnet-blind@champion"}
-    app = create_app(Settings(store=str(tmp_path), registry=f"sqlite:///{tmp_path}/none.db", **named))
+    settings = Settings(
+        store=str(tmp_path),
+        registry=f"sqlite:///{tmp_path}/none.db",
+        colorizer="models:/colornet@champion",
+        guide="models:/editnet-blind@champion",
+    )
+    app = create_app(settings)
     with TestClient(app, base_url=BASE_URL) as client:
         assert client.portal is not None
         client.portal.call(app.state.service.settled.wait)
