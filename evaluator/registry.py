@@ -94,8 +94,8 @@ def load_colorizer(uri: str | Path, tracking_uri: str | None = None, device: str
         if str(uri).startswith(_REGISTERED) or str(uri) == weights.SHIPPED or Path(uri).exists():
             raise
         raise ValueError(
-            f"{error}; without a network, --colorizer takes {' and '.join(BASELINES)}, and {weights.SHIPPED} is the "
-            "one that comes with the package"
+            f"{error}; without a network, --colorizer takes {' and '.join(BASELINES)}, and {weights.SHIPPED} is "
+            "the one that comes with the package"
         ) from error
     if not isinstance(network, LoadedColorizer):
         raise ValueError(f"{uri} is a guide ({network.contract.name}); give a colorizer, such as models:/colornet")
