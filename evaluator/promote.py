@@ -19,7 +19,7 @@ from evaluator import registry
 from evaluator.evidence import Evidence, in_words, weigh
 from evaluator.finished import Finished
 from evaluator.results import BASELINE
-from kernels.benchmarking import commit
+from evaluator.system.environment import commit
 
 REFUSED = 3
 """Exit code."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from kernels.benchmarking import usable_cores
+from evaluator.system.environment import usable_cores
 
 T = TypeVar("T")
 Done = TypeVar("Done")

@@ -19,6 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import ROOT
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait for each other on busy cores take many times as long
@@ -29,7 +31,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait for each other on b
 @pytest.fixture(scope="session")
 def alexnet_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TORCH_HOME that holds AlexNet's convolutions, from the weights beside the repository."""
-    install = Path(__file__).parents[1].parent / "shared" / "weights" / "install.py"
+    install = ROOT.parent / "shared" / "weights" / "install.py"
     if not install.exists():
         pytest.skip("AlexNet's weights are not here (../shared/weights); nothing may be downloaded in tests")
     home = tmp_path_factory.mktemp("torch_home")

@@ -1,12 +1,11 @@
 """Launch files are read by accelerate itself, hold what their names promise, and are all described and tested."""
 
-from pathlib import Path
-
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 LAUNCH = ROOT / "launch"
 ONE_PROCESS = ["cpu.yaml", "gpu.yaml"]
 SEVERAL_PROCESSES = {"ddp.yaml": (1, 8), "ddp_nodes.yaml": (2, 16)}

@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from evaluator.registry import default_tracking_uri, new_client
+from tests import ROOT
 from tests.launch_stubs import environment, finished, write_stubs
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[1]
 EVERY = 8
 """Photos of a step, and between checkpoints."""
 SMALL = (

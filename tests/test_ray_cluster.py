@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "launch" / "ray_cluster.sh"
+from tests import ROOT
+
+SCRIPT = ROOT / "launch" / "ray_cluster.sh"
 NOTE = 'echo "$(basename "$0") $*" >> "$CALLS"\n'
 # Ends by SIGTERM alone, as `ray start --block` does.
 STAYS = 'trap \'echo "ended $(basename "$0")" >> "$CALLS"; kill $!; exit 0\' TERM\n' + NOTE + "sleep 600 & wait\n"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
+from tests import ROOT
 from tests.launch_stubs import NOTE, calls, environment, session, write_stubs
 from trainer.main import parse
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 LINES = SCRIPT.read_text().splitlines()
 WORDS = [line.removeprefix("#SBATCH --").partition("=") for line in LINES if line.startswith("#SBATCH")]

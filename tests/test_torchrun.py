@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser, parse_min_max_nnodes
 
+from tests import ROOT
 from tests.launch_stubs import calls, environment, write_stubs
 from trainer.main import parse
 
-SCRIPT = Path(__file__).parents[1] / "launch" / "torchrun.sh"
+SCRIPT = ROOT / "launch" / "torchrun.sh"
 STUBS = {
     "torchrun": 'printf "%s\\n" "$@" > "$CALLS"\n'
     + 'printf "%s\\n" "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE" > "$CALLS.store"\n'

@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from evaluator.contract import FILE_NAME, Contract, Port, Variant, standard_ports
 from evaluator.registry import GRAPH_FILE
-from kernels.benchmarking import commit, versions
+from evaluator.system.environment import commit, versions
 from trainer.networks import SplitColorNet
 from trainer.split_export import TOLERANCE, export_parts, save_parts
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from evaluator.photos.manifest import ShardError
-from kernels.benchmarking import commit, usable_cores
+from evaluator.system.environment import commit, usable_cores
 from trainer.checkpoints import Checkpoints, networks_of, read_state
 from trainer.config import Config, flatten
 from trainer.engines import Cluster

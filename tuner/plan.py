@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.registry import default_tracking_uri
-from kernels.benchmarking import PACKAGES, commit, machine, versions
+from evaluator.system.environment import PACKAGES, commit, machine, versions
 from trainer.config import Config, flatten, override
 from trainer.config_file import read_config
 from trainer.locks import alone

@@ -115,7 +115,7 @@ class Sweep:
     commit: str
     """Of the code that ran; `-dirty` when files differed from it."""
     machine: dict[str, Any]
-    """The driver's hardware: see `kernels.benchmarking.machine`."""
+    """The driver's hardware: see `evaluator.system.environment.machine`."""
     versions: dict[str, str]
     """Of Python and the packages that matter."""
     seed: int

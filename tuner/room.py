@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.benchmarking import usable_cores
+from evaluator.system.environment import usable_cores
 from tuner.options import Options
 
 SHARED_GPU = 0.25

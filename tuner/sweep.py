@@ -16,7 +16,7 @@ import ray
 from ray import tune
 
 from evaluator.atomic import write_atomically
-from kernels.benchmarking import usable_cores
+from evaluator.system.environment import usable_cores
 from trainer.config import override
 from trainer.locks import alone
 from trainer.null_tracker import NullTracker, Place

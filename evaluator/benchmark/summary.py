@@ -18,7 +18,7 @@ from evaluator.metrics import METRICS
 from evaluator.nri import nri
 from evaluator.photos.source import PhotoSource
 from evaluator.results import Results
-from kernels.benchmarking import PACKAGES, commit, machine, versions
+from evaluator.system.environment import PACKAGES, commit, machine, versions
 
 SCHEMA = 1
 

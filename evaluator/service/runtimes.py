@@ -20,7 +20,6 @@ from torch import Tensor
 from evaluator.loaded import LoadedGuide, LoadedSplitColorizer
 from evaluator.service.converted import Loaded, Unusable, first_line, to_compiled, to_onnx
 from evaluator.service.side_by_side import side_by_side
-from kernels.benchmarking import seconds
 
 _log = logging.getLogger("chromaclick")
 TOLERANCE = 1e-4
@@ -133,7 +132,7 @@ def _settle(
             skipped[name] = str(error)
             _log.warning("%s is left out for %s: %s", name, network.source, error)
             continue
-        taken = seconds(partial(_call, made, examples[0]), torch.device("cpu"))
+        taken = seconds(partial(_call, made, examples[0]))
         return Choice(made, name, {name: round(1000 * taken, 2)}, skipped, "one by one", {"one by one": 1.0}, 1)
     raise ValueError(f"{network.source} runs in none of the runtimes: {skipped}")
 
@@ -228,8 +227,14 @@ def _timed(calls: Mapping[T, Callable[[], object]]) -> dict[T, list[float]]:
         if number and time.perf_counter() - started > _SECONDS:
             break
         for name, call in calls.items():
-            taken[name].append(seconds(call, torch.device("cpu")))
+            taken[name].append(seconds(call))
     return taken
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def _as_it_is(network: Loaded, cache: Path | None) -> Loaded:

@@ -22,7 +22,7 @@ class Upsampler:
 
     `guided`: the fast guided filter (He and Sun 2015, "Fast Guided Filter", arXiv 1505.00996): the functions are
     averaged, enlarged, and applied to the large photo's lightness. What ab does within a window and lightness does
-    not is lost, which costs more than the sharper edges are worth (`evaluator.bench_upsample`).
+    not is lost, which costs more than the sharper edges are worth (`tests.benchmarks.evaluator.upsampling`).
 
     `detail`: bilinear, plus the enlarged slopes times what the small photo's lightness, enlarged in the same way,
     lacks of the large one's. Colours end where the lightness says that things end, and all else stays as it is.

@@ -11,6 +11,7 @@ import torch
 
 from evaluator.contract import FILE_NAME
 from evaluator.registry import GRAPH_FILE
+from tests import ROOT
 from trainer import publish
 from trainer.networks import GuideHead, SplitColorNet
 from trainer.split_export import export_parts, save_parts
@@ -24,7 +25,7 @@ def write_split_run(folder: Path, config: Mapping[str, Any] | None = None) -> Pa
     Another process writes it: torch.export's symbolic sizes are no `int` to the shape checks of the tests.
     """
     command = [sys.executable, "-m", __name__, str(folder), json.dumps(config or {})]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    subprocess.run(command, check=True, cwd=ROOT)
     return folder
 
 

@@ -15,8 +15,9 @@ from evaluator.borrowed import WeightsUnavailable, weights_file
 from evaluator.metrics import METRICS, Comparison, unavailable
 from evaluator.perceptual import features, load_lpips, lpips_distance
 from kernels.color import rgb_to_lab
+from tests import ROOT
 
-GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "lpips"
+GOLDEN = ROOT.parent / "shared" / "golden" / "lpips"
 
 
 @pytest.fixture

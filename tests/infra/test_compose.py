@@ -13,9 +13,9 @@ import yaml
 
 from evaluator.service.monitoring import Metrics
 from evaluator.service.settings import from_environment
+from tests import ROOT
 from trainer.metrics_file import HELP, PREFIX
 
-ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tests import ROOT
 from tests.infra import installed
 
-ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 IMAGES = ("service", "evaluator", "mlflow")
 TRAINING = {"accelerate", "boto3", "deepspeed", "ray", "transformers", "triton", "webdataset"}
@@ -50,6 +50,7 @@ from evaluator.registry import connect, load_colorizer
 from evaluator.service import samples
 from evaluator.service.photo import Limits, parse
 from evaluator.service.runtimes import choose
+from tests import ROOT
 
 choice = choose(load_colorizer(words[0]), [(32, 24)], ("torch", "onnxruntime"))
 assert set(choice.milliseconds) == {"torch", "onnxruntime"}, choice.skipped

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
+from tests import ROOT
 from trainer.main import parse
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "k8s"
 JOB: dict[str, Any] = yaml.safe_load((FOLDER / "trainjob.yaml").read_text())
 RUNTIME: dict[str, Any] = yaml.safe_load((FOLDER / "runtime.yaml").read_text())

@@ -7,19 +7,18 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tyro
 import yaml
 
+from tests import ROOT
 from trainer.config import flatten, override
 from trainer.settings import checked
 from tuner.options import Options
 from tuner.presets import PRESETS
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "kuberay"
 JOB: dict[str, Any] = yaml.safe_load((FOLDER / "rayjob.yaml").read_text())
 CLUSTER: dict[str, Any] = yaml.safe_load((FOLDER / "raycluster.yaml").read_text())

@@ -22,10 +22,11 @@ from evaluator import registry
 from evaluator.service.app import create_app
 from evaluator.service.engine import Engine
 from evaluator.service.settings import Settings
+from tests import ROOT
 from tests.infra.processes import free_port, postgres, postgres_programs, running
 from trainer.tracking import Place, Tracker
 
-INFRA = Path(__file__).parents[2] / "infra"
+INFRA = ROOT / "infra"
 BUCKET = "networks"
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import ROOT
 from trainer.checkpoints import STATE_FILE, Checkpoints
 
 
@@ -109,7 +110,7 @@ def test_a_disk_that_is_really_full_costs_only_the_new_checkpoint(tmp_path: Path
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode:
         pytest.skip("this system does not let us mount a small file system (unshare -rm)")
     command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$0" "$@"', sys.executable, "-c", child]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     error, names, length = done.stdout.splitlines()
     assert error.endswith("could not be written ([Errno 28] No space left on device); earlier ones stand")
     assert names == "000000000001-000 000000000002-000"

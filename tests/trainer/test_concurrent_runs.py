@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from evaluator.registry import import_mlflow
+from tests import ROOT
 from tests.trainer.child_run import STEPS
 from trainer.config import flatten
 from trainer.null_tracker import Place
 from trainer.presets import tiny
 from trainer.tracking import PARENT, Tracker
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow

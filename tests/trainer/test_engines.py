@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import ROOT
 from tests.trainer.engine_table import RESUME_AT, STEPS, build, reference, take, weights, wrong_ways
 from tests.trainer.small_training import build as build_training
 from tests.trainer.small_training import small_config
@@ -21,7 +22,6 @@ from trainer.engines import Cluster, Engine
 from trainer.engines.zero_settings import ZeroSettings, zero_settings
 from trainer.recipes import Recipe, Stage
 
-ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_name("engine_table.py")
 SAYS = {
     "borrowed_unfrozen": "it was unfrozen while borrowed: leave requires_grad to `borrow`",

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.trainer.small_training import small_config
 from tests.trainer.test_main import SMALL
 from trainer.checkpoints import Checkpoints
 from trainer.locks import Busy, Lock, who_has
 from trainer.main import main
 from trainer.runs import start_run
-
-ROOT = Path(__file__).parents[2]
 
 
 @contextmanager

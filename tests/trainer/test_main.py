@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from evaluator.registry import default_tracking_uri, load_colorizer, load_guide, versions
-from kernels.benchmarking import commit
+from evaluator.system.environment import commit
+from tests import ROOT
 from trainer.config import flatten
 from trainer.main import main, parse
 from trainer.presets import PRESETS
@@ -196,7 +197,7 @@ def test_a_signal_to_all_processes_spares_the_readers_until_the_state_is_saved(
     command = [sys.executable, "trainer/main.py", *words, "--data.train", str(numbered_shards)]
     with subprocess.Popen(
         command,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -261,7 +262,7 @@ def test_sigterm_saves_and_the_same_command_with_resume_ends_like_an_uninterrupt
 ):
     """The signal goes to the process that a person started: the trainer itself, or its launcher."""
     command = [sys.executable, *launcher, "trainer/main.py", "--run.work", str(tmp_path), "--run.name", "stopped"]
-    root = Path(__file__).parents[2]
+    root = ROOT
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [*command, *SMALL], cwd=root, stdout=subprocess.PIPE, text=True, env=environment

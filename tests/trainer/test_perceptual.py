@@ -9,11 +9,12 @@ from PIL import Image
 from torchvision.models import AlexNet_Weights
 
 from kernels.color import rgb_to_lab
+from tests import ROOT
 from tests.trainer.small_training import Recorder, build, small_config
 from trainer.interrupts import StopRequest
 from trainer.perceptual import Perceptual, load_perceptual
 
-SHARED = Path(__file__).parents[2].parent / "shared"
+SHARED = ROOT.parent / "shared"
 CPU = torch.device("cpu")
 
 

@@ -17,11 +17,10 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from evaluator.photos.grey import grey_share
+from tests import ROOT
 from trainer.data import shard_build
 from trainer.data.shard_set import open_shards
 from trainer.shards import main
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

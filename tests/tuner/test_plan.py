@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import ROOT
 from trainer.config import flatten
 from tuner.course import Course
 from tuner.main import main
@@ -206,7 +207,7 @@ def test_help_needs_no_heavy_library():
         "except SystemExit as end: assert not end.code\n"
         "assert not {'ray', 'optuna', 'torch', 'mlflow'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
 
 
 def test_pbt_perturbs_the_schedules_that_are_searched(tmp_path: Path):

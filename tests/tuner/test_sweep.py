@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from evaluator.registry import new_client
+from tests import ROOT
 from tests.tuner.toy import BEST, TOP, climb
 from tests.tuner.toy_sweep import NAME, mortal, options, sometimes_wrong
 from trainer.config_file import read_config
@@ -20,8 +21,6 @@ from tuner.plan import FINISHED, SWEEPS, Plan
 from tuner.record import BEST_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
 from tuner.recorder import SECONDS
 from tuner.sweep import Objective, run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)

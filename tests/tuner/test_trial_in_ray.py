@@ -16,6 +16,8 @@ from tuner.trial import WAITING, Setup, run_trial
 ray = pytest.importorskip("ray")
 from ray import tune  # noqa: E402
 
+from tests import ROOT
+
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 STEP = 8 / 4096
 SWITCHES = {
@@ -23,7 +25,7 @@ SWITCHES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
 }
 
 

@@ -20,6 +20,7 @@ from evaluator.registry import load_colorizer
 from evaluator.results import Protocol
 from evaluator.ruler import measure_ruler
 from kernels.color import lab_to_rgb, rgb_to_lab, to_uint8
+from tests import ROOT
 from tests.evaluator.benchmark.conftest import Bench
 from trainer.data.loader import photos_from
 
@@ -167,8 +168,8 @@ def test_a_killed_benchmark_resumes_to_the_same_numbers(bench: Bench, finished: 
         [sys.executable, str(KILLED), "2", *bench.words(out, "--batch-size", "3")],
         capture_output=True,
         text=True,
-        cwd=KILLED.parents[3],
-        env={"PYTHONPATH": str(KILLED.parents[3]), "PATH": ""},
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     parts = {path.name: path.stat().st_mtime_ns for path in out.glob("photos-*.parquet")}

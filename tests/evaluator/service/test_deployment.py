@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from evaluator.service.settings import Settings
+from tests import ROOT
 from tests.evaluator.service.replica_engine import make_engine
 from tests.evaluator.service.retrying import Answered, ask
 from tests.infra.processes import free_port
@@ -31,7 +32,6 @@ with warnings.catch_warnings():  # Ray 2.60 on pydantic 2.14
     from evaluator.service import deployment
     from evaluator.service.deployment import Scale, SwitchByAlias, replica_settings
 
-ROOT = Path(__file__).parents[3]
 DEADLINE = 30.0
 """Seconds for one answer, tries and pauses included."""
 REPLACED = 180.0

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from evaluator.bench_server import memory_of
+from tests.benchmarks.evaluator.service_process import memory_of
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 MOST_MEMORY = 1.5 * 2**30

@@ -84,7 +84,7 @@ def test_the_quickest_is_taken(colorizer: LoadedColorizer, monkeypatch: pytest.M
     monkeypatch.setattr(
         runtimes, "RUNTIMES", {name: lambda network, cache, name=name: made[name] for name in made}
     )
-    monkeypatch.setattr(runtimes, "seconds", lambda call, device: times.get(id(call.args[0]), 1) * photos_of(call))
+    monkeypatch.setattr(runtimes, "seconds", lambda call: times.get(id(call.args[0]), 1) * photos_of(call))
     choice = choose(colorizer, SIZES, list(made))
     assert choice.network is made["quick"]
     assert (choice.runtime, choice.milliseconds) == ("quick", milliseconds)
@@ -96,7 +96,7 @@ def test_the_quickest_is_taken(colorizer: LoadedColorizer, monkeypatch: pytest.M
 def test_a_machine_whose_batches_are_quicker_computes_photos_together(
     colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch
 ):
-    def quick_together(call: Any, device: torch.device) -> float:
+    def quick_together(call: Any) -> float:
         return photos_of(call) if is_side_by_side(call) else 1.0 + 0.1 * photos_of(call)
 
     monkeypatch.setattr(runtimes, "seconds", quick_together)
@@ -110,7 +110,7 @@ def test_a_machine_whose_cores_are_quicker_alone_computes_photos_side_by_side(
     colorizer: LoadedColorizer, monkeypatch: pytest.MonkeyPatch, runtime: str
 ):
     monkeypatch.setattr(
-        runtimes, "seconds", lambda call, device: photos_of(call) * (0.9 if is_side_by_side(call) else 1.0)
+        runtimes, "seconds", lambda call: photos_of(call) * (0.9 if is_side_by_side(call) else 1.0)
     )
     choice = choose(colorizer, SIZES, [runtime])
     assert (choice.way, choice.most_batch) == ("side by side", 2)
@@ -127,7 +127,7 @@ def test_no_more_photos_are_measured_than_come_at_once(
 ):
     counted: list[int] = []
 
-    def count(call: Any, device: torch.device) -> float:
+    def count(call: Any) -> float:
         counted.append(photos_of(call))
         return photos_of(call) * (0.5 if is_side_by_side(call) else 1.0)
 

@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kernels.bench_table import markdown, replace
 from kernels.choice.plan import LARGEST_BLOCK, Plan
+from tests.benchmarks.kernels.choose_click_tables import markdown, replace
 from tests.kernels.cross_compile import Compiled, Job, cross_compile
 
 FORWARD, BACKWARD = "kernels.choice.triton_forward:", "kernels.choice.triton_backward:"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import ROOT
 from tests.kernels.choice.two_processes import PHOTOS, gradients
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.distributed

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.benchmarking import peak_memory
 from kernels.choice import choose_click, triton_path
 from kernels.clicks import clicked, place_clicks
 from kernels.reference import ESTIMATORS
+from tests.benchmarks.harness import peak_memory
 from tests.kernels.choice.chain import (
     DIFFERENTIABLE,
     Inputs,

@@ -5,9 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[4]
+from tests import ROOT
+
 COMMAND = (sys.executable, "-m", "tests.evaluator.service.demo")
 
 

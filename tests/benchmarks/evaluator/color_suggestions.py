@@ -1,0 +1,214 @@
+"""How often the true colour is among the suggested ones, for several ways to suggest colours.
+
+    python -m tests.benchmarks.evaluator.color_suggestions --photos val2017.zip [--work RUNS] [--count N] [--json FILE]
+
+The service's own code on photos whose colours are known: each photo is clicked where the blind guide says, in the
+true colour of the stamp. After 0, 3 and 10 clicks, at the places that the service would suggest next, each way
+proposes colours. A hit is a proposal within Delta E 2000 of 10 of the true colour of a click there (the mean of ab
+over its stamp, at the lightness of the pixel). Rates are means over a photo's places, then over photos, with the
+bootstrap's 95 % interval over photos.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from evaluator.delta_e import delta_e_2000
+from evaluator.intervals import mean_intervals
+from evaluator.photos.decode import decode_rgb
+from evaluator.photos.source import open_photos
+from evaluator.registry import CHAMPION, default_tracking_uri
+from evaluator.service.colours import ALIKE, METHODS, available
+from evaluator.service.engine import Engine
+from evaluator.service.networks import Networks, load_runner
+from evaluator.service.suggest import colours_at, places
+from evaluator.session import Coloured
+from evaluator.stamps import stamp
+from evaluator.threads import use_threads
+from kernels.clicks import hint_colours, no_clicks
+from kernels.color import rgb_to_lab, to_uint8
+from tests.benchmarks.harness import report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Measure the hit rate of suggested colours."""
+
+    photos: Path
+    """A folder, zip or shards, with colours."""
+    work: Path = Path("runs")
+    """Work folder with the registry, where MLFLOW_TRACKING_URI is not set."""
+    colorizer: str = f"models:/colornet@{CHAMPION}"
+    """What `evaluator.registry.load` takes: a registered name, a folder, shipped; a split one has more methods."""
+    guide: str = f"models:/editnet-blind@{CHAMPION}"
+    """A blind one; of a split colorizer the one that was published with it."""
+    count: int = 64
+    """Photos: the first of the set."""
+    size: int = 256
+    """Long side in pixels, the service's working size."""
+    clicks: tuple[int, ...] = (0, 3, 10)
+    """After how many clicks to suggest."""
+    places: int = 3
+    """Suggested places of each."""
+    colours: int = 5
+    """Suggested colours of each place."""
+    methods: tuple[str, ...] = ()
+    """Ways to suggest; default: all that the colorizer allows."""
+    threads: int = 0
+    """CPU threads; 0: all cores."""
+    json: Path | None = None
+    """Write the report there."""
+
+    def __post_init__(self):
+        if unknown := set(self.methods) - set(METHODS):
+            raise ValueError(f"--methods has {sorted(unknown)}; there are {', '.join(METHODS)}")
+        for name in ("count", "size", "places", "colours"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.clicks or min(self.clicks) < 0:
+            raise ValueError(f"--clicks is {self.clicks}; give numbers of at least 0")
+
+
+@dataclass(frozen=True, eq=False)
+class _Photo:
+    lightness: Tensor
+    truth_ab: Tensor
+
+
+class _Remembering:
+    """A colorizer that is asked the same question once per photo: several methods change a photo the same way."""
+
+    def __init__(self, colorizer: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._colorizer = colorizer
+        self.known: dict[bytes, Tensor] = {}
+
+    def __call__(self, lightness: Tensor, clicks: Tensor) -> Tensor:
+        key = lightness.numpy().tobytes() + clicks.numpy().tobytes()
+        if key not in self.known:
+            self.known[key] = self._colorizer(lightness, clicks)
+        return self.known[key]
+
+
+def read_photo(data: bytes, size: int) -> _Photo:
+    """A photo at the working size, in Lab."""
+    rgb = decode_rgb(data)[None]
+    shrink = min(1.0, size / max(rgb.shape[-2:]))
+    target = [max(1, round(side * shrink)) for side in rgb.shape[-2:]]
+    if shrink < 1:
+        rgb = to_uint8(interpolate(rgb / 255, size=target, mode="bilinear", antialias=True))
+    return _Photo(*rgb_to_lab(rgb))
+
+
+async def hits_of_photo(engine: Engine, photo: _Photo, arguments: Arguments, methods: Sequence[str]) -> np.ndarray:
+    """Hit rates (methods, numbers of clicks) over the suggested places of one photo."""
+    truth = hint_colours(photo.truth_ab, engine.hint_size)
+    clicks = no_clicks(photo.truth_ab)
+    rates = np.zeros((len(methods), len(arguments.clicks)))
+    for placed in range(max(arguments.clicks) + 1):
+        now = await engine.look(photo.lightness, clicks)
+        wanted = arguments.places if placed in arguments.clicks else 1
+        found = await places(engine, photo.lightness, clicks, wanted, now.ab, features=now.features)
+        if placed in arguments.clicks:
+            spots = [(place.row, place.col) for place in found]
+            column = arguments.clicks.index(placed)
+            rates[:, column] = await _rates(engine, photo, truth, clicks, now, spots, methods, arguments.colours)
+        flat = torch.tensor([found[0].row * clicks.shape[-1] + found[0].col])
+        colour = truth[:, :, found[0].row, found[0].col]
+        clicks = stamp(clicks, flat, colour, engine.hint_size)
+    return rates
+
+
+async def _rates(
+    engine: Engine,
+    photo: _Photo,
+    truth: Tensor,
+    clicks: Tensor,
+    now: Coloured,
+    spots: Sequence[tuple[int, int]],
+    methods: Sequence[str],
+    colours: int,
+) -> list[float]:
+    """Of each method: the share of spots at which one of its colours is like the true one."""
+    rates = []
+    for method in methods:
+        hits = 0
+        for row, col in spots:
+            known = (photo.lightness, clicks, now.ab, row, col, colours)
+            proposed = await colours_at(engine, *known, method=method, features=now.features)
+            ab = torch.tensor([one.ab for one in proposed])
+            hits += is_hit(float(photo.lightness[0, 0, row, col]), ab, truth[0, :, row, col])
+        rates.append(hits / len(spots))
+    return rates
+
+
+def is_hit(lightness: float, proposed: Tensor, true: Tensor) -> bool:
+    """Whether one of the proposed ab (n, 2) looks like the true ab (2,) at a lightness (CIE L* / 100)."""
+    light = torch.full((1, 1, 1, len(proposed)), lightness)
+    right = true.view(1, 2, 1, 1).expand(-1, -1, -1, len(proposed))
+    return bool((delta_e_2000(light, proposed.T.reshape(1, 2, 1, -1), light, right) <= ALIKE).any())
+
+
+async def measure(arguments: Arguments) -> tuple[np.ndarray, Sequence[str]]:
+    """Hit rates (photos, methods, numbers of clicks), and the methods.
+
+    Raises:
+        ValueError: a method that the colorizer does not allow.
+    """
+    where = (default_tracking_uri(arguments.work), ((arguments.size, arguments.size),))
+    colorizer, guide = (
+        load_runner(kind, getattr(arguments, kind), *where, ("onnxruntime",)) for kind in ("colorizer", "guide")
+    )
+    remembering = _Remembering(colorizer.run)
+    networks = Networks(colorizer=replace(colorizer, run=remembering), guide=guide)
+    methods = arguments.methods or available(networks)
+    if unknown := set(methods) - set(available(networks)):
+        raise ValueError(
+            f"{colorizer.source} allows no {sorted(unknown)}; it has {', '.join(available(networks))}"
+        )
+    engine = Engine.from_pair(networks)
+    photos = open_photos(arguments.photos, arguments.count)
+    rates, started = [], time.perf_counter()
+    for index in range(len(photos.names)):
+        photo = read_photo(photos.read(index), arguments.size)
+        rates.append(await hits_of_photo(engine, photo, arguments, methods))
+        remembering.known.clear()
+        if (index + 1) % 8 == 0:
+            print(f"{index + 1} photos, {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    await engine.close()
+    return np.array(rates), methods
+
+
+def rows_of(rates: np.ndarray, methods: Sequence[str], clicks: Sequence[int]) -> list[dict[str, object]]:
+    """A row per method, the best first: percent of hits after each number of clicks, and of all."""
+    rows = []
+    for number, method in enumerate(methods):
+        columns = np.column_stack([rates[:, number], rates[:, number].mean(1)]) * 100
+        low, high = mean_intervals(columns, seed=0)
+        row: dict[str, object] = {"method": method}
+        for column, name in enumerate([*(f"{placed} clicks" for placed in clicks), "all"]):
+            row[f"{name}, %"] = round(float(columns[:, column].mean()), 1)
+            row[f"{name}, 95 %"] = f"{low[column]:.1f} to {high[column]:.1f}"
+        rows.append(row)
+    return sorted(rows, key=lambda row: -float(str(row["all, %"])))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = tyro.cli(Arguments, description=__doc__, args=words)
+    use_threads(arguments.threads)
+    rates, methods = asyncio.run(measure(arguments))
+    title = f"true colour within Delta E 2000 of {ALIKE:g} of one of {arguments.colours}, {len(rates)} photos"
+    report(title, rows_of(rates, methods, arguments.clicks), [], arguments.json)
+
+
+if __name__ == "__main__":
+    main()

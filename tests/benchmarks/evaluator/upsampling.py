@@ -1,0 +1,162 @@
+"""How well colours come back from a small photo: the ways of `evaluator.service.upsample`, side by side.
+
+    python -m tests.benchmarks.evaluator.upsampling --photos val2017.zip [--working 256 128 64 32] [--limit N] [--json FILE]
+
+Each photo's true ab is made smaller and brought back with the help of its lightness. Delta E 2000 is a mean over
+pixels, then over photos; bleeding, across strong edges, a mean over the photos that have some.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, get_args
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from evaluator.bleeding import BLEEDING_SIDE, bleeding
+from evaluator.delta_e import delta_e_2000
+from evaluator.photos.decode import decode_rgb
+from evaluator.photos.source import open_photos
+from evaluator.service.store import fitted
+from evaluator.service.upsample import Method, upsample_ab
+from kernels.color import AB_SCALE, rgb_to_lab
+from tests.benchmarks.harness import Goal, at_most, report
+
+OURS: Method = "detail"
+"""The way that the service takes."""
+TOLERANCE = 1e-3
+"""In CIE units, of what is checked before anything is measured."""
+
+Found = dict[tuple[int, Method], list[tuple[float, float, float, float]]]
+"""Delta E, bleeding, seconds per million pixels and enlargement of each photo."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Compare the ways to enlarge colours."""
+
+    photos: Path
+    """Folder or zip of photos, or shards with their manifest."""
+    working: tuple[int, ...] = (256, 128, 64, 32)
+    """Long sides of the small photos, in pixels; photos that are not larger are left out."""
+    limit: int | None = None
+    """Take only the first so many photos."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the report to this file."""
+
+    def __post_init__(self) -> None:
+        if not self.working or min(self.working) < 2:
+            raise ValueError(f"--working is {self.working}; give long sides of at least 2 pixels")
+
+
+def lab_photos(source: Path, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Lightness and ab of each photo that is large enough for bleeding."""
+    photos = open_photos(source, limit)
+    for index in range(len(photos.names)):
+        rgb = decode_rgb(photos.read(index))
+        if min(rgb.shape[1:]) >= BLEEDING_SIDE:
+            yield rgb_to_lab(rgb[None])
+
+
+def check() -> None:
+    """Compare every way with what must come out where that is known.
+
+    Raises:
+        SystemExit: with code 1, naming a way that is wrong and by how much.
+    """
+    generator = torch.Generator().manual_seed(0)
+    small, large = torch.rand(1, 1, 30, 41, generator=generator), torch.rand(1, 1, 97, 133, generator=generator)
+    ab = torch.rand(1, 2, 30, 41, generator=generator) - 0.5
+    flat = torch.tensor([0.3, -0.2]).view(1, 2, 1, 1).expand_as(ab)
+    exact = interpolate(ab, size=(97, 133), mode="bilinear", align_corners=False)
+    wrong = {"bilinear": _apart(upsample_ab(ab, small, large, "bilinear"), exact)}
+    for method in get_args(Method):
+        wrong[f"{method} of one colour"] = _apart(upsample_ab(flat, small, large, method), flat[..., :1, :1])
+    for name, difference in wrong.items():
+        if not difference <= TOLERANCE:
+            raise SystemExit(f"{name} is {difference:.3g} CIE units off; nothing is measured")
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() * AB_SCALE)
+
+
+def measure(arguments: Arguments) -> Found:
+    """All photos, sizes and ways."""
+    found: Found = defaultdict(list)
+    for lightness, ab in lab_photos(arguments.photos, arguments.limit):
+        height, width = lightness.shape[-2:]
+        for working in arguments.working:
+            if max(height, width) <= working:
+                continue
+            size = fitted(height, width, working)
+            small_lightness, small_ab = _smaller(lightness, size), _smaller(ab, size)
+            for method in get_args(Method):
+                started = time.perf_counter()
+                back = upsample_ab(small_ab, small_lightness, lightness, method)
+                seconds = (time.perf_counter() - started) * 1e6 / (height * width)
+                apart = float(delta_e_2000(lightness, back, lightness, ab).mean())
+                smeared = float(bleeding(back, ab))
+                found[working, method].append((apart, smeared, seconds, max(height, width) / working))
+    if not found:
+        raise SystemExit(f"no photo of {arguments.photos} is larger than {min(arguments.working)} px")
+    return found
+
+
+def _smaller(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(planes, size=size, mode="bilinear", antialias=True)
+
+
+def make_rows(found: Found) -> list[dict[str, object]]:
+    """One row for each size and way."""
+    rows = []
+    for (working, method), values in found.items():
+        apart, smeared, seconds, enlarged = np.array(values).T
+        plain_apart, plain_smeared = np.array(found[working, "bilinear"]).T[:2]
+        edges = ~np.isnan(smeared)
+        rows.append(
+            {
+                "working": working,
+                "enlarged": float(np.median(enlarged)),
+                "method": method,
+                "photos": len(values),
+                "delta E 2000": float(apart.mean()),
+                "beats bilinear, %": 100 * float((apart < plain_apart).mean()),
+                "with edges": int(edges.sum()),
+                "bleeding": float(smeared[edges].mean()),
+                "less bleeding, %": 100 * float((smeared[edges] < plain_smeared[edges]).mean()),
+                "ms per Mpx": 1000 * float(np.median(seconds)),
+            }
+        )
+    return rows
+
+
+def make_goals(rows: list[dict[str, object]]) -> list[Goal]:
+    """The service's way is to be no worse than bilinear in colour, and to bleed less, at every size."""
+    by_name = {(row["working"], row["method"]): row for row in rows}
+    goals = []
+    for working in dict.fromkeys(row["working"] for row in rows):
+        ours, plain = by_name[working, OURS], by_name[working, "bilinear"]
+        for name in ("delta E 2000", "bleeding"):
+            share = float(ours[name]) / float(plain[name])  # type: ignore[arg-type]
+            goals.append(at_most(f"{name}, {OURS} over bilinear, from {working} px, at most", 1.0, share))
+    return goals
+
+
+def main(arguments: Arguments) -> None:
+    """Check, measure, report."""
+    check()
+    rows = make_rows(measure(arguments))
+    report(
+        f"colours brought back to the photos of {arguments.photos.name}", rows, make_goals(rows), arguments.json
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

@@ -1,0 +1,262 @@
+"""How many photos per second one core prepares: shards and batched Lab beside the usual ways.
+
+The usual way is a `Dataset` over JPEG files: Pillow decodes, torchvision resizes and crops, scikit-image converts
+each photo to Lab, a `DataLoader` makes batches; webdataset's recipe does the same from shards. Ours is shards ->
+`ShardLoader` -> Lab on whole batches: on the GPU where there is one, else on the CPU, compiled where there is a
+C++ compiler. All ways read the same photos and are held to the same cores.
+
+A second table (`tests.benchmarks.trainer.loader_sources`) has all cores, reader processes, and shards on disk, by HTTP and from a
+stand-in for S3, with and without a cache.
+"""
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torchvision.transforms import RandomCrop, Resize
+
+from evaluator.photos.decode import centre_crop, decode_rgb
+from evaluator.photos.files import PHOTO_SUFFIXES, list_files
+from evaluator.photos.manifest import ShardError
+from evaluator.system.environment import usable_cores
+from kernels.color import rgb_to_lab
+from tests.benchmarks.harness import at_least, interleave, quantiles, report
+from tests.benchmarks.trainer.loader_paths import SCALE_JITTER, Conversion, Workload, usual_lab
+from tests.benchmarks.trainer.loader_sources import Disagreement, measure_sources
+from trainer.data.crops import random_crop
+from trainer.data.embedded import photographs
+from trainer.data.shard_build import StoreSettings
+from trainer.data.shard_pool import build_all, plan_jobs
+from trainer.scene import lab_converter
+
+GOAL = 5.0
+TOLERANCE = 1e-3
+"""Largest difference of the two ways' lightness and ab on the same pixels."""
+EXAMPLES = 256
+EXAMPLE_SIZE = (363, 272)
+"""Width and height in pixels of the example photos."""
+_FEWEST_SHARDS = 4
+"""webdataset refuses fewer shards than workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Compare images/s per core of the data path with the usual way."""
+
+    source: Annotated[Path | None, tyro.conf.Positional] = None
+    """A zip or folder of photos; default: crops of scikit-image's photographs."""
+    photos: int = 512
+    """Use at most so many photos."""
+    image_size: int = 256
+    """Side of the crops in pixels."""
+    batch_size: int = 32
+    """Photos per batch."""
+    workers: int = 0
+    """Worker processes of all ways in the first table; 0 decodes in the main process."""
+    cores: int = 1
+    """Cores that each way of the first table may use."""
+    repeats: int = 5
+    """Measurements of each way in the first table, taken in turns."""
+    sources: bool = True
+    """Make the second table: local, HTTP, S3, cold and warm caches, on all cores."""
+    source_workers: tuple[int, ...] = (1, 2)
+    """Worker processes of all ways in the second table."""
+    source_repeats: int = 3
+    """Measurements of each way in the second table, taken in turns."""
+    json: Path | None = None
+    """Write the report here too."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 1 when the two ways disagree, which makes speeds meaningless, 2 for bad input."""
+    options = tyro.cli(BenchOptions, prog="python -m tests.benchmarks.trainer.loader", args=arguments)
+    try:
+        return _run(options)
+    except Disagreement as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (ValueError, OSError, ShardError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: BenchOptions) -> int:
+    _validate(options)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    conversions = _conversions(device)
+    with tempfile.TemporaryDirectory() as folder:
+        workload = _prepare(options, Path(folder), device)
+        files = workload.files
+        difference = max(_difference(workload, lab) for lab in conversions.values())
+        if difference > TOLERANCE:
+            raise Disagreement(f"the two ways differ by {difference:.2e}, more than {TOLERANCE}: no speeds")
+        with _held_to(options.cores):
+            measured = interleave(_ways(options, workload, conversions), options.repeats)
+            stages = _stages(files[:64], options.image_size, conversions)
+        sources: list[dict[str, object]] = []
+        if options.sources:
+            quickest = list(conversions.values())[-1]
+            sources = measure_sources(workload, quickest, options.source_workers, options.source_repeats)
+    usual, _, *ours = (float(np.median(values)) for values in measured.values())
+    rows: list[dict[str, object]] = [
+        {
+            "way": name,
+            "workers": options.workers,
+            "unit": "images/s per core",
+            **quantiles(values),
+            "times usual": float(np.median(values)) / usual,
+        }
+        for name, values in measured.items()
+    ]
+    rows += [{"way": name, "unit": "ms per image", **quantiles(values)} for name, values in stages.items()]
+    goals = [
+        at_least(f"images/s per core, {name} / usual", GOAL, speed / usual)
+        for name, speed in zip(list(measured)[2:], ours, strict=True)
+    ]
+    title = (
+        f"{len(files)} photos, crops of {options.image_size} px; per core: {options.cores} cores, "
+        f"{options.workers} workers; {'/'.join(map(str, options.source_workers))} workers: all cores"
+    )
+    report(f"{title}; largest difference {difference:.1e}", rows + sources, goals, options.json)
+    return 0
+
+
+def _validate(options: BenchOptions) -> None:
+    if not 1 <= options.cores <= usable_cores():
+        raise ValueError(f"--cores is {options.cores}; this machine lends 1 ... {usable_cores()}")
+    if options.photos < options.batch_size or min(options.repeats, options.source_repeats) < 1:
+        raise ValueError(
+            f"--photos is {options.photos}, --batch-size {options.batch_size}, --repeats {options.repeats}, "
+            f"--source-repeats {options.source_repeats}; give at least one batch and one repeat"
+        )
+    if not options.source_workers or not all(0 <= count <= _FEWEST_SHARDS for count in options.source_workers):
+        raise ValueError(f"--source-workers is {options.source_workers}; give numbers in 0 ... {_FEWEST_SHARDS}")
+
+
+def _conversions(device: torch.device) -> dict[str, Conversion]:
+    """Lab on this device; on a CPU also in one compiled pass, where a compiler is found."""
+    found: dict[str, Conversion] = {f"Lab on {device.type}": rgb_to_lab}
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")):
+        found["Lab on cpu, compiled"] = lab_converter(compiled=True)
+    return found
+
+
+def _prepare(options: BenchOptions, folder: Path, device: torch.device) -> Workload:
+    """The same photos as loose files and as shards."""
+    loose = folder / "photos"
+    loose.mkdir()
+    photos = _photos_of(options.source) if options.source else _example_photos()
+    for number, data in enumerate(islice(photos, options.photos)):
+        (loose / f"{number:06d}.jpg").write_bytes(data)
+    shards = folder / "shards"
+    files = sorted(loose.iterdir())
+    shard_size = max(1, min(256, len(files) // _FEWEST_SHARDS))
+    build_all(plan_jobs([loose], shards, StoreSettings(), shard_size, 0), shards, 1, lambda count: None)
+    return Workload(
+        files=files, shards=shards, image_size=options.image_size, batch_size=options.batch_size, device=device
+    )
+
+
+def _photos_of(source: Path) -> Iterator[bytes]:
+    for file in list_files(source):
+        if Path(file.name).suffix.lower() in PHOTO_SUFFIXES:
+            yield file.read()
+
+
+def _example_photos() -> Iterator[bytes]:
+    """Random windows of scikit-image's photographs as JPEGs, about as large as the photos of a prepared COCO."""
+    images = [image for image in photographs().values() if min(image.size) >= EXAMPLE_SIZE[1]]
+    random = np.random.default_rng(0)
+    for number in range(EXAMPLES):
+        image = images[number % len(images)]
+        width = min(EXAMPLE_SIZE[0], image.width)
+        left, top = random.integers(image.width - width + 1), random.integers(image.height - EXAMPLE_SIZE[1] + 1)
+        file = io.BytesIO()
+        window = image.crop((int(left), int(top), int(left) + width, int(top) + EXAMPLE_SIZE[1]))
+        window.convert("RGB").save(file, "JPEG", quality=90)
+        yield file.getvalue()
+
+
+def _difference(workload: Workload, lab: Conversion) -> float:
+    """The largest difference of lightness and ab between the two ways, on a batch of identical pixels."""
+    files = workload.files[: workload.batch_size]
+    rgb = torch.stack([centre_crop(decode_rgb(path.read_bytes()), workload.image_size) for path in files])
+    ours = torch.cat(lab(rgb.to(workload.device)), dim=1).cpu()
+    usual = torch.stack([torch.cat(usual_lab(photo.permute(1, 2, 0).numpy())) for photo in rgb])
+    return (ours - usual).abs().max().item()
+
+
+def _ways(
+    options: BenchOptions, workload: Workload, conversions: Mapping[str, Conversion]
+) -> dict[str, Callable[[], float]]:
+    """For each way a function that prepares all photos once and returns images/s per core; usual ones first."""
+    workers, shards = options.workers, str(workload.shards)
+    ways: dict[str, Callable[[], int]] = {
+        "usual: files, Pillow, scikit-image": lambda: workload.usual(workers),
+        "webdataset's recipe: shards, Pillow, scikit-image": lambda: workload.webdataset(workers),
+    }
+    for name, lab in conversions.items():
+        ways[f"ours: shards, {name}"] = lambda lab=lab: workload.ours(workers, lab, shards)
+    return {name: lambda way=way: workload.photos_per_second(way) / options.cores for name, way in ways.items()}
+
+
+def _stages(
+    files: Sequence[Path], image_size: int, conversions: Mapping[str, Conversion]
+) -> dict[str, list[float]]:
+    """What each step costs on one core, in ms per image: where the difference comes from."""
+    encoded = [path.read_bytes() for path in files]
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
+    decoded = [decode_rgb(data) for data in encoded]
+    crops = torch.stack([centre_crop(rgb, image_size) for rgb in decoded])
+    arrays = [rgb.permute(1, 2, 0).numpy() for rgb in crops]
+    scale, crop = Resize(image_size + SCALE_JITTER // 2), RandomCrop(image_size)
+    steps: dict[str, Callable[[], object]] = {
+        "usual: decode": lambda: [Image.open(io.BytesIO(data)).convert("RGB").load() for data in encoded],
+        "usual: resize the photo, crop": lambda: [crop(scale(image)) for image in images],
+        "usual: Lab one by one, float64": lambda: [usual_lab(array) for array in arrays],
+        "ours: decode": lambda: [decode_rgb(data) for data in encoded],
+        "ours: crop, resize the crop": lambda: [random_crop(i, image_size, 0, (0.0, 0.5, 0.5)) for i in decoded],
+    }
+    if not torch.cuda.is_available():
+        for name, lab in conversions.items():
+            steps[f"ours: {name}, batched"] = lambda lab=lab: [lab(part) for part in crops.split(32)]
+
+    def timed(step: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        step()
+        return (time.perf_counter() - begin) / len(files) * 1e3
+
+    return interleave({name: lambda step=step: timed(step) for name, step in steps.items()}, 5)
+
+
+@contextmanager
+def _held_to(cores: int) -> Iterator[None]:
+    """Keep this process and those it starts on so many cores, where the system can."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+    try:
+        if allowed:
+            os.sched_setaffinity(0, sorted(allowed)[-cores:])
+        yield
+    finally:
+        if allowed:
+            os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
