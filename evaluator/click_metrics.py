@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evaluator.per_photo import at_least_float32, photo_mean
 from kernels.color import AB_SCALE
-from kernels.regions import error_map
+from kernels.error_regions import error_map
 
 FAR = 0.25
 """Beyond this distance from a click, as a share of the diagonal, a colour should stay as it was."""

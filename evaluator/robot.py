@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from evaluator.normal import box_muller
-from evaluator.stamps import at_places, nearest_free, stamp
-from kernels.clicks import clicked, hint_colours, no_clicks
+from kernels.clicks import at_places, clicked, hint_colours, nearest_free, no_clicks, stamp
 from kernels.color import AB_SCALE
-from kernels.noise import uniform
+from kernels.noise import box_muller, uniform
 
 _DRAW = 0x0B07
 """Keeps the robot's noise apart from the policies', which comes from the same keys."""

@@ -5,8 +5,10 @@ tensors. The same numbers come out on every device, for every batch split and nu
 can be resumed or repeated without any generator state. Triton's `tl.philox` computes the same function.
 """
 
+import math
+
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 _LOW32 = 0xFFFFFFFF
@@ -120,3 +122,13 @@ def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) ->
     argmax over many pixels.
     """
     return uniform(keys, stream, count, draw).neg_().log1p_().neg_().log_().neg_()
+
+
+def box_muller(numbers: Float[Tensor, "*n 2"]) -> Float64[Tensor, "*n 2"]:
+    """Two independent standard normal numbers for every two uniform ones in (0, 1) (Box and Muller 1958).
+
+    In float64, so that devices whose logarithms differ in the last bit round to the same pixel.
+    """
+    first, second = numbers.double().unbind(-1)
+    radius, angle = first.log().mul(-2).sqrt(), 2 * math.pi * second
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kernels.clicks import LARGEST_HINT
-from kernels.reference import EstimatorName
+from kernels.estimators import EstimatorName
 from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS, EncoderName
 from trainer.networks.guide_head import HEAD_WIDTHS
 from trainer.networks.split import CLICK_WIDTHS, MULTIPLE, PHOTO_WIDTHS, Part

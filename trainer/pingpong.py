@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from kernels.choice import Click, choose_click
+from kernels.choose_click import Click, choose_click
 from kernels.clicks import clicked, place_clicks
+from kernels.error_regions import error_map, error_target, region_target
+from kernels.estimators import leave_one_out_loss
 from kernels.noise import uniform
-from kernels.reference import leave_one_out_loss
-from kernels.regions import error_map, error_target, region_target
 from trainer.coloring import Colored, Colorizing
 from trainer.config import Config, LossConfig
 from trainer.gain import gain_loss, try_clicks

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from kernels.clicks import hint_colours, no_clicks, scatter_clicks
-from kernels.color import rgb_to_lab
-from kernels.color_fused import photo_to_lab
+from kernels.color import photo_to_lab, rgb_to_lab
 from kernels.noise import uniform
 
 # Streams of a sample's noise (kernels.noise); interactions count up from GUMBEL.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from kernels.reference import EstimatorName
+from kernels.estimators import EstimatorName
 from trainer.config import (
     ChoiceConfig,
     ClicksConfig,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evaluator.policies.interface import State, needed
 from kernels.clicks import clicked, masked_argmax
-from kernels.regions import distance_to_background, error_map, gaussian_blur, region_centre
+from kernels.error_regions import distance_to_background, error_map, gaussian_blur, region_centre
 
 BLUR = 3 / 64
 """Standard deviation of the blur of scores as a share of the shorter side: 3 px at 64 px."""
@@ -59,7 +59,7 @@ class RegionCentrePolicy:
     needs_colorizer = False
 
     def choose(self, state: State) -> Int64[Tensor, " b"]:
-        """See `kernels.regions.region_centre`."""
+        """See `kernels.error_regions.region_centre`."""
         return region_centre(_error(state), clicked(state.clicks), inhibition=self.inhibition)
 
 

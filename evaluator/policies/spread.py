@@ -7,10 +7,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from evaluator.policies.interface import State
-from evaluator.stamps import nearest_free
-from kernels.clicks import clicked, masked_argmax, random_choice
+from kernels.clicks import clicked, masked_argmax, nearest_free, random_choice
+from kernels.error_regions import distance_to_background
 from kernels.noise import gumbel, uniform
-from kernels.regions import distance_to_background
 
 _PLASTIC = 1.32471795724474602596
 """The real root of x^3 = x + 1."""

@@ -11,8 +11,7 @@ from torch import Tensor
 from evaluator.policies.interface import State, needed, recolour
 from evaluator.policies.uncertainty import Imagination
 from evaluator.session import PhotoSession
-from evaluator.stamps import at_places, stamp
-from kernels.clicks import check_some_pixel_is_free, clicked, hint_colours
+from kernels.clicks import at_places, check_some_pixel_is_free, clicked, hint_colours, stamp
 from kernels.noise import uniform
 
 PIXELS_AT_ONCE = 2**20

@@ -7,13 +7,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from evaluator.normal import box_muller
 from evaluator.policies.error import BLUR, INHIBITION, peak
 from evaluator.policies.interface import State, needed
-from evaluator.stamps import at_places, nearest_free, stamp
-from kernels.clicks import clicked
+from kernels.clicks import at_places, clicked, nearest_free, stamp
 from kernels.color import AB_SCALE
-from kernels.noise import uniform
+from kernels.noise import box_muller, uniform
 
 _DRAW = 0x0CCA
 """Keeps the imagined clicks apart from other noise of the same keys and step."""

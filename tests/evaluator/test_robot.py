@@ -4,13 +4,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from evaluator.normal import box_muller
 from evaluator.policies import RandomPolicy, RegionCentrePolicy, State
 from evaluator.protocol import Protocol, Results, evaluate
 from evaluator.robot import EXACT, Robot
 from evaluator.rollout import Photos, rollout
 from kernels.clicks import clicked, hint_colours, no_clicks
-from kernels.noise import sample_keys, uniform
+from kernels.noise import box_muller, sample_keys, uniform
 
 CLUMSY = Robot(position_sigma=1.5, colour_sigma=6.0)
 BUDGETS = (0, 1, 3, 6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from skimage.color import rgb2lab
 
-from kernels.color_fused import _cube_root, _power_08, photo_to_lab
+from kernels.color import _cube_root, _power_08, photo_to_lab
 
 
 def every_third_colour() -> torch.Tensor:

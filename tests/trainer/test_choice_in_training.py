@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.choice import triton_path, use
-from kernels.choice.chain import choose_click_chain
-from kernels.reference import ESTIMATORS
+from kernels.choose_click import cuda, use
+from kernels.choose_click.reference import choose_click_chain
+from kernels.estimators import ESTIMATORS
 from tests.trainer.small_training import build, small_config
 from trainer import pingpong
 from trainer.interrupts import StopRequest
@@ -74,21 +74,21 @@ def test_fifty_steps_give_the_losses_of_the_readable_chain(
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without a GPU")
 def test_fifty_steps_of_the_interpreted_kernels_give_the_losses_of_the_torch_path(tmp_path: Path):
-    before = triton_path.LAUNCHES["gradient_single"]
+    before = cuda.LAUNCHES["gradient_single"]
     with use(cpu="triton"):
         kernels = losses_of(tmp_path / "triton", choice__estimator="gumbel_softmax")
-    assert triton_path.LAUNCHES["gradient_single"] == before + 2 * 2 * STEPS
+    assert cuda.LAUNCHES["gradient_single"] == before + 2 * 2 * STEPS
     plain = losses_of(tmp_path / "torch", choice__estimator="gumbel_softmax")
-    assert triton_path.LAUNCHES["gradient_single"] == before + 2 * 2 * STEPS
+    assert cuda.LAUNCHES["gradient_single"] == before + 2 * 2 * STEPS
     assert_same_losses(kernels, plain, 1e-4, of_norms=1e-2)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
 def test_fifty_steps_on_a_gpu_give_the_losses_of_the_torch_path(tmp_path: Path, estimator: str):
-    before = triton_path.LAUNCHES["gradient_single"]
+    before = cuda.LAUNCHES["gradient_single"]
     kernels = losses_of(tmp_path / "triton", choice__estimator=estimator)
-    assert triton_path.LAUNCHES["gradient_single"] > before
+    assert cuda.LAUNCHES["gradient_single"] > before
     with use(cuda="torch"):
         assert_same_losses(
             kernels, losses_of(tmp_path / "torch", choice__estimator=estimator), 1e-3, of_norms=5e-2

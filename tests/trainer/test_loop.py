@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluator.ruler import measure_ruler
-from kernels.reference import ESTIMATORS
+from kernels.estimators import ESTIMATORS
 from tests.trainer.small_training import Recorder, build, small_config
 from trainer.config import override
 from trainer.engines import Engine

@@ -32,9 +32,8 @@ from evaluator.service.engine import Engine
 from evaluator.service.networks import Networks, load_runner
 from evaluator.service.suggest import colours_at, places
 from evaluator.session import Coloured
-from evaluator.stamps import stamp
 from evaluator.threads import use_threads
-from kernels.clicks import hint_colours, no_clicks
+from kernels.clicks import hint_colours, no_clicks, stamp
 from kernels.color import rgb_to_lab, to_uint8
 from tests.benchmarks.harness import report
 

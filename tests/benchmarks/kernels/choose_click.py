@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.choice import Click, choose_click, implementation
-from kernels.choice.chain import choose_click_chain
-from kernels.reference import ESTIMATORS, NEEDS_NOISE
+from kernels.choose_click import Click, choose_click, implementation
+from kernels.choose_click.reference import choose_click_chain
+from kernels.estimators import ESTIMATORS, NEEDS_NOISE
 from tests.benchmarks.harness import (
     Goal,
     at_least,
@@ -63,7 +63,7 @@ class Arguments:
     """Time choosing and placing a click, forward and backward."""
 
     estimators: tuple[str, ...] = GOAL_ESTIMATORS
-    """Keys of `kernels.reference.ESTIMATORS`."""
+    """Keys of `kernels.estimators.ESTIMATORS`."""
     cases: tuple[tuple[int, int], ...]
     """Photos in a batch, and their side in pixels."""
     threads: tuple[int, ...]

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kernels.choice import Click, choose_click, implementation
-from kernels.choice.chain import NoiseSource, choose_click_chain
+from kernels.choose_click import Click, choose_click, implementation
+from kernels.choose_click.reference import NoiseSource, choose_click_chain
 from kernels.clicks import clicked
+from kernels.estimators import ESTIMATORS, LOWEST, NEEDS_NOISE
 from kernels.noise import gumbel, sample_keys, uniform
-from kernels.reference import ESTIMATORS, LOWEST, NEEDS_NOISE
 
 Operation = Callable[..., Click]
 """`choose_click`, or something with its signature."""
@@ -96,9 +96,9 @@ def noise_of(device: torch.device) -> NoiseSource:
     """The noise that `choose_click` draws on this device."""
     if implementation(device.type) == "torch":
         return gumbel
-    from kernels.choice import triton_path  # here: Triton is not installed everywhere
+    from kernels.choose_click import cuda  # here: Triton is not installed everywhere
 
-    return triton_path.gumbel
+    return cuda.gumbel
 
 
 def check(device: torch.device, operation: Operation = choose_click) -> None:

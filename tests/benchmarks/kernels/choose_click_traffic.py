@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels.choice import torch_path
-from kernels.choice.chain import choose_click_chain
-from kernels.choice.contract import ENTROPY, LOG_PROBABILITY, Settings, Tensors
-from kernels.reference import ESTIMATORS
+from kernels.choose_click import cpu
+from kernels.choose_click.interface import ENTROPY, LOG_PROBABILITY, Settings, Tensors
+from kernels.choose_click.reference import choose_click_chain
+from kernels.estimators import ESTIMATORS
 from tests.benchmarks.harness import report
 from tests.benchmarks.kernels.choose_click_paths import Inputs, backward, make_inputs
 
@@ -99,14 +99,12 @@ def of_cpu(inputs: Inputs, estimator: str) -> tuple[Traffic, Traffic]:
     settings = Settings(estimator, 1.0, 1.0, 0, 0, 1, 1)
     tensors = Tensors(inputs.logits, inputs.clicks, inputs.truth_ab, inputs.keys, None)
     noise = torch.randn(1, SIDE * SIDE)
-    with patch.object(torch_path, "gumbel", lambda *_: noise):
-        ahead, (_, choice, statistics, kept) = traffic(lambda: torch_path.forward(tensors, settings))
+    with patch.object(cpu, "gumbel", lambda *_: noise):
+        ahead, (_, choice, statistics, kept) = traffic(lambda: cpu.forward(tensors, settings))
         given = torch.zeros_like(statistics)
         given[:, ENTROPY] = given[:, LOG_PROBABILITY] = 1.0
         of_clicks = None if estimator == "reinforce" else inputs.of_clicks
-        back, _ = traffic(
-            lambda: torch_path.backward(tensors, settings, choice, statistics, kept, of_clicks, given)
-        )
+        back, _ = traffic(lambda: cpu.backward(tensors, settings, choice, statistics, kept, of_clicks, given))
     return ahead, back
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from kernels import color_fused
+from kernels import color
 from kernels.color import AB_SCALE, LIGHTNESS_SCALE, rgb_to_lab
 from kernels.noise import random_words, sample_keys, uniform
 from tests.benchmarks.harness import Goal, at_least, copier, interleave, quantiles, report, seconds
@@ -54,7 +54,7 @@ def mirrored(rgb: UInt8[Tensor, "b 3 h w"], flip: Bool[Tensor, " b"]) -> UInt8[T
 
 def make_paths(device: torch.device) -> dict[str, ToLab]:
     """All ways to do it on this device. The trainer does the first, or the second where it compiles."""
-    compiled_alone = torch.compile(color_fused.photo_to_lab, dynamic=False)
+    compiled_alone = torch.compile(color.photo_to_lab, dynamic=False)
     paths: dict[str, ToLab] = {
         "eager": lambda rgb, flip: rgb_to_lab(mirrored(rgb, flip)),
         "flip, compiled fused": lambda rgb, flip: compiled_alone(mirrored(rgb, flip)),
@@ -69,7 +69,7 @@ def make_paths(device: torch.device) -> dict[str, ToLab]:
 
 
 def _mirror_and_fused(rgb: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
-    return color_fused.photo_to_lab(mirrored(rgb, flip))
+    return color.photo_to_lab(mirrored(rgb, flip))
 
 
 def _mirror_and_color(rgb: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:

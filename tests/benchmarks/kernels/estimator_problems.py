@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.clicks import hint_colours, no_clicks, place
-from kernels.reference import heatmap
+from kernels.estimators import heatmap
 
 
 class Problem(NamedTuple):

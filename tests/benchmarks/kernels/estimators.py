@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kernels.estimators import choose, heatmap, leave_one_out_loss, log_heatmap, log_probability
 from kernels.noise import gumbel, sample_keys
-from kernels.reference import choose, heatmap, leave_one_out_loss, log_heatmap, log_probability
 from tests.benchmarks.harness import interleave, quantiles, report
 from tests.benchmarks.kernels.estimator_problems import Problem, corners, exact_gradient, normal, problems
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from kernels.choice import Click, choose_click
-from kernels.choice.chain import choose_click_chain
-from kernels.reference import ESTIMATORS
+from kernels.choose_click import Click, choose_click
+from kernels.choose_click.reference import choose_click_chain
+from kernels.estimators import ESTIMATORS
 from tests.benchmarks.kernels import choose_click as bench
 from tests.benchmarks.kernels.choose_click import (
     GOAL_ESTIMATORS,

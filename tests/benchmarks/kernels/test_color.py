@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.color import rgb_to_lab
-from kernels.color_fused import photo_to_lab
+from kernels.color import photo_to_lab, rgb_to_lab
 from tests.benchmarks.kernels import color
 from tests.benchmarks.kernels.color import GOAL_CASE, Arguments, check, main, make_goal, mirrored
 

@@ -10,8 +10,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from kernels.estimators import ESTIMATORS
 from kernels.noise import gumbel, sample_keys
-from kernels.reference import ESTIMATORS
 from tests.benchmarks.kernels import estimators
 from tests.benchmarks.kernels.estimator_problems import Problem, corners, exact_gradient, problems
 from tests.benchmarks.kernels.estimators import (

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from evaluator.baselines import Kernel, kernel
 from evaluator.baselines.kernel import click_shares
-from evaluator.stamps import stamp
-from kernels.clicks import hint_colours, no_clicks
+from kernels.clicks import hint_colours, no_clicks, stamp
 
 HEIGHT, WIDTH = 13, 21
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evaluator.policies import State
-from evaluator.stamps import stamp
+from kernels.clicks import stamp
 from kernels.noise import sample_keys
 from tests.evaluator.conftest import spread_clicks
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluator.service.click_map import PlacedClick, click_map
-from evaluator.stamps import stamp
+from kernels.clicks import stamp
 
 unit = st.floats(-1, 1, width=32)
 clicks_on_a_small_photo = st.lists(

@@ -10,8 +10,7 @@ import torch
 from scipy import special, stats
 from torch import Tensor
 
-from kernels.noise import gumbel, sample_keys
-from kernels.reference import (
+from kernels.estimators import (
     ESTIMATORS,
     NEEDS_CONDITIONAL_NOISE,
     NEEDS_NOISE,
@@ -25,6 +24,7 @@ from kernels.reference import (
     log_heatmap,
     log_probability,
 )
+from kernels.noise import gumbel, sample_keys
 
 HARD = sorted(set(ESTIMATORS) - {"gumbel_softmax_soft"})
 SHAPE = (1, 1, 5)

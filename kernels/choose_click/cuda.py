@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import SymInt, Tensor
 
-from kernels.choice import triton_backward, triton_forward, triton_noise
-from kernels.choice.contract import STATISTICS, Settings, Tensors
-from kernels.choice.plan import Plan, cut, make_plan, power_of_two
+from kernels.choose_click import triton_backward, triton_common, triton_forward
+from kernels.choose_click.interface import STATISTICS, Settings, Tensors
+from kernels.choose_click.tiling import Plan, cut, make_plan, power_of_two
 from kernels.clicks import hint_colours
 
 LAUNCHES: Counter[str] = Counter()
@@ -40,7 +40,7 @@ def kept_pixels(pixels: int | SymInt, estimator: str) -> int | SymInt:
 
 
 def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `kernels.choice.contract.Implementation`."""
+    """See `kernels.choose_click.interface.Implementation`."""
     _check(tensors.logits)
     batch, height, width = tensors.logits.shape
     placed = tensors.logits.new_empty(batch, 3, height, width, dtype=torch.float32)
@@ -61,7 +61,7 @@ def backward(
     grad_clicks: Tensor | None,
     grad_statistics: Tensor | None,
 ) -> Tensor:
-    """See `kernels.choice.contract.Implementation`."""
+    """See `kernels.choose_click.interface.Implementation`."""
     gradient = torch.empty(tensors.logits.shape, dtype=tensors.logits.dtype, device=tensors.logits.device)
     if len(gradient):
         with _on_device_of(gradient):
@@ -76,7 +76,7 @@ def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) ->
     noise = torch.empty(len(keys), count, dtype=torch.float32, device=keys.device)
     block = min(1024, power_of_two(count))
     with _on_device_of(keys):
-        _launch("gumbel", triton_noise.gumbel_kernel, (-(-count // block), len(keys)), 4)(
+        _launch("gumbel", triton_common.gumbel_kernel, (-(-count // block), len(keys)), 4)(
             keys, noise, stream, draw, count, BLOCK=block
         )
     return noise

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kernels.choice import triton_backward, triton_forward, triton_noise
-from kernels.choice.plan import LARGEST_BLOCK, SMALLEST_BLOCK, cut, power_of_two
+from kernels.choose_click import triton_backward, triton_common, triton_forward
+from kernels.choose_click.tiling import LARGEST_BLOCK, SMALLEST_BLOCK, cut, power_of_two
 from tests.kernels.cross_compile import Compiled, Job, cross_compile
 
 INTEGERS = {"keys": "*i64", "choices": "*i64", "candidates": "*i32"}
@@ -127,7 +127,7 @@ def test_combining_many_tiles_and_the_noise_alone():
         job(triton_forward.combine_kernel, 90, 4, SOFT=soft, TILES=tiles, **stamp(hint_size))
         for soft, tiles, hint_size in ((False, 1024, 31), (True, 16, 1))
     ]
-    jobs.append(job(triton_noise.gumbel_kernel, 90, 4, BLOCK=1024))
+    jobs.append(job(triton_common.gumbel_kernel, 90, 4, BLOCK=1024))
     assert all(compiled.stack == 0 for compiled in cross_compile(jobs))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import SymInt, Tensor
 
-from kernels.choice.contract import (
+from kernels.choose_click.interface import (
     ALL_TAKEN,
     DIVERGENCE,
     ENTROPY,
@@ -28,8 +28,8 @@ from kernels.choice.contract import (
     accumulation_type,
 )
 from kernels.clicks import box_sum, clicked, hint_colours, place
+from kernels.estimators import NEEDS_NOISE
 from kernels.noise import gumbel
-from kernels.reference import NEEDS_NOISE
 
 _CACHE_PIXELS = 262144
 """Pixels handled at a time: 1 MiB of float32, about the second-level cache of one core."""
@@ -42,7 +42,7 @@ def kept_pixels(pixels: int | SymInt, estimator: str) -> int | SymInt:
 
 
 def forward(tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `kernels.choice.contract.Implementation`."""
+    """See `kernels.choose_click.interface.Implementation`."""
     exact = accumulation_type(tensors.logits)
     batch = len(tensors.logits)
     placed = tensors.clicks.to(exact, memory_format=torch.contiguous_format, copy=True)
@@ -66,7 +66,7 @@ def backward(
     grad_clicks: Tensor | None,
     grad_statistics: Tensor | None,
 ) -> Tensor:
-    """See `kernels.choice.contract.Implementation`."""
+    """See `kernels.choose_click.interface.Implementation`."""
     gradient = torch.empty(tensors.logits.shape, dtype=statistics.dtype, device=tensors.logits.device)
     with torch.autocast(tensors.logits.device.type, enabled=False):
         for rows, part in _parts(tensors):

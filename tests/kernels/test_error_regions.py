@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from torch import Tensor
 
-from kernels.regions import (
+from kernels.error_regions import (
     distance_to_background,
     error_map,
     error_target,

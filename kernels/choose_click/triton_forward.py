@@ -10,13 +10,13 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from kernels.choice import contract
-from kernels.choice.triton_noise import gumbel_tile
-from kernels.choice.triton_tile import (
+from kernels.choose_click import interface
+from kernels.choose_click.triton_common import (
     ALL_TAKEN,
     LOWEST_FREE,
     TAKEN,
     exp_sum,
+    gumbel_tile,
     load_scores,
     log_heat,
     scores_of,
@@ -25,7 +25,7 @@ from kernels.choice.triton_tile import (
 
 PARTIALS = 8
 _PARTIALS = tl.constexpr(PARTIALS)
-_STATISTICS = tl.constexpr(contract.STATISTICS)
+_STATISTICS = tl.constexpr(interface.STATISTICS)
 
 
 @triton.jit(do_not_specialize=["stream", "draw"])

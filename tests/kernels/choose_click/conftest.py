@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.kernels.choice.places import poison
+from tests.kernels.choose_click.positions import poison
 
 
 @pytest.fixture(autouse=True)

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kernels.choice import choose_click, implementation, use
-from kernels.choice.contract import STATISTICS
-from kernels.reference import ESTIMATORS
-from tests.kernels.choice.chain import (
+from kernels.choose_click import choose_click, implementation, use
+from kernels.choose_click.interface import STATISTICS
+from kernels.estimators import ESTIMATORS
+from tests.kernels.choose_click.positions import triton_on
+from tests.kernels.choose_click.references import (
     assert_equal_chain,
     counted_launches,
     evaluate,
     fused,
     make_inputs,
 )
-from tests.kernels.choice.places import triton_on
 
 SETTINGS = (torch.tensor(1.3).double(), torch.tensor(0.7).double(), 5, 2, 3, 2)
 """temperature, tau, stream, draw, samples, hint_size."""

@@ -6,9 +6,9 @@ The other files' `gpu` tests compare the compiled kernels with the float64 chain
 import pytest
 import torch
 
-from kernels.choice import implementation, triton_path
-from kernels.reference import ESTIMATORS
-from tests.kernels.choice.chain import (
+from kernels.choose_click import cuda, implementation
+from kernels.estimators import ESTIMATORS
+from tests.kernels.choose_click.references import (
     DIFFERENTIABLE,
     Inputs,
     assert_as_exact_as_eager,
@@ -108,7 +108,7 @@ def test_kernels_run_on_the_tensors_device():
         assert_as_exact_as_eager(
             fused(estimator=estimator, hint_size=2),
             inputs,
-            triton_path.gumbel,
+            cuda.gumbel,
             estimator=estimator,
             hint_size=2,
         )

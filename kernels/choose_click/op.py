@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kernels.choice.contract import (
+from kernels.choose_click.interface import (
     DIVERGENCE,
     ENTROPY,
     LOG_PROBABILITY,
@@ -28,9 +28,9 @@ from kernels.choice.contract import (
     accumulation_type,
 )
 from kernels.clicks import LARGEST_HINT, clicked
-from kernels.reference import ESTIMATORS, NEEDS_NOISE
+from kernels.estimators import ESTIMATORS, NEEDS_NOISE
 
-MODULES = {"torch": "kernels.choice.torch_path", "triton": "kernels.choice.triton_path"}
+MODULES = {"torch": "kernels.choose_click.cpu", "triton": "kernels.choose_click.cuda"}
 _chosen = {"cpu": "torch", "cuda": "triton"}
 
 
@@ -72,14 +72,14 @@ def choose_click(
 ) -> Click:
     """Choose one unclicked pixel in each photo and write its true colour into the click map.
 
-    The same numbers as `kernels.reference.choose` followed by `kernels.clicks.place`, without the maps in between.
+    The same numbers as `kernels.estimators.choose` followed by `kernels.clicks.place`, without the maps in between.
     Computed in float32 (float64 on a CPU for float64 logits), also inside autocast.
 
     Args:
         logits: scores z.
         clicks: the click map so far; not modified, and without gradient.
         truth_ab: where the hint colour comes from: the mean under the click's stamp. Without gradient.
-        estimator: a key of `kernels.reference.ESTIMATORS`.
+        estimator: a key of `kernels.estimators.ESTIMATORS`.
         temperature: T of the heat map softmax(z / T), 1e-6 ... 1e6. Under `torch.compile`, each new float is
             compiled anew; a tensor without dimensions, on the CPU, is not.
         tau: temperature of the relaxations, likewise; unused by `argmax_ste` and `reinforce`.

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evaluator.stamps import nearest_free, stamp
-from kernels.clicks import place_clicks
+from kernels.clicks import nearest_free, place_clicks, stamp
 
 
 def stamped_by_hand(clicks: np.ndarray, position: int, colour: np.ndarray, size: int) -> None:

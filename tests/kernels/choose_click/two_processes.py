@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kernels.choice import choose_click
+from kernels.choose_click import choose_click
 from kernels.noise import sample_keys
 
 PHOTOS = 4

@@ -1,6 +1,6 @@
 """What the fused operation's kernels become on GPUs that this machine does not have, as a Markdown table.
 
-    python -m tests.kernels.choice.compiled docs/results/kernels.md
+    python -m tests.kernels.choose_click.compiled docs/results/kernels.md
 
 writes it between the lines `<!-- begin compiled -->` and `<!-- end compiled -->`.
 Float32 in contiguous memory, sizes that are multiples of 16, tiles of 4096 pixels, as large batches are launched.
@@ -13,11 +13,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kernels.choice.plan import LARGEST_BLOCK, Plan
+from kernels.choose_click.tiling import LARGEST_BLOCK, Plan
 from tests.benchmarks.kernels.choose_click_tables import markdown, replace
 from tests.kernels.cross_compile import Compiled, Job, cross_compile
 
-FORWARD, BACKWARD = "kernels.choice.triton_forward:", "kernels.choice.triton_backward:"
+FORWARD, BACKWARD = "kernels.choose_click.triton_forward:", "kernels.choose_click.triton_backward:"
 POINTERS = {
     "keys": "*i64",
     "choices": "*i64",

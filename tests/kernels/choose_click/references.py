@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from kernels.choice import Click, choose_click
-from kernels.choice.chain import NoiseSource, choose_click_chain
-from kernels.choice.triton_path import LAUNCHES
+from kernels.choose_click import Click, choose_click
+from kernels.choose_click.cuda import LAUNCHES
+from kernels.choose_click.reference import NoiseSource, choose_click_chain
 from kernels.clicks import clicked
+from kernels.estimators import LOWEST
 from kernels.noise import gumbel, sample_keys
-from kernels.reference import LOWEST
 
 DIFFERENTIABLE = ("clicks", "log_sum_exp", "log_probability", "entropy", "divergence", "heatmap")
 DEFAULTS: dict[str, Any] = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import ROOT
-from tests.kernels.choice.two_processes import PHOTOS, gradients
+from tests.kernels.choose_click.two_processes import PHOTOS, gradients
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
 

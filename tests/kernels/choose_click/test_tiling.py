@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.choice.plan import LARGEST_BLOCK, SMALLEST_BLOCK, cut, make_plan, power_of_two
+from kernels.choose_click.tiling import LARGEST_BLOCK, SMALLEST_BLOCK, cut, make_plan, power_of_two
 
 COUNTS = st.integers(1, 2**12)
 PIXELS = st.integers(1, 2**24)

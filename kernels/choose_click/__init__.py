@@ -1,5 +1,5 @@
 """Choose a click and place it, as one fused operation; kernels/README.md derives it."""
 
-from kernels.choice.operation import Click, choose_click, implementation, use
+from kernels.choose_click.op import Click, choose_click, implementation, use
 
 __all__ = ["Click", "choose_click", "implementation", "use"]

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kernels.choice.operation import Click
+from kernels.choose_click.op import Click
 from kernels.clicks import clicked, hint_colours, place
-from kernels.noise import gumbel
-from kernels.reference import (
+from kernels.estimators import (
     LOWEST,
     NEEDS_CONDITIONAL_NOISE,
     NEEDS_NOISE,
@@ -19,6 +18,7 @@ from kernels.reference import (
     log_heatmap,
     log_probability,
 )
+from kernels.noise import gumbel
 
 NoiseSource = Callable[[Tensor, int, int, int], Tensor]
 """From keys, stream, count and draw to Gumbel noise (b, count), as `kernels.noise.gumbel`."""

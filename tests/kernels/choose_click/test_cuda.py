@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.choice import choose_click, triton_path
+from kernels.choose_click import choose_click, cuda
 from kernels.clicks import clicked, place_clicks
-from kernels.reference import ESTIMATORS
+from kernels.estimators import ESTIMATORS
 from tests.benchmarks.harness import peak_memory
-from tests.kernels.choice.chain import (
+from tests.kernels.choose_click.positions import DEVICES, LARGE, SMALL, places, triton_on
+from tests.kernels.choose_click.references import (
     DIFFERENTIABLE,
     Inputs,
     Run,
@@ -23,7 +24,6 @@ from tests.kernels.choice.chain import (
     make_inputs,
     roomy,
 )
-from tests.kernels.choice.places import DEVICES, LARGE, SMALL, places, triton_on
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 # NumPy's warnings under the interpreter, some of them with Triton 3.6 only.
@@ -34,7 +34,7 @@ KINDS = ["argmax_ste", "gumbel_softmax_soft", "reinmax", "gumbel_rao"]
 
 def check(inputs: Inputs, block: int | None = None, only: str | None = None, **settings: Any) -> None:
     with triton_on(inputs.logits.device.type, block):
-        assert_as_exact_as_eager(fused(**settings), inputs, triton_path.gumbel, only, **settings)
+        assert_as_exact_as_eager(fused(**settings), inputs, cuda.gumbel, only, **settings)
 
 
 @pytest.mark.parametrize(("device", "shape"), places(SMALL, LARGE))

@@ -6,10 +6,11 @@ import jaxtyping
 import pytest
 import torch
 
-from kernels.choice import choose_click, triton_path, use
+from kernels.choose_click import choose_click, cuda, use
+from kernels.estimators import ESTIMATORS
 from kernels.noise import gumbel, sample_keys
-from kernels.reference import ESTIMATORS
-from tests.kernels.choice.chain import (
+from tests.kernels.choose_click.positions import DEVICES, triton_on
+from tests.kernels.choose_click.references import (
     DEFAULTS,
     DIFFERENTIABLE,
     Inputs,
@@ -18,7 +19,6 @@ from tests.kernels.choice.chain import (
     fused,
     make_inputs,
 )
-from tests.kernels.choice.places import DEVICES, triton_on
 
 ODD = [torch.inf, torch.nan, 3e38, 1e30, -torch.inf]
 PASSING_GRADIENT = [name for name in ESTIMATORS if name != "reinforce"]
@@ -87,7 +87,7 @@ def test_gradients_among_near_ties(estimator: str, temperature: float, offset: f
     inputs = near_ties(device, temperature, offset)
     settings = {"estimator": estimator, "temperature": temperature}
     with triton_on(device, 16):
-        source = triton_path.gumbel
+        source = cuda.gumbel
         found = evaluate(fused(**settings), inputs, only)
         assert_as_exact_as_eager(fused(**settings), inputs, source, only, **settings)
     assert found.gradient.abs().max() * temperature > 1e-3, "a saturated softmax would hide a wrong gradient"

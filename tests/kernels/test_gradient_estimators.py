@@ -10,8 +10,7 @@ import torch
 from scipy import special, stats
 from torch import Tensor
 
-from kernels.noise import gumbel, sample_keys
-from kernels.reference import (
+from kernels.estimators import (
     choose,
     conditional_scores,
     heatmap,
@@ -19,6 +18,7 @@ from kernels.reference import (
     log_heatmap,
     log_probability,
 )
+from kernels.noise import gumbel, sample_keys
 
 PIXELS = 5
 THETA = torch.tensor([[[0.3, -0.5, 1.1, 0.2, -0.9]]], dtype=torch.float64)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.choice import torch_path
+from kernels.choose_click import cpu
+from kernels.estimators import ESTIMATORS
 from kernels.noise import gumbel
-from kernels.reference import ESTIMATORS
-from tests.kernels.choice.chain import (
+from tests.kernels.choose_click.references import (
     DIFFERENTIABLE,
     assert_as_exact_as_eager,
     assert_equal_chain,
@@ -38,7 +38,7 @@ def test_outputs_and_gradients_are_those_of_the_chain(estimator: str, hint_size:
 @pytest.mark.parametrize("batch", [1, 7])
 def test_photos_are_handled_in_parts(estimator: str, batch: int, monkeypatch: pytest.MonkeyPatch):
     """Three photos of 35 pixels at a time, so that the last part is smaller than the others."""
-    monkeypatch.setattr(torch_path, "_CACHE_PIXELS", 110)
+    monkeypatch.setattr(cpu, "_CACHE_PIXELS", 110)
     inputs = in_float64(make_inputs(batch, 5, 7))
     settings = {"estimator": estimator, "hint_size": 2}
     assert_equal_chain(evaluate(fused(**settings), inputs), evaluate(chain(**settings), inputs), **CLOSE)

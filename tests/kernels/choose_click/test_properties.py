@@ -7,11 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.choice import choose_click
+from kernels.choose_click import choose_click
 from kernels.clicks import clicked, place_clicks
-from kernels.reference import ESTIMATORS
-from tests.kernels.choice.chain import DIFFERENTIABLE, Inputs, evaluate, fused, make_inputs
-from tests.kernels.choice.places import triton_on
+from kernels.estimators import ESTIMATORS
+from tests.kernels.choose_click.positions import triton_on
+from tests.kernels.choose_click.references import DIFFERENTIABLE, Inputs, evaluate, fused, make_inputs
 
 HARD = sorted(set(ESTIMATORS) - {"gumbel_softmax_soft"})
 CALLS = st.fixed_dictionaries(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.choice import use
-from kernels.choice.triton_path import block_size
+from kernels.choose_click import use
+from kernels.choose_click.cuda import block_size
 
 SMALL = [(2, 1, 1), (2, 3, 5), (1, 17, 23)]
 LARGE = [(7, 63, 100), (64, 64, 64), (1, 256, 256), (16, 256, 256), (2, 512, 512), (1, 1024, 1024), (300, 40, 50)]

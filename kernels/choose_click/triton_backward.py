@@ -12,9 +12,16 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from kernels.choice import contract
-from kernels.choice.triton_noise import gumbel_at, gumbel_tile
-from kernels.choice.triton_tile import LOWEST_FREE, load_scores, log_heat, scores_of, step_of_stamp
+from kernels.choose_click import interface
+from kernels.choose_click.triton_common import (
+    LOWEST_FREE,
+    gumbel_at,
+    gumbel_tile,
+    load_scores,
+    log_heat,
+    scores_of,
+    step_of_stamp,
+)
 
 ARGMAX_STE, GUMBEL_SOFTMAX, REINMAX, GUMBEL_RAO = range(4)
 """Values of KIND: which relaxation is differentiated. Soft Gumbel-Softmax is GUMBEL_SOFTMAX here."""
@@ -22,7 +29,7 @@ _ARGMAX_STE = tl.constexpr(ARGMAX_STE)
 _GUMBEL_SOFTMAX = tl.constexpr(GUMBEL_SOFTMAX)
 _REINMAX = tl.constexpr(REINMAX)
 _GUMBEL_RAO = tl.constexpr(GUMBEL_RAO)
-_STATISTICS = tl.constexpr(contract.STATISTICS)
+_STATISTICS = tl.constexpr(interface.STATISTICS)
 
 
 @triton.jit
