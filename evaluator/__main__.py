@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Callable[[list[str]], int]:
     """Imported only now: each of them brings libraries that take seconds."""
     if name == "benchmark":
-        return import_module("evaluator.benchmark.main").main
+        return import_module("evaluator.benchmark.command").main
     if name in _SERVING:
         return _of_service(_SERVING[name])
     import tyro
 
-    function = import_module(f"evaluator.{name}").main
+    function = import_module(f"evaluator.benchmark.{name}").main
     return lambda words: tyro.cli(function, prog=f"python -m evaluator {name}", args=words)
 
 

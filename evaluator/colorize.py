@@ -14,21 +14,21 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from evaluator import weights
-from evaluator.atomic import write_atomically
-from evaluator.loaded import LoadedColorizer, LoadedGuide
 from evaluator.photos.reading import MOST_PIXELS
-from evaluator.registry import default_tracking_uri, load_colorizer, load_guide
-from evaluator.service.click_map import PlacedClick, click_map
-from evaluator.service.core import full_pixel, working_pixel
-from evaluator.service.export import ExportFormat, render
-from evaluator.service.palette import ab_of
-from evaluator.service.photo import Limits, parse
-from evaluator.service.problems import Problem
-from evaluator.service.schemas import Click, HexColour, Project, ProjectClick
-from evaluator.service.store import PhotoStore, StoredPhoto, photo_id
-from evaluator.service.suggest import peaks
-from evaluator.session import PhotoSession
-from evaluator.threads import use_threads
+from evaluator.registry.mlflow_registry import default_tracking_uri, load_colorizer, load_guide
+from evaluator.registry.networks import LoadedColorizer, LoadedGuide
+from evaluator.registry.session import PhotoSession
+from evaluator.service.api.schemas import Click, HexColour, Project, ProjectClick
+from evaluator.service.api.state import full_pixel, working_pixel
+from evaluator.service.errors import Problem
+from evaluator.service.images.decode import Limits, parse
+from evaluator.service.images.store import PhotoStore, StoredPhoto, photo_id
+from evaluator.service.inference.click_map import PlacedClick, click_map
+from evaluator.service.inference.gamut import ab_of
+from evaluator.service.inference.suggest import peaks
+from evaluator.service.rendering.export import ExportFormat, render
+from evaluator.system.files import write_atomically
+from evaluator.system.threads import use_threads
 from kernels.clicks import clicked
 
 FORMATS: dict[str, ExportFormat] = {

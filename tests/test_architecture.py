@@ -23,9 +23,9 @@ OWNERS = {  # files, or whole packages with a slash
         "tests/benchmarks/trainer/loader_paths.py",
     },  # which times its own recipe
     "boto3": {"trainer/data/url_openers.py"},
-    "ray": {"evaluator/service/deployment.py", "tuner/"},
+    "ray": {"evaluator/service/ray_serve.py", "tuner/"},
     "optuna": {"tuner/"},
-    "mlflow": {"trainer/tracking.py", "evaluator/registry.py"},
+    "mlflow": {"trainer/tracking.py", "evaluator/registry/mlflow_registry.py"},
 }
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 

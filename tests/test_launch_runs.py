@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 
-from evaluator.registry import default_tracking_uri, new_client
+from evaluator.registry.mlflow_registry import default_tracking_uri, new_client
 from tests import ROOT
 from tests.launch_stubs import environment, finished, write_stubs
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from evaluator.results import Results
+from evaluator.protocol.results import Results
 from trainer.recipes import Stage
 from trainer.validation import middle_budget
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from evaluator.photos.manifest import ShardError
-from evaluator.protocol import Results
+from evaluator.protocol.evaluate import Results
 from kernels.noise import fold, sample_keys
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config

@@ -5,9 +5,9 @@ import os
 import shlex
 from pathlib import Path
 
-from evaluator.picture import click_grid
-from evaluator.registry import default_tracking_uri
-from evaluator.table import plain_text, report
+from evaluator.protocol.tables import plain_text, report
+from evaluator.registry.mlflow_registry import default_tracking_uri
+from evaluator.report.click_grid import click_grid
 from trainer.config import RunConfig, flatten
 from trainer.engines import Engine
 from trainer.loop import Training
@@ -54,7 +54,9 @@ def draw(training: Training, folder: Path) -> dict[str, Path]:
         seed=config.seed,
         title=f"{config.preset}: {config.data.image_size} px, hint size {config.validation.hint_size} px",
     )
-    from evaluator.curves import training_curves  # matplotlib: a second that no error message should wait for
+    from evaluator.report.figures import (
+        training_curves,  # matplotlib: a second that no error message should wait for
+    )
 
     files = {"clicks": folder / "clicks.png", "curves": folder / "curves.png"}
     grid.save(files["clicks"])

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from evaluator.borrowed import WeightsUnavailable
-from evaluator.perceptual import load_lpips
+from evaluator.metrics.perceptual import WeightsUnavailable, load_lpips
 from kernels.color import lab_to_rgb
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from evaluator.contract import FILE_NAME, Contract, Port, Variant, standard_ports
-from evaluator.registry import GRAPH_FILE
+from evaluator.registry.contract import FILE_NAME, Contract, Port, Variant, standard_ports
+from evaluator.registry.mlflow_registry import GRAPH_FILE
 from evaluator.system.environment import commit, versions
 from trainer.networks import SplitColorNet
 from trainer.split_export import TOLERANCE, export_parts, save_parts

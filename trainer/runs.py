@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from evaluator.atomic import write_atomically
+from evaluator.system.files import write_atomically
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, flatten
 from trainer.locks import NO_LOCKS, Busy, Lock, who_has

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from evaluator.registry import BINS_FILE, PART_FILES, write_tensor
+from evaluator.registry.mlflow_registry import BINS_FILE, PART_FILES, write_tensor
 from trainer.networks.split import CELL, MULTIPLE, Embedding, SplitColorNet
 
 TOLERANCE = 1e-5

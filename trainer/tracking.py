@@ -17,8 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from evaluator.contract import FILE_NAME, Contract
-from evaluator.registry import CHAMPION, default_tracking_uri, new_client, unreachable, write_model_file
+from evaluator.registry.contract import FILE_NAME, Contract
+from evaluator.registry.mlflow_registry import (
+    CHAMPION,
+    default_tracking_uri,
+    new_client,
+    unreachable,
+    write_model_file,
+)
 from trainer.null_tracker import NullTracker, Place, flat
 from trainer.outbox import Entry, Outbox, Rejected, brief, now, within
 

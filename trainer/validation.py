@@ -8,8 +8,8 @@ from torch import Tensor
 
 from evaluator.metrics import DEFAULT
 from evaluator.policies import GuidePolicy, Policy, RandomPolicy
-from evaluator.protocol import Protocol, Results, evaluate
-from evaluator.ruler import measure_ruler
+from evaluator.protocol.evaluate import Protocol, Results, evaluate
+from evaluator.protocol.no_network import measure_ruler
 from trainer.config import Config
 from trainer.engines import Cluster, Engine
 from trainer.recipes import Recipe

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from evaluator.click_metrics import click_crowding, click_distance
 from evaluator.metrics import METRICS, unavailable
-from evaluator.nri import nri
-from evaluator.results import BASELINE, Results
+from evaluator.metrics.clicks import click_crowding, click_distance, nri
+from evaluator.protocol.results import BASELINE, Results
 from trainer.config import Config
 from trainer.validation import middle_budget
 from tuner.record import Direction, Measure
@@ -103,7 +102,7 @@ def _gain(results: Results, guide: str) -> float:
 def _nri(results: Results, guide: str) -> float:
     """Clicks until a photo is as good as random clicks make it at the largest budget: its own level per photo.
 
-    Counted on the budgets, as in `evaluator.nri`; a photo that never is counts as the largest budget + 1.
+    Counted on the budgets, as in `evaluator.metrics.clicks`; a photo that never is counts as the largest budget + 1.
     """
     level = _finite(results, BASELINE, "ab_psnr")[:, -1:]
     return nri(_finite(results, guide, "ab_psnr") - level, results.protocol.clicks, 0.0).mean

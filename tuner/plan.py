@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evaluator.registry import default_tracking_uri
+from evaluator.registry.mlflow_registry import default_tracking_uri
 from evaluator.system.environment import PACKAGES, commit, machine, versions
 from trainer.config import Config, flatten, override
 from trainer.config_file import read_config

@@ -20,16 +20,16 @@ from typing import Annotated
 import tyro
 from PIL import Image
 
-from evaluator import promote as evaluation
-from evaluator import registry
-from evaluator.atomic import write_atomically
-from evaluator.benchmark.main import Benchmark
-from evaluator.benchmark.options import Options
-from evaluator.benchmark.ranks import Ranks
-from evaluator.finished import SUMMARY_FILE
+from evaluator.benchmark import promote as evaluation
+from evaluator.benchmark.command import Benchmark
+from evaluator.benchmark.config import Options
+from evaluator.benchmark.distributed import Ranks
 from evaluator.metrics import METRICS
-from evaluator.photos.source import open_photos
-from evaluator.results import BASELINE
+from evaluator.photos.dataset import open_photos
+from evaluator.protocol.finished import SUMMARY_FILE
+from evaluator.protocol.results import BASELINE
+from evaluator.registry import mlflow_registry
+from evaluator.system.files import write_atomically
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, override
 from trainer.data.sources import open_validation
@@ -136,7 +136,7 @@ class Retraining:
             raise ValueError(
                 f"no trial of {folder} has measured {sweep.metric.name}; there is no best one to train"
             )
-        if (here := registry.default_tracking_uri(base.run.work)) != sweep.tracking_uri:
+        if (here := mlflow_registry.default_tracking_uri(base.run.work)) != sweep.tracking_uri:
             raise ValueError(
                 f"the sweep is in MLflow at {sweep.tracking_uri}, and networks would be registered at {here}; "
                 f"set MLFLOW_TRACKING_URI={sweep.tracking_uri}"
@@ -266,10 +266,12 @@ class Contest:
         return out
 
     def _champion(self, name: str) -> str | None:
-        return registry.champion(registry.default_tracking_uri(self.work), name)
+        return mlflow_registry.champion(mlflow_registry.default_tracking_uri(self.work), name)
 
     def _already(self, name: str) -> int:
-        print(f"models:/{name}@{registry.CHAMPION} is version {self.versions[name]}, which was trained here")
+        print(
+            f"models:/{name}@{mlflow_registry.CHAMPION} is version {self.versions[name]}, which was trained here"
+        )
         return 0
 
 

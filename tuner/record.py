@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluator.atomic import write_atomically
+from evaluator.system.files import write_atomically
 
 SWEEP_FILE, TRIALS_FILE, BEST_FILE, REPORT_FILE = "sweep.json", "trials.json", "best.json", "sweep.html"
 LEGS_FILE = "best-legs.json"

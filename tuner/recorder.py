@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial as ray_trial
 
-from evaluator.registry import new_client
+from evaluator.registry.mlflow_registry import new_client
 from trainer.outbox import brief, within
 from tuner.plan import Plan
 from tuner.record import TRIALS_FILE, Leg, Report, Status, Sweep, Trial, best, read_trials, write_trials

@@ -15,8 +15,8 @@ import optuna
 import ray
 from ray import tune
 
-from evaluator.atomic import write_atomically
 from evaluator.system.environment import usable_cores
+from evaluator.system.files import write_atomically
 from trainer.config import override
 from trainer.locks import alone
 from trainer.null_tracker import NullTracker, Place

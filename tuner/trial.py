@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from ray import train, tune
 
-from evaluator.atomic import write_atomically
+from evaluator.system.files import write_atomically
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config, override
 from trainer.hooks import Hooks

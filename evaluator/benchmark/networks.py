@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from evaluator.baselines import Kernel
-from evaluator.contract import Contract
-from evaluator.loaded import LoadedColorizer, LoadedGuide, LoadedNetwork, load_baseline
 from evaluator.policies import NAMES, Policy, make
-from evaluator.registry import default_tracking_uri, load_colorizer, load_guide
-from evaluator.results import BASELINE
+from evaluator.protocol.results import BASELINE
+from evaluator.registry.contract import Contract
+from evaluator.registry.mlflow_registry import default_tracking_uri, load_colorizer, load_guide
+from evaluator.registry.networks import LoadedColorizer, LoadedGuide, LoadedNetwork, load_baseline
 
 ALL = "all"
 """Stands for every policy that needs no guide."""

@@ -1,22 +1,18 @@
-"""Results as Parquet: one row per photo, policy and budget; in parts while a benchmark runs, then in one file.
-
-Columns: photo (name), index (in the whole set), height, width (as measured), policy, clicks, one float64 column
-per metric, click_rows and click_cols (of every click so far, in order), seconds_per_click. Each file also says
-which photos it covers, with the SHA-256 of their bytes, and which it leaves out, and why.
-"""
+"""A benchmark's folder: what it measures, and its results as Parquet, in parts while it runs and then in one file."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from evaluator.atomic import write_atomically
-from evaluator.results import Protocol, Results
+from evaluator.protocol.results import Protocol, Results
+from evaluator.system.files import write_atomically
 
 ROWS_FILE = "results.parquet"
 PART_FILES = "photos-*.parquet"
@@ -205,3 +201,58 @@ def _coverage(file: Path) -> Coverage:
     if _KEY not in metadata:
         raise ValueError(f"{file} was not written by this benchmark; give another --out")
     return Coverage.from_json(metadata[_KEY])
+
+
+IDENTITY_FILE, SUMMARY_FILE = "benchmark.json", "results.json"
+
+Identity = Mapping[str, Any]
+"""Everything that decides the numbers, as JSON values by the name of the setting."""
+
+
+def prepare(folder: Path, identity: Identity, *, resume: bool) -> set[int]:
+    """Begin in an empty folder, or continue what was begun with the same settings.
+
+    Args:
+        folder: `--out`.
+        identity: of the measurement that is asked for.
+        resume: whether to continue; in a folder without a benchmark this begins one, so that a job that is queued
+            again can always say it.
+
+    Returns:
+        Indices of the photos that are dealt with.
+
+    Raises:
+        ValueError: a benchmark is there and `resume` is not asked for, or it measures something else (the message
+            names the settings).
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / IDENTITY_FILE
+    if not file.exists():
+        if (folder / ROWS_FILE).exists() or parts_of(folder):
+            raise ValueError(f"{folder} holds results without {IDENTITY_FILE}; give another --out")
+        write_atomically(file, (json.dumps(identity, indent=1) + "\n").encode())
+        return set()
+    if not resume:
+        raise ValueError(f"{folder} holds a benchmark; add --resume to continue it, or give another --out")
+    refuse_others(folder, json.loads(file.read_text()), identity)
+    return coverage_of(folder).indices
+
+
+def refuse_others(folder: Path, begun: Identity, asked: Identity) -> None:
+    """Raise a ValueError that names the settings in which two measurements differ."""
+    wanted = json.loads(json.dumps(asked))
+    differences = [
+        f"{name} was {_short(begun.get(name))} and is {_short(wanted.get(name))}"
+        for name in dict.fromkeys([*begun, *wanted])
+        if begun.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} was begun with other settings: {'; '.join(differences)}; repeat them, or give another --out"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

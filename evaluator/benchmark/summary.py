@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluator.atomic import write_atomically
-from evaluator.benchmark.beside import beside, is_coco_validation
-from evaluator.benchmark.folder import SUMMARY_FILE
+from evaluator.benchmark.config import Level, Plan
 from evaluator.benchmark.networks import Networks, described
-from evaluator.benchmark.plan import Level, Plan
-from evaluator.benchmark.store import Coverage
-from evaluator.intervals import mean_intervals
+from evaluator.benchmark.presets import beside, is_coco_validation
+from evaluator.benchmark.store import SUMMARY_FILE, Coverage
 from evaluator.metrics import METRICS
-from evaluator.nri import nri
-from evaluator.photos.source import PhotoSource
-from evaluator.results import Results
+from evaluator.metrics.clicks import nri
+from evaluator.photos.dataset import PhotoSource
+from evaluator.protocol.bootstrap import mean_intervals
+from evaluator.protocol.results import Results
 from evaluator.system.environment import PACKAGES, commit, machine, versions
+from evaluator.system.files import write_atomically
 
 SCHEMA = 1
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evaluator.atomic import write_atomically
+from evaluator.system.files import write_atomically
 
 FILE_NAME = "manifest.json"
 FORMAT = 1

@@ -1,11 +1,11 @@
 """Policies: who says where the next click goes. Each is a small object with `choose(state) -> choice`."""
 
+from evaluator.policies.base import Policy, State
+from evaluator.policies.baseline import FarthestPolicy, GaussianPolicy, GridPolicy, RandomPolicy
 from evaluator.policies.catalogue import GUIDES, NAMES, make
-from evaluator.policies.error import BlurredErrorPolicy, MaxErrorPolicy, RegionCentrePolicy
+from evaluator.policies.greedy import ExpectedReductionPolicy, GreedyPolicy
 from evaluator.policies.guide import GuidePolicy
-from evaluator.policies.interface import Policy, State
-from evaluator.policies.spread import FarthestPolicy, GaussianPolicy, GridPolicy, RandomPolicy
-from evaluator.policies.trials import ExpectedReductionPolicy, GreedyPolicy
+from evaluator.policies.oracle import BlurredErrorPolicy, MaxErrorPolicy, RegionCentrePolicy
 from evaluator.policies.uncertainty import Imagination, UncertaintyPolicy
 
 __all__ = [

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import torch
 
-from evaluator.inference import Colorizer, Guide
-from evaluator.policies.error import BlurredErrorPolicy, MaxErrorPolicy, RegionCentrePolicy
+from evaluator.policies.base import Policy
+from evaluator.policies.baseline import FarthestPolicy, GaussianPolicy, GridPolicy, RandomPolicy
+from evaluator.policies.greedy import ExpectedReductionPolicy, GreedyPolicy
 from evaluator.policies.guide import GuidePolicy
-from evaluator.policies.interface import Policy
-from evaluator.policies.spread import FarthestPolicy, GaussianPolicy, GridPolicy, RandomPolicy
-from evaluator.policies.trials import ExpectedReductionPolicy, GreedyPolicy
+from evaluator.policies.oracle import BlurredErrorPolicy, MaxErrorPolicy, RegionCentrePolicy
 from evaluator.policies.uncertainty import UncertaintyPolicy
+from evaluator.registry.networks import Colorizer, Guide
 
 _UNLEARNED: dict[str, tuple[Callable[[], Policy], str]] = {
     "random": (RandomPolicy, "uniform over the unclicked pixels; what the others are compared with"),

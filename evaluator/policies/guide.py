@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from evaluator.inference import Guide, reads_features, run_network
-from evaluator.policies.interface import State, needed
+from evaluator.policies.base import State, needed
+from evaluator.registry.networks import Guide, reads_features, run_network
 from kernels.clicks import clicked, masked_argmax
 
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from evaluator.policies.error import BLUR, INHIBITION, peak
-from evaluator.policies.interface import State, needed
+from evaluator.policies.base import State, needed
+from evaluator.policies.oracle import BLUR, INHIBITION, peak
 from kernels.clicks import at_places, clicked, nearest_free, stamp
 from kernels.color import AB_SCALE
 from kernels.noise import box_muller, uniform
@@ -86,7 +86,7 @@ class UncertaintyPolicy:
         return self.given is None
 
     def choose(self, state: State) -> Int64[Tensor, " b"]:
-        """See `evaluator.policies.error.peak`."""
+        """See `evaluator.policies.oracle.peak`."""
         uncertainty = self.given(state.lightness, state.clicks) if self.given else self._imagined(state)
         return peak(uncertainty, clicked(state.clicks), blur=self.blur, inhibition=self.inhibition)
 

@@ -11,13 +11,13 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from evaluator.finished import Finished
-from evaluator.inference import Colorizer, run_network
 from evaluator.metrics import METRICS, rgb_psnr
-from evaluator.picture import marked
-from evaluator.results import BASELINE, RULER
-from evaluator.robot import Robot
-from evaluator.rollout import Photos
+from evaluator.protocol.finished import Finished
+from evaluator.protocol.results import BASELINE, RULER
+from evaluator.protocol.rollout import Photos
+from evaluator.protocol.simulated_user import Robot
+from evaluator.registry.networks import Colorizer, run_network
+from evaluator.report.click_grid import marked
 from kernels.color import lab_to_rgb, to_uint8
 
 CELL = 192

@@ -7,12 +7,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evaluator.finished import Finished
 from evaluator.metrics import METRICS
-from evaluator.report import figures, tables, words
+from evaluator.protocol.finished import Finished
+from evaluator.protocol.results import RULER, Summary
+from evaluator.report import figures, tables
+from evaluator.report.figures import jpeg
 from evaluator.report.gallery import Gallery, nearest_budget
-from evaluator.report.looks import jpeg
-from evaluator.results import RULER, Summary
 
 FILE_NAME = "report.html"
 _HERE = Path(__file__).parent
@@ -93,8 +93,8 @@ def _content(finished: Finished, gallery: Gallery | None) -> dict[str, Any]:
     return {
         "finished": finished,
         "style": style(),
-        "protocol": words.protocol_sentences(finished),
-        "findings": words.findings(finished, summaries),
+        "protocol": tables.protocol_sentences(finished),
+        "findings": tables.findings(finished, summaries),
         "glance": tables.glance_table(finished, summaries, nearest_budget(finished.budgets)),
         "metrics": [_metric(finished, summaries, metric) for metric in finished.metrics],
         "seconds": tables.seconds_table(finished),
@@ -124,7 +124,7 @@ def _metric(finished: Finished, summaries: Sequence[Summary], metric: str) -> di
         "name": metric,
         "label": METRICS[metric].label,
         "about": METRICS[metric].about,
-        "direction": words.direction(metric),
+        "direction": tables.direction(metric),
         "pictures": [picture for picture in pictures if picture],
         "table": tables.metric_table(finished, summaries, metric),
     }

@@ -11,13 +11,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from evaluator.service import routes_batch, routes_colour, routes_photos, routes_service
-from evaluator.service.core import KNOWN, Service
-from evaluator.service.documented import document
-from evaluator.service.engine import Engine
-from evaluator.service.monitoring import Monitoring
-from evaluator.service.problems import install
-from evaluator.service.security import BodyLimit, Gatekeeper, SecurityHeaders
+from evaluator.service.api import admin, batch, colorize, photos
+from evaluator.service.api.openapi import document
+from evaluator.service.api.state import KNOWN, Service
+from evaluator.service.errors import install
+from evaluator.service.inference.engine import Engine
+from evaluator.service.middleware.metrics import Monitoring
+from evaluator.service.middleware.security import BodyLimit, Gatekeeper, SecurityHeaders
 from evaluator.service.settings import Settings
 
 _log = logging.getLogger("chromaclick")
@@ -55,9 +55,9 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for part in (routes_photos, routes_colour, routes_batch, routes_service):
+    for part in (photos, colorize, batch, admin):
         app.include_router(part.routes)
-    app.mount("/static", _Static(directory=routes_service.STATIC))
+    app.mount("/static", _Static(directory=admin.STATIC))
     document(app)
     install(app, KNOWN)
     # The last one added is the first that sees a request.

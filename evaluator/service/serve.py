@@ -13,10 +13,10 @@ import tyro
 import uvicorn
 from fastapi import FastAPI
 
+from evaluator.service.api.state import Service
 from evaluator.service.app import create_app
-from evaluator.service.core import Service
 from evaluator.service.settings import Settings, from_environment
-from evaluator.threads import use_threads
+from evaluator.system.threads import use_threads
 
 _KEEP_ALIVE_SECONDS = 20
 """Longer than the pauses of a person who thinks about the next click."""

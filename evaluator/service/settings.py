@@ -9,13 +9,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluator.registry import default_tracking_uri
+from evaluator.registry.mlflow_registry import default_tracking_uri
 
 PREFIX = "CHROMACLICK_"
 _log = logging.getLogger("chromaclick")
 _MIB = 2**20
 RUNTIMES = ("torch", "onnxruntime", "torch-compiled")
-"""Names of `evaluator.service.runtimes.RUNTIMES`, which takes seconds to import; a test compares them."""
+"""Names of `evaluator.service.inference.runtimes.RUNTIMES`, which takes seconds to import; a test compares them."""
 _AT_LEAST: dict[str, float] = {
     "working_size": 16,
     "store_mib": 1,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from evaluator.service.problems import overloaded
-from evaluator.threads import one_core_pool
+from evaluator.service.errors import overloaded
+from evaluator.system.threads import one_core_pool
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

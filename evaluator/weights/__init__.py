@@ -6,7 +6,7 @@
 import hashlib
 from pathlib import Path
 
-from evaluator.contract import FILE_NAME, Contract
+from evaluator.registry.contract import FILE_NAME, Contract
 
 SHIPPED = "shipped"
 """Their name, wherever a network is named."""

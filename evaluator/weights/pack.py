@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from evaluator import registry, weights
-from evaluator.contract import FILE_NAME, Contract
-from evaluator.loaded import LoadedGuide, LoadedSplitColorizer
+from evaluator import weights
+from evaluator.registry import mlflow_registry
+from evaluator.registry.contract import FILE_NAME, Contract
+from evaluator.registry.networks import LoadedGuide, LoadedSplitColorizer
 
 MOST_BYTES = 25_000_000
 """Of all files together, as the run has them: packed they are smaller."""
 NOTICE_FILE, README_FILE = "NOTICE", "README.md"
 GRAPHS = {
-    weights.COLORIZER: tuple(registry.PART_FILES.values()),
-    weights.GUIDE: (registry.GRAPH_FILE,),
+    weights.COLORIZER: tuple(mlflow_registry.PART_FILES.values()),
+    weights.GUIDE: (mlflow_registry.GRAPH_FILE,),
 }
 """The graphs of each network that ship; a split colorizer's parts make its whole, which is left out."""
 _LOCAL = re.compile(r"(?:(?:sqlite|file)://|(?<![\w:/.~-]))/+(?:[^/\s'\"]+/)+")
@@ -97,9 +98,9 @@ def _check_size(folders: Mapping[str, Path]) -> None:
 
 def _load(folders: Mapping[str, Path]) -> tuple[LoadedSplitColorizer, LoadedGuide]:
     """Both networks. Loading them refuses pickles."""
-    colorizer = registry.load_colorizer(folders[weights.COLORIZER])
+    colorizer = mlflow_registry.load_colorizer(folders[weights.COLORIZER])
     assert isinstance(colorizer, LoadedSplitColorizer)
-    return colorizer, registry.load_guide(folders[weights.GUIDE])
+    return colorizer, mlflow_registry.load_guide(folders[weights.GUIDE])
 
 
 def _write_network(name: str, source: Path, target: Path, contract: Contract) -> None:
@@ -107,7 +108,7 @@ def _write_network(name: str, source: Path, target: Path, contract: Contract) ->
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(without_traces(torch.export.load(source / file)), target / file)
     if name == weights.COLORIZER:
-        shutil.copyfile(source / registry.BINS_FILE, target / registry.BINS_FILE)
+        shutil.copyfile(source / mlflow_registry.BINS_FILE, target / mlflow_registry.BINS_FILE)
     shippable = dataclasses.replace(contract, config=_without_folders(contract.config))
     (target / FILE_NAME).write_text(shippable.to_json(), encoding="utf-8")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluator.intervals import mean_intervals
 from evaluator.metrics import METRICS
+from evaluator.protocol.bootstrap import mean_intervals
 
 LEVELS = {"ab_psnr": (28.0, 0.6), "ab_ssim": (0.4, 0.02), "rgb_psnr": (24.0, 0.6), "delta_e": (12.0, -0.8)}
 """Of the first policy without clicks, and per square root of a click."""

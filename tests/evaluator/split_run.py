@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from evaluator.contract import FILE_NAME
-from evaluator.registry import GRAPH_FILE
+from evaluator.registry.contract import FILE_NAME
+from evaluator.registry.mlflow_registry import GRAPH_FILE
 from tests import ROOT
 from trainer import publish
 from trainer.networks import GuideHead, SplitColorNet

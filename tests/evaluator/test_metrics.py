@@ -13,7 +13,7 @@ from kernels.clicks import no_clicks, place_clicks
 from kernels.color import rgb_to_lab
 
 MEASURABLE = [name for name in METRICS if name != "lpips"]
-"""LPIPS needs weights; tests/evaluator/test_perceptual.py has its tests."""
+"""LPIPS needs weights; tests/evaluator/metrics/test_perceptual.py has its tests."""
 
 
 def photos(batch: int = 5, height: int = 37, width: int = 50, seed: int = 0) -> torch.Tensor:
@@ -66,7 +66,7 @@ def test_portions_and_what_is_shared_change_no_number(name, monkeypatch):
     at, metric = compare(photos()), METRICS[name]
     expected = metric.measure(at)
     assert len(at.parts) == 1
-    monkeypatch.setattr("evaluator.comparison._CACHED_PIXELS", 2 * 37 * 50)
+    monkeypatch.setattr("evaluator.metrics.base._CACHED_PIXELS", 2 * 37 * 50)
     shared = {}
     for _ in range(2):
         again = dataclasses.replace(at, shared=shared)

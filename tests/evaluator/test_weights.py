@@ -15,11 +15,11 @@ from PIL import Image
 from evaluator import weights
 from evaluator.__main__ import main
 from evaluator.benchmark.networks import Networks, load_networks
-from evaluator.contract import FILE_NAME, Contract
-from evaluator.loaded import LoadedSplitColorizer
-from evaluator.registry import load_colorizer, load_guide
-from evaluator.service.engine import Engine
-from evaluator.service.palette import ab_of
+from evaluator.registry.contract import FILE_NAME, Contract
+from evaluator.registry.mlflow_registry import load_colorizer, load_guide
+from evaluator.registry.networks import LoadedSplitColorizer
+from evaluator.service.inference.engine import Engine
+from evaluator.service.inference.gamut import ab_of
 from evaluator.weights import pack
 from evaluator.weights.__main__ import main as pack_command
 from kernels.color import lab_to_uint8, rgb_to_lab

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evaluator.service.monitoring import Metrics
+from evaluator.service.middleware.metrics import Metrics
 from evaluator.service.settings import from_environment
 from tests import ROOT
 from trainer.metrics_file import HELP, PREFIX
@@ -140,12 +140,12 @@ def test_the_registry_gets_every_variable_that_its_script_asks_for():
 
 
 def test_the_evaluators_command_is_one_that_it_takes():
-    from evaluator.benchmark import main
+    from evaluator.benchmark import command
 
     words = SERVICES["evaluator"]["command"]
     assert words[0] == "benchmark"
     with pytest.raises(SystemExit) as stopped:
-        main.main([*words[1:], "--help"])
+        command.main([*words[1:], "--help"])
     assert stopped.value.code == 0
 
 

@@ -46,10 +46,10 @@ _USE = """
 import io
 import numpy as np
 from PIL import Image
-from evaluator.registry import connect, load_colorizer
+from evaluator.registry.mlflow_registry import connect, load_colorizer
 from evaluator.service import samples
-from evaluator.service.photo import Limits, parse
-from evaluator.service.runtimes import choose
+from evaluator.service.images.decode import Limits, parse
+from evaluator.service.inference.runtimes import choose
 from tests import ROOT
 
 choice = choose(load_colorizer(words[0]), [(32, 24)], ("torch", "onnxruntime"))
@@ -92,10 +92,15 @@ def no_deps(image: str) -> set[str]:
 @pytest.mark.parametrize(
     ("image", "modules"),
     [
-        ("service", ["evaluator.__main__", "evaluator.service.serve", "evaluator.service.parser"]),
+        ("service", ["evaluator.__main__", "evaluator.service.serve", "evaluator.service.images.parser"]),
         (
             "evaluator",
-            ["evaluator.__main__", "evaluator.benchmark.main", "evaluator.compare", "evaluator.promote"],
+            [
+                "evaluator.__main__",
+                "evaluator.benchmark.command",
+                "evaluator.benchmark.compare",
+                "evaluator.benchmark.promote",
+            ],
         ),
     ],
 )

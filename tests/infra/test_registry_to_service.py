@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from evaluator import registry
+from evaluator.registry import mlflow_registry
 from evaluator.service.app import create_app
-from evaluator.service.engine import Engine
+from evaluator.service.inference.engine import Engine
 from evaluator.service.settings import Settings
 from tests import ROOT
 from tests.infra.processes import free_port, postgres, postgres_programs, running
@@ -148,7 +148,7 @@ def test_the_service_colours_with_the_champion_and_follows_it(
 
         with Tracker(Place(work=tmp_path, folder=stack.run, tracking_uri=stack.mlflow)) as tracker:
             assert tracker.register(stack.run / "colornet") == 2
-        registry.promote(stack.mlflow, "colornet", "2", {"reason": "a test"})
+        mlflow_registry.promote(stack.mlflow, "colornet", "2", {"reason": "a test"})
         assert client.portal.call(engine.refresh)
         second = client.post("/v1/colorize", json=asked)
         assert (second.status_code, second.headers["X-Colorizer"]) == (200, "models:/colornet/2")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.registry import import_mlflow
+from evaluator.registry.mlflow_registry import import_mlflow
 from tests import ROOT
 from tests.trainer.child_run import STEPS
 from trainer.config import flatten

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluator.ruler import measure_ruler
+from evaluator.protocol.no_network import measure_ruler
 from kernels.estimators import ESTIMATORS
 from tests.trainer.small_training import Recorder, build, small_config
 from trainer.config import override

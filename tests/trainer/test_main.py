@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluator.registry import default_tracking_uri, load_colorizer, load_guide, versions
+from evaluator.registry.mlflow_registry import default_tracking_uri, load_colorizer, load_guide, versions
 from evaluator.system.environment import commit
 from tests import ROOT
 from trainer.config import flatten

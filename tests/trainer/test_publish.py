@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluator.contract import Contract
-from evaluator.registry import load_colorizer
+from evaluator.registry.contract import Contract
+from evaluator.registry.mlflow_registry import load_colorizer
 from trainer import publish
 from trainer.networks import ColorNet, EditNet
 

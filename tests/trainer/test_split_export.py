@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluator.contract import FILE_NAME, Contract, pad_to_multiple
-from evaluator.loaded import LoadedGuide, LoadedSplitColorizer
-from evaluator.registry import GRAPH_FILE, PART_FILES, load, load_colorizer, load_guide
+from evaluator.registry.contract import FILE_NAME, Contract, pad_to_multiple
+from evaluator.registry.mlflow_registry import GRAPH_FILE, PART_FILES, load, load_colorizer, load_guide
+from evaluator.registry.networks import LoadedGuide, LoadedSplitColorizer
 from tests.trainer.split_networks import click_map, guide_head, photos, split_network
 from trainer import publish
 from trainer.networks import GuideHead, SplitColorNet

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluator.registry import import_mlflow
+from evaluator.registry.mlflow_registry import import_mlflow
 from trainer import publish
 from trainer.networks import ColorNet
 from trainer.null_tracker import NullTracker, Place

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from evaluator.registry import default_tracking_uri
+from evaluator.registry.mlflow_registry import default_tracking_uri
 from tests.trainer.small_training import small_config
 from trainer.config import override
 from trainer.runs import as_json

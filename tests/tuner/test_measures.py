@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluator.results import Protocol, Results
+from evaluator.protocol.results import Protocol, Results
 from trainer.config import override
 from trainer.presets import tiny
 from tuner.measures import MEASURES, measured, measures_of

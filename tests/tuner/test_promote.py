@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from evaluator import registry
-from evaluator.contract import Variant
+from evaluator.registry import mlflow_registry
+from evaluator.registry.contract import Variant
 from tests.evaluator.made_up_run import made_up_rows, write_run
 from tests.trainer.small_training import small_config
 from tests.tuner.made_up_promotion import made_up_sweep
@@ -65,7 +65,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
                     "source": f"models:/{name}/{version}",
                     "name": name,
                     "version": version,
-                    "sha256": registry.load(folder).fingerprint,
+                    "sha256": mlflow_registry.load(folder).fingerprint,
                 }
     return work / "mlflow.db", described
 
@@ -89,7 +89,9 @@ def contest(registered: tuple[Path, dict[str, dict[str, Any]]], tmp_path: Path) 
 
 
 def champions(work: Path) -> tuple[str | None, ...]:
-    return tuple(registry.champion(registry.default_tracking_uri(work), name) for name in (COLORIZER, GUIDE))
+    return tuple(
+        mlflow_registry.champion(mlflow_registry.default_tracking_uri(work), name) for name in (COLORIZER, GUIDE)
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,9 +113,9 @@ def test_each_network_is_judged_alone_and_the_guide_with_the_champion_colorizer(
 
 
 def test_without_champions_the_new_networks_are_the_first(contest: MadeUp):
-    client = registry.connect(registry.default_tracking_uri(contest.work))
+    client = mlflow_registry.connect(mlflow_registry.default_tracking_uri(contest.work))
     for name in (COLORIZER, GUIDE):
-        client.delete_registered_model_alias(name, registry.CHAMPION)
+        client.delete_registered_model_alias(name, mlflow_registry.CHAMPION)
     object.__setattr__(contest, "gains", {COLORIZER: -0.5, GUIDE: -0.5})
     assert contest.decide() == 0
     assert champions(contest.work) == ("2", "2")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from evaluator.registry import new_client
+from evaluator.registry.mlflow_registry import new_client
 from tests import ROOT
 from tests.tuner.toy import BEST, TOP, climb
 from tests.tuner.toy_sweep import NAME, mortal, options, sometimes_wrong

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evaluator.registry import import_mlflow
+from evaluator.registry.mlflow_registry import import_mlflow
 from tests.trainer.small_training import small_config
 from trainer.null_tracker import Place
 from trainer.tracking import PARENT, Tracker

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from evaluator.photos.manifest import TAR_BLOCK
-from evaluator.photos.shards import LocalShards, member_name
+from evaluator.photos.sharded import LocalShards, member_name
 from trainer.data.plan import Block, Piece
 from trainer.data.shard_cache import ShardCache
 from trainer.data.shard_set import ShardSet

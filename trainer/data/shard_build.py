@@ -22,9 +22,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from evaluator.atomic import write_atomically
 from evaluator.photos.files import SourceFile
 from evaluator.photos.manifest import ShardEntry
+from evaluator.system.files import write_atomically
 from trainer.data.tar_scan import scan_tar
 
 PARTS = ".parts"

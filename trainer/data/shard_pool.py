@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
 
-from evaluator.atomic import write_atomically
 from evaluator.photos.files import SourceFile, list_files
 from evaluator.photos.manifest import FILE_NAME, ImageSizes, Manifest, save
+from evaluator.system.files import write_atomically
 from trainer.data.shard_build import PARTS, BuiltShard, ShardJob, StoreSettings, build_shard, finished
 
 REPORT_NAME = "report.json"

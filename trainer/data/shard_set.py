@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from evaluator.photos.manifest import FILE_NAME, HOW_TO_INDEX, Manifest, ShardEntry, ShardError, from_json
-from evaluator.photos.shards import check_size
+from evaluator.photos.sharded import check_size
 from trainer.data.tar_stream import expand, read_url
 from trainer.data.url_openers import is_local, local_path
 

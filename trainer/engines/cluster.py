@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env
 from torch import nn
 
-from evaluator.threads import use_threads
+from evaluator.system.threads import use_threads
 from trainer.config import EngineConfig, OptimizerConfig
 from trainer.engines.engine import Engine
 from trainer.engines.replicated import ReplicatedEngine

@@ -6,8 +6,7 @@ from textwrap import fill
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluator.report.figures import Picture
-from evaluator.report.looks import INK, dress, looks, new_figure
+from evaluator.report.figures import INK, Picture, dress, looks, new_figure
 from trainer.config import Config
 from tuner.importance import Importance
 from tuner.pareto import comparable, front, known_value

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluator.atomic import write_atomically
 from evaluator.report.page import facts, style, templates
+from evaluator.system.files import write_atomically
 from trainer.config import Config, override
 from trainer.presets import paper
 from trainer.settings import checked

@@ -22,17 +22,17 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from evaluator.delta_e import delta_e_2000
-from evaluator.intervals import mean_intervals
+from evaluator.metrics.color import delta_e_2000
+from evaluator.photos.dataset import open_photos
 from evaluator.photos.decode import decode_rgb
-from evaluator.photos.source import open_photos
-from evaluator.registry import CHAMPION, default_tracking_uri
-from evaluator.service.colours import ALIKE, METHODS, available
-from evaluator.service.engine import Engine
-from evaluator.service.networks import Networks, load_runner
-from evaluator.service.suggest import colours_at, places
-from evaluator.session import Coloured
-from evaluator.threads import use_threads
+from evaluator.protocol.bootstrap import mean_intervals
+from evaluator.registry.mlflow_registry import CHAMPION, default_tracking_uri
+from evaluator.registry.session import Coloured
+from evaluator.service.inference.engine import Engine
+from evaluator.service.inference.networks import Networks, load_runner
+from evaluator.service.inference.suggest import colours_at, places
+from evaluator.service.inference.suggest_colors import ALIKE, METHODS, available
+from evaluator.system.threads import use_threads
 from kernels.clicks import hint_colours, no_clicks, stamp
 from kernels.color import rgb_to_lab, to_uint8
 from tests.benchmarks.harness import report

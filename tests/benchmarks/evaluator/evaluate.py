@@ -22,18 +22,18 @@ from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
+from evaluator.benchmark.config import split
 from evaluator.benchmark.measure import Task, measure, pieces
-from evaluator.benchmark.plan import split
 from evaluator.benchmark.store import merge, read_results
-from evaluator.inference import Colorizer, run_network
-from evaluator.photos.ahead import Cut
+from evaluator.photos.dataset import open_photos
 from evaluator.photos.decode import decode_square
-from evaluator.photos.source import open_photos
+from evaluator.photos.prefetch import Cut
 from evaluator.policies import Policy, make
-from evaluator.registry import load_colorizer, load_guide
-from evaluator.results import Protocol
-from evaluator.rollout import Photos, rollout
-from evaluator.threads import use_threads
+from evaluator.protocol.results import Protocol
+from evaluator.protocol.rollout import Photos, rollout
+from evaluator.registry.mlflow_registry import load_colorizer, load_guide
+from evaluator.registry.networks import Colorizer, run_network
+from evaluator.system.threads import use_threads
 from tests.benchmarks.evaluator.made_up_networks import MadeUp, crops
 from tests.benchmarks.harness import at_least, interleave, quantiles, report, seconds
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.export import Dim
 
-from evaluator.contract import FILE_NAME, Contract, standard_ports
+from evaluator.registry.contract import FILE_NAME, Contract, standard_ports
 
 
 class MadeUp(nn.Module):

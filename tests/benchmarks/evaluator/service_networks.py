@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from evaluator.contract import FILE_NAME, Contract, standard_ports
-from evaluator.registry import GRAPH_FILE
+from evaluator.registry.contract import FILE_NAME, Contract, standard_ports
+from evaluator.registry.mlflow_registry import GRAPH_FILE
 from evaluator.system.environment import commit, versions
 
 COLORIZER_WIDTHS = (24, 48, 96, 128, 128, 192)

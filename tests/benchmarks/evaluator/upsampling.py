@@ -1,4 +1,4 @@
-"""How well colours come back from a small photo: the ways of `evaluator.service.upsample`, side by side.
+"""How well colours come back from a small photo: the ways of `evaluator.service.rendering.upsample`, side by side.
 
     python -m tests.benchmarks.evaluator.upsampling --photos val2017.zip [--working 256 128 64 32] [--limit N] [--json FILE]
 
@@ -19,12 +19,12 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from evaluator.bleeding import BLEEDING_SIDE, bleeding
-from evaluator.delta_e import delta_e_2000
+from evaluator.metrics.bleeding import BLEEDING_SIDE, bleeding
+from evaluator.metrics.color import delta_e_2000
+from evaluator.photos.dataset import open_photos
 from evaluator.photos.decode import decode_rgb
-from evaluator.photos.source import open_photos
-from evaluator.service.store import fitted
-from evaluator.service.upsample import Method, upsample_ab
+from evaluator.service.images.store import fitted
+from evaluator.service.rendering.upsample import Method, upsample_ab
 from kernels.color import AB_SCALE, rgb_to_lab
 from tests.benchmarks.harness import Goal, at_most, report
 

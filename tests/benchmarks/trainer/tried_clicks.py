@@ -16,8 +16,8 @@ import tyro
 from torch import nn
 
 from evaluator.policies import ExpectedReductionPolicy, GreedyPolicy, Policy
-from evaluator.rollout import Photos, rollout
-from evaluator.session import PhotoSession
+from evaluator.protocol.rollout import Photos, rollout
+from evaluator.registry.session import PhotoSession
 from tests.benchmarks.harness import at_least, interleave, quantiles, report
 from trainer.data.embedded import validation_photos
 from trainer.networks import ColorNet, SplitColorNet

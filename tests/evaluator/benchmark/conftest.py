@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from evaluator.contract import Variant
+from evaluator.registry.contract import Variant
 from trainer.networks import ColorNet, EditNet
 from trainer.publish import describe, export, save
 

@@ -3,10 +3,16 @@
 import numpy as np
 import pytest
 
-from evaluator.benchmark.beside import beside, is_coco_validation
-from evaluator.papers import GUIDINGPAINTER_1, RTUG_SWEEP, THESIS_4_1, THESIS_4_2
-from evaluator.presets import PRESETS
-from evaluator.results import Protocol, Results, Summary
+from evaluator.benchmark.presets import (
+    GUIDINGPAINTER_1,
+    PRESETS,
+    RTUG_SWEEP,
+    THESIS_4_1,
+    THESIS_4_2,
+    beside,
+    is_coco_validation,
+)
+from evaluator.protocol.results import Protocol, Results, Summary
 
 
 def means_of(clicks: tuple[int, ...], metrics: tuple[str, ...]) -> list[Summary]:

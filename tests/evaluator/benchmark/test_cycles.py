@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from evaluator.benchmark.cycles import cycles_of
+from evaluator.benchmark.presets import cycles_of
 
 
 def write_run(folder: Path, cycles: int, validations: int) -> Path:

@@ -6,7 +6,7 @@ import pytest
 
 from evaluator.__main__ import main
 from tests.evaluator.benchmark.conftest import Bench
-from tests.evaluator.benchmark.test_main import assert_same_numbers, rows_of
+from tests.evaluator.benchmark.test_command import assert_same_numbers, rows_of
 from tests.trainer.test_distributed import launch_program
 
 pytestmark = pytest.mark.distributed

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.benchmark.folder import prepare
+from evaluator.benchmark.store import prepare
 
 IDENTITY = {"clicks": (0, 1), "size": 64, "colorizer": "aa", "photos": "bb", "robot": {"position_sigma": 0.0}}
 

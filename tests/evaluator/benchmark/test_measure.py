@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluator.benchmark.distributed import Ranks
 from evaluator.benchmark.measure import pieces
-from evaluator.benchmark.ranks import Ranks
 
 
 @given(st.integers(0, 60), st.sets(st.integers(0, 59)), st.integers(1, 9))

@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 import tyro
 
-from evaluator.benchmark.options import Options
-from evaluator.benchmark.plan import make_plan, split
+from evaluator.benchmark.config import Options, make_plan, split
+from evaluator.benchmark.presets import PRESETS
 from evaluator.metrics import METRICS, unavailable
-from evaluator.presets import PRESETS
 
 NEEDED = ["--colorizer", "c.pt2", "--photos", "p.zip", "--out", "out"]
 
@@ -82,7 +81,7 @@ def test_bad_input_is_one_clear_line(words: list[str], message: str):
 
 def test_what_a_preset_cannot_measure_here_is_said_and_what_was_asked_for_by_name_is_an_error(monkeypatch):
     monkeypatch.setattr(
-        "evaluator.benchmark.plan.unavailable", lambda name: "no weights" if name == "lpips" else None
+        "evaluator.benchmark.config.unavailable", lambda name: "no weights" if name == "lpips" else None
     )
     assert plan_of("--preset", "thesis-table-4.1").not_measured == {"lpips": "no weights"}
     with pytest.raises(ValueError, match="lpips cannot be measured: no weights"):
@@ -92,8 +91,8 @@ def test_what_a_preset_cannot_measure_here_is_said_and_what_was_asked_for_by_nam
 def test_what_would_be_missed_after_hours_is_asked_for_first(monkeypatch):
     with pytest.raises(ValueError, match=r"thesis-table-4\.2 needs --run"):
         plan_of("--preset", "thesis-table-4.2")
-    monkeypatch.setattr("evaluator.fid.unavailable", lambda: "no Inception")
+    monkeypatch.setattr("evaluator.metrics.fid.unavailable", lambda: "no Inception")
     with pytest.raises(ValueError, match="fid cannot be measured: no Inception"):
         plan_of("--fid", "10")
-    monkeypatch.setattr("evaluator.fid.unavailable", lambda: None)
+    monkeypatch.setattr("evaluator.metrics.fid.unavailable", lambda: None)
     assert plan_of("--fid", "0,10").fid == (0, 10)

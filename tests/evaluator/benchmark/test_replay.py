@@ -11,15 +11,14 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
 from evaluator.baselines import Kernel
-from evaluator.benchmark.measure import Task, measure, pieces
-from evaluator.benchmark.replay import fid_rows
+from evaluator.benchmark.measure import Task, fid_rows, measure, pieces
 from evaluator.benchmark.store import merge
-from evaluator.fid import Fid
-from evaluator.photos.ahead import Cut
-from evaluator.photos.source import open_photos
+from evaluator.metrics.fid import Fid
+from evaluator.photos.dataset import open_photos
+from evaluator.photos.prefetch import Cut
 from evaluator.policies import MaxErrorPolicy, RandomPolicy
-from evaluator.results import Protocol
-from evaluator.robot import Robot
+from evaluator.protocol.results import Protocol
+from evaluator.protocol.simulated_user import Robot
 from tests.evaluator.benchmark.conftest import Bench
 from tests.evaluator.conftest import spread_clicks
 

@@ -17,7 +17,7 @@ from evaluator.benchmark.store import (
     to_table,
     write_part,
 )
-from evaluator.results import Protocol, Results
+from evaluator.protocol.results import Protocol, Results
 
 METRICS = ["ab_psnr", "delta_e"]
 NAMES = [f"photo {index}" for index in range(20)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evaluator.policies import Imagination, UncertaintyPolicy, make
-from evaluator.policies.error import BLUR, INHIBITION, peak
+from evaluator.policies.oracle import BLUR, INHIBITION, peak
 from kernels.clicks import clicked
 from tests.evaluator.policies.states import click, colours, place_of, state_of
 

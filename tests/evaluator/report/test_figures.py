@@ -3,9 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluator.finished import Finished
-from evaluator.report.figures import click_density, gain_curves, heat_map, mean_curves, nri_bars
-from evaluator.report.looks import looks
+from evaluator.protocol.finished import Finished
+from evaluator.report.figures import click_density, gain_curves, heat_map, looks, mean_curves, nri_bars
 from tests.evaluator.made_up_run import made_up_rows, write_run
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from evaluator.baselines import Kernel
 from evaluator.benchmark.store import to_table
-from evaluator.finished import Finished
 from evaluator.metrics import METRICS
 from evaluator.policies import RandomPolicy, RegionCentrePolicy
-from evaluator.protocol import Protocol, evaluate
+from evaluator.protocol.evaluate import Protocol, evaluate
+from evaluator.protocol.finished import Finished
+from evaluator.protocol.no_network import measure_ruler
+from evaluator.protocol.simulated_user import Robot
 from evaluator.report import choose, render
 from evaluator.report.gallery import shown_budgets, shown_policies
-from evaluator.robot import Robot
-from evaluator.ruler import measure_ruler
 from tests.evaluator.made_up_run import made_up_rows, write_run
 
 NAMES = [f"photo{i}.png" for i in range(9)]

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from evaluator.service.app import create_app
-from evaluator.service.engine import Engine
+from evaluator.service.inference.engine import Engine
 from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import tyro
 
+from evaluator.service.api.state import Service
 from evaluator.service.app import create_app
-from evaluator.service.core import Service
-from evaluator.service.engine import Engine
+from evaluator.service.inference.engine import Engine
 from evaluator.service.serve import run
 from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes

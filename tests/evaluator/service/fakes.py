@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from evaluator.contract import pad_to_multiple
+from evaluator.registry.contract import pad_to_multiple
 
 
 def spread(lightness: Tensor, clicks: Tensor) -> Tensor:

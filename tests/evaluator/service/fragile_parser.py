@@ -3,7 +3,7 @@
 import os
 import signal
 
-from evaluator.service import parser
+from evaluator.service.images import parser
 
 _parse = parser.parse
 

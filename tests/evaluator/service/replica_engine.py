@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from evaluator.service.engine import Engine
+from evaluator.service.inference.engine import Engine
 from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes
 

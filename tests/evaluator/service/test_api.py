@@ -16,10 +16,10 @@ from PIL import Image
 from skimage.color import rgb2lab
 from starlette.testclient import TestClient
 
+from evaluator.service.api.state import MOST_CELLS, check_cells
 from evaluator.service.app import create_app
-from evaluator.service.core import MOST_CELLS, check_cells
-from evaluator.service.engine import Engine
-from evaluator.service.problems import Problem
+from evaluator.service.errors import Problem
+from evaluator.service.inference.engine import Engine
 from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes
 from tests.evaluator.service.conftest import BASE_URL, wait_until_ready

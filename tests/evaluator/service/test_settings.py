@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from evaluator.service import runtimes, settings
+from evaluator.service import settings
+from evaluator.service.inference import runtimes
 from evaluator.service.settings import Settings, from_environment
 
 

@@ -16,17 +16,17 @@ from PIL import Image
 from starlette.testclient import TestClient
 from torch import Tensor
 
-from evaluator.loaded import LoadedGuide, LoadedSplitColorizer
-from evaluator.registry import load_colorizer, load_guide
-from evaluator.service import converted
+from evaluator.registry.mlflow_registry import load_colorizer, load_guide
+from evaluator.registry.networks import LoadedGuide, LoadedSplitColorizer
 from evaluator.service.app import create_app
-from evaluator.service.distribution import MODE_DISTANCE, modes, uncertainty
-from evaluator.service.engine import Engine
-from evaluator.service.networks import Networks, load_runner, runner_of
-from evaluator.service.palette import shown
-from evaluator.service.runtimes import choose, example
+from evaluator.service.inference import converted
+from evaluator.service.inference.distribution import MODE_DISTANCE, modes, uncertainty
+from evaluator.service.inference.engine import Engine
+from evaluator.service.inference.gamut import shown
+from evaluator.service.inference.networks import Networks, load_runner, runner_of
+from evaluator.service.inference.runtimes import choose, example
+from evaluator.service.inference.suggest import colours_at, places
 from evaluator.service.settings import Settings
-from evaluator.service.suggest import colours_at, places
 from tests.evaluator.service import fakes
 from tests.evaluator.service.conftest import BASE_URL, wait_until_ready
 from tests.evaluator.split_run import write_split_run

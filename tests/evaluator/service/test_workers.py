@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from evaluator.service.problems import Problem
+from evaluator.service.errors import Problem
 from evaluator.service.workers import Workers
 
 

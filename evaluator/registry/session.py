@@ -1,0 +1,137 @@
+"""Photos under one set of clicks after another: what a colorizer sees in the photos alone is computed once."""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from evaluator.registry.contract import FEATURE_CELL
+from evaluator.registry.networks import Colorizer, run_network
+from kernels.color import AB_SCALE
+
+APART = 15 / AB_SCALE
+"""Distance of two suggested colours, ab / 128."""
+
+
+@runtime_checkable
+class SplitColorizer(Protocol):
+    """A colorizer that looks at a photo once, and answers each set of clicks from what it saw."""
+
+    def __call__(self, lightness: Tensor, clicks: Tensor) -> Tensor:
+        """Both at once."""
+        ...
+
+    def embed(self, lightness: Tensor) -> tuple[Tensor, ...]:
+        """What the photos alone say; every tensor begins with the batch."""
+        ...
+
+    def colour(self, embedding: Any, lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
+        """Ab, and features for guides that read them. One photo's embedding serves any number of click maps."""
+        ...
+
+    def distribution(self, cells: Tensor) -> Tensor:
+        """Probability (n, bins) of each colour of `bins`, from the features (n, c) of some cells."""
+        ...
+
+    @property
+    def bins(self) -> Tensor:
+        """Colours, (bins, 2), ab / 128."""
+        ...
+
+
+class Coloured(NamedTuple):
+    """Photos under a set of clicks."""
+
+    ab: Float[Tensor, "b 2 h w"]
+    """float32."""
+    features: Tensor | None
+    """What guides that are heads of a split colorizer read, (b,c,h/4,w/4) of the padded photo; None for others."""
+
+
+class PhotoSession:
+    """A batch of photos in front of a colorizer. Itself a colorizer, for code that knows no sessions."""
+
+    def __init__(
+        self, colorizer: Colorizer, lightness: Float[Tensor, "b 1 h w"], autocast: torch.dtype | None = None
+    ) -> None:
+        """Look at the photos.
+
+        Args:
+            colorizer: in evaluation mode, on the photos' device; a split one or any other.
+            lightness: CIE L* / 100.
+            autocast: dtype to run it in under autocast.
+
+        Raises:
+            ValueError: see `run_network`.
+        """
+        self._colorizer, self._lightness, self._autocast = colorizer, lightness, autocast
+        self._split = colorizer if isinstance(colorizer, SplitColorizer) else None
+        self._embedding: tuple[Tensor, ...] | None = None
+
+    def look(self, clicks: Float[Tensor, "b 3 h w"]) -> Coloured:
+        """Colours and features for one set of clicks of each photo."""
+        if self._split is None:
+            return Coloured(run_network(self._colorizer, self._lightness, clicks, autocast=self._autocast), None)
+        ab, features = self._answer(self._embedded(), self._lightness, clicks)
+        return Coloured(ab, features)
+
+    def rows(self, rows: Int64[Tensor, " n"], clicks: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2 h w"]:
+        """Colours for any number of click maps, each of the photo whose row is named."""
+        lightness = self._lightness[rows]
+        if self._split is None:
+            return run_network(self._colorizer, lightness, clicks, autocast=self._autocast)
+        embedding = self._embedded()
+        if len(self._lightness) > 1:
+            kind = type(embedding)
+            picked = [part[rows] for part in embedding]
+            embedding = kind(*picked) if hasattr(embedding, "_fields") else kind(picked)
+        return self._answer(embedding, lightness, clicks)[0]
+
+    def likely_colours(
+        self, features: Tensor, places: Int64[Tensor, "b c"], width: int, count: int
+    ) -> tuple[Float[Tensor, "b c k 2"], Float[Tensor, "b c k"]] | None:
+        """The `count` likeliest colours of some pixels, and their shares of 1; None without a distribution.
+
+        Colours within `APART` of a likelier one are left out: they are the same mode.
+
+        Args:
+            features: from `look`.
+            places: flat indices of pixels.
+            width: of the photos in pixels.
+            count: of the colours.
+        """
+        if self._split is None:
+            return None
+        cell = places // width // FEATURE_CELL * features.shape[-1] + places % width // FEATURE_CELL
+        cells = features.flatten(2).gather(2, cell[:, None].expand(-1, features.shape[1], -1))
+        left = self._split.distribution(cells.transpose(1, 2).flatten(0, 1))
+        bins = self._split.bins
+        near = torch.cdist(bins, bins) < APART
+        colours, shares = [], []
+        for _ in range(count):
+            share, best = left.max(1)
+            colours.append(bins[best])
+            shares.append(share)
+            left = left.masked_fill(near[best], 0.0)
+        share = torch.stack(shares, 1)
+        found = torch.stack(colours, 1), share / share.sum(1, keepdim=True).clamp(min=1e-9)
+        return found[0].unflatten(0, places.shape), found[1].unflatten(0, places.shape)
+
+    def __call__(self, lightness: Tensor, clicks: Tensor) -> Float[Tensor, "b 2 h w"]:
+        """Colours; of this session's own photos without looking at them again."""
+        if lightness is self._lightness:
+            return self.look(clicks).ab
+        return run_network(self._colorizer, lightness, clicks, autocast=self._autocast)
+
+    def _embedded(self) -> tuple[Tensor, ...]:
+        if self._embedding is not None:
+            return self._embedding
+        assert self._split is not None
+        found: tuple[Tensor, ...] = run_network(self._split.embed, self._lightness, autocast=self._autocast)
+        self._embedding = found
+        return found
+
+    def _answer(self, embedding: tuple[Tensor, ...], lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._split is not None
+        return run_network(self._split.colour, embedding, lightness, clicks, autocast=self._autocast)

@@ -1,0 +1,156 @@
+"""Where the next click helps most, and which colours are plausible there: both without the true colours."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluator.service.inference.engine import Engine
+from evaluator.service.inference.networks import Networks
+from evaluator.service.inference.suggest_colors import METHODS, Scene, available
+from kernels.clicks import clicked
+
+NEIGHBOURHOOD = 5 / 64
+"""Radius of a place's neighbourhood as a share of the shorter side: 5 px at 64 px."""
+DEFAULT_METHOD = "cover photo"
+"""Has the best measured hit rate of those for any colorizer, see docs/results/colour_suggestions.md."""
+SPLIT_METHOD = "distribution"
+"""For split colorizers."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a click helps, in pixels of the working size."""
+
+    row: int
+    col: int
+    probability: float
+    """Share of the heat map in its neighbourhood that no earlier place has."""
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """A plausible colour."""
+
+    ab: tuple[float, float]
+    """CIE / 128, in [-1, 1]."""
+    probability: float | None
+    """How likely among the suggestions; None where the method gives none."""
+
+
+async def places(
+    engine: Engine,
+    working: Float[Tensor, "1 1 h w"],
+    clicks: Float[Tensor, "1 3 h w"],
+    count: int,
+    predicted_ab: Float[Tensor, "1 2 h w"] | None = None,
+    networks: Networks | None = None,
+    avoid: Sequence[tuple[int, int]] = (),
+    features: Tensor | None = None,
+) -> list[Place]:
+    """The `count` best places for the next click, the best first, a neighbourhood's radius apart.
+
+    The first is what `evaluator.policies.guide.GuidePolicy` clicks. Fewer where no pixel is left.
+
+    Args:
+        engine: the networks.
+        working: the photo's lightness.
+        clicks: the click map so far.
+        count: at least 1.
+        predicted_ab: the present colours, where they are known already.
+        networks: a pair to use; default: the present one.
+        avoid: row and column of places whose neighbourhoods are left out.
+        features: of the present colours, where they are known already and the guide reads them.
+
+    Raises:
+        Overloaded: too many requests wait.
+    """
+    pair = networks or engine.networks
+    if predicted_ab is None or (features is None and pair.guide.reads_features):
+        predicted_ab, features = await engine.look(working, clicks, pair)
+    logits = await engine.logits(working, predicted_ab, clicks, pair, features)
+    return await asyncio.to_thread(peaks, logits[0], clicked(clicks)[0], count, avoid)
+
+
+def peaks(
+    logits: Float[Tensor, "h w"], taken: Tensor, count: int, avoid: Sequence[tuple[int, int]] = ()
+) -> list[Place]:
+    """The largest logits one after the other; each keeps others out of its neighbourhood.
+
+    Args:
+        logits: z / T.
+        taken: (h, w), True at pixels that are clicked.
+        count: at least 1.
+        avoid: row and column of places whose neighbourhoods are left out.
+    """
+    height, width = logits.shape
+    heat = logits.double().flatten().softmax(0).view_as(logits)
+    free = logits.masked_fill(taken, -math.inf)
+    radius = max(1.0, NEIGHBOURHOOD * min(height, width))
+    rows, cols = torch.arange(height)[:, None], torch.arange(width)
+
+    def near_to(row: int, col: int) -> Tensor:
+        return (rows - row).square() + (cols - col).square() <= radius**2
+
+    for place in avoid:
+        free = free.masked_fill(near_to(*place), -math.inf)
+    found: list[Place] = []
+    while len(found) < count and float(free.max()) > -math.inf:
+        row, col = divmod(int(free.argmax()), width)
+        near = near_to(row, col)
+        found.append(Place(row, col, float(heat[near].sum())))
+        heat = heat.masked_fill(near, 0.0)
+        free = free.masked_fill(near, -math.inf)
+    return found
+
+
+async def colours_at(
+    engine: Engine,
+    working: Float[Tensor, "1 1 h w"],
+    clicks: Float[Tensor, "1 3 h w"],
+    predicted_ab: Float[Tensor, "1 2 h w"],
+    row: int,
+    col: int,
+    count: int,
+    *,
+    method: str | None = None,
+    networks: Networks | None = None,
+    features: Tensor | None = None,
+) -> list[Suggested]:
+    """`count` plausible colours at a pixel of the working size, the likeliest first.
+
+    Args:
+        engine: the networks.
+        working: the photo's lightness.
+        clicks: the click map so far.
+        predicted_ab: the present colours.
+        row: of the pixel.
+        col: of the pixel.
+        count: at least 1.
+        method: name of one of `colours.METHODS`; default: `DEFAULT_METHOD`, or `SPLIT_METHOD` where the colorizer
+            is a split one.
+        networks: a pair to use; default: the present one.
+        features: of the present colours, where they are known already and the colorizer is a split one.
+
+    Raises:
+        ValueError: an unknown method, one that the colorizer does not allow, or a pixel outside the photo.
+        Overloaded: too many requests wait.
+    """
+    height, width = working.shape[-2:]
+    if not (0 <= row < height and 0 <= col < width):
+        raise ValueError(f"row {row}, column {col} is outside of the {height} x {width} working pixels")
+    pair = networks or engine.networks
+    is_split = pair.colorizer.split is not None
+    method = method or (SPLIT_METHOD if is_split else DEFAULT_METHOD)
+    if method not in available(pair):
+        raise ValueError(
+            f"the method is {method!r}; with {pair.colorizer.source} use one of {', '.join(available(pair))}"
+        )
+    if is_split and features is None:
+        features = (await engine.look(working, clicks, pair)).features
+    scene = Scene(engine, pair, working, clicks, predicted_ab, row, col, features)
+    return [Suggested(ab, probability) for ab, probability in await METHODS[method](scene, count)]
