@@ -19,13 +19,13 @@ OWNERS = {  # files, or whole packages with a slash
     "accelerate": {"trainer/engines/"},
     "deepspeed": {"trainer/engines/"},
     "webdataset": {
-        "trainer/data/tar_stream.py",
+        "trainer/data/storage.py",
         "tests/benchmarks/trainer/loader_paths.py",
     },  # which times its own recipe
-    "boto3": {"trainer/data/url_openers.py"},
+    "boto3": {"trainer/data/storage.py"},
     "ray": {"evaluator/service/ray_serve.py", "tuner/"},
     "optuna": {"tuner/"},
-    "mlflow": {"trainer/tracking.py", "evaluator/registry/mlflow_registry.py"},
+    "mlflow": {"trainer/monitoring/mlflow_tracker.py", "evaluator/registry/mlflow_registry.py"},
 }
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 

@@ -8,21 +8,19 @@ import torch
 
 from evaluator.photos.manifest import ShardError
 from evaluator.protocol.evaluate import Results
+from evaluator.system.interrupts import StopRequest
 from kernels.noise import fold, sample_keys
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoint import Checkpoints, Progress
 from trainer.config import Config
-from trainer.console import Screen, StageDisplay
 from trainer.data.batch import Batch, Loader
 from trainer.engines import Cluster, Engine, borrow, train
-from trainer.headlines import first_losses, headline
-from trainer.interrupts import StopRequest
-from trainer.perceptual import Perceptual
-from trainer.progress import Progress
-from trainer.recipes import Recipe, Stage, Step
-from trainer.scene import Scene, lab_converter, prepare_scene
-from trainer.update import Update
-from trainer.validation import Validation
-from trainer.watch import Watch
+from trainer.monitoring.console import Screen, StageDisplay
+from trainer.monitoring.monitor import Watch
+from trainer.recipes.base import Recipe, Stage, Step
+from trainer.recipes.lab_batch import Scene, lab_converter, prepare_scene
+from trainer.recipes.losses import Perceptual
+from trainer.step import Update
+from trainer.validation import Validation, first_losses, headline
 
 AfterValidation = Callable[["Training", Stage], bool | None]
 """Hears of each stage after its validation and checkpoint, on every rank; True, on every rank, stops."""
@@ -34,7 +32,7 @@ def carry_on(training: "Training", stage: Stage) -> None:
 
 @runtime_checkable
 class Metrics(Protocol):
-    """Where numbers go; `trainer.tracking` has the real ones."""
+    """Where numbers go; `trainer.monitoring.mlflow_tracker` has the real ones."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Note values at a number of photos seen."""

@@ -12,12 +12,11 @@ from typing import Annotated
 
 import tyro
 
+from evaluator.system.interrupts import StopRequest
 from trainer.config import Config, override
-from trainer.config_file import read_config
-from trainer.interrupts import StopRequest
-from trainer.presets import PRESETS
+from trainer.config.overrides import nearest, read_config
+from trainer.config.presets import PRESETS
 from trainer.session import WRONG_INPUT, AlreadyFinished, Session
-from trainer.settings import nearest
 
 PROGRAM = "accelerate launch trainer/main.py"
 BAD_INPUT = 2

@@ -1,34 +1,62 @@
-"""One invocation of the trainer: open everything, train, report, publish, close."""
+"""One invocation of the trainer: open everything, train, report, publish, close; and what a caller may hook in."""
 
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from evaluator.photos.manifest import ShardError
 from evaluator.system.environment import commit, usable_cores
-from trainer.checkpoints import Checkpoints, networks_of, read_state
+from evaluator.system.interrupts import StopRequest
+from trainer.checkpoint import Checkpoints, networks_of, read_state
+from trainer.components import WRONG_INPUT, Parts, on_main
 from trainer.config import Config, flatten
+from trainer.config.presets import without_effect
 from trainer.engines import Cluster
-from trainer.hooks import Hooks
-from trainer.interrupts import StopRequest
-from trainer.loop import Training
-from trainer.metrics_file import FILE as METRICS_FILE
-from trainer.metrics_file import MetricsFile
-from trainer.null_tracker import NullTracker, Place
-from trainer.outcome import conclude
-from trainer.parts import WRONG_INPUT, Parts, on_main
-from trainer.pingpong import pingpong
-from trainer.presets import without_effect
-from trainer.pretraining import find_or_pretrain
-from trainer.runs import Claim, RunFolder, open_run
-from trainer.traces import FOLDER as TRACES
-from trainer.traces import Traces
-from trainer.tracking import open_tracker
-from trainer.update import TrainingBroke
+from trainer.finish import conclude
+from trainer.loop import AfterValidation, Training, carry_on
+from trainer.monitoring.mlflow_tracker import open_tracker
+from trainer.monitoring.profiler import FOLDER as TRACES
+from trainer.monitoring.profiler import Traces
+from trainer.monitoring.prometheus import FILE as METRICS_FILE
+from trainer.monitoring.prometheus import MetricsFile
+from trainer.monitoring.tracker import NullTracker, Place
+from trainer.recipes.pingpong import pingpong
+from trainer.run_folder import Claim, RunFolder, open_run
+from trainer.step import TrainingBroke
+from trainer.warm_start import find_or_pretrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Whose child a training is, where it begins, and who hears of its validations."""
+
+    parent_run: str = ""
+    """MLflow run that this one is a child of."""
+    run_id: str = ""
+    """MLflow run to continue in a new run folder; empty: a new one."""
+    tracking_uri: str = ""
+    """Database or server; empty: as always, see `Place.tracking_uri`."""
+    tags: Mapping[str, object] = field(default_factory=dict)
+    """More tags of the run."""
+    start: Path | None = None
+    """A checkpoint to begin a new run from: its progress and its networks, under this config's settings."""
+    pretrained: Path | None = None
+    """Folder of shared pretrainings (`trainer.warm_start`) to begin a new run from."""
+    metrics: tuple[str, ...] = ()
+    """Names in `evaluator.metrics.METRICS` that validation measures beside the default ones."""
+    after_validation: AfterValidation = carry_on
+    """Called on every rank after each stage, its validation and its checkpoint. True, on every rank, stops."""
+    quiet: bool = False
+    """Print nothing."""
+
+    def __post_init__(self) -> None:
+        if self.start and self.pretrained:
+            raise ValueError(f"begin from {self.start} or from a pretraining in {self.pretrained}, not from both")
+
 
 VANISHED_S = 150.0
 """A run is waited for whose machine may have vanished: NFS frees its locks after its lease, 90 s by default."""

@@ -1,4 +1,4 @@
-"""Validation through the evaluator's own protocol, split over processes."""
+"""Validation through the evaluator's own protocol, split over processes, and its headline for a terminal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,11 @@ from evaluator.metrics import DEFAULT
 from evaluator.policies import GuidePolicy, Policy, RandomPolicy
 from evaluator.protocol.evaluate import Protocol, Results, evaluate
 from evaluator.protocol.no_network import measure_ruler
+from evaluator.protocol.results import Results
 from trainer.config import Config
 from trainer.engines import Cluster, Engine
-from trainer.recipes import Recipe
-from trainer.watchdog import Watchdog
+from trainer.monitoring.watchdog import Watchdog
+from trainer.recipes.base import Recipe, Stage
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,22 @@ def policies(recipe: Recipe, engines: Mapping[str, Engine], trained: set[str]) -
             module = engines[name].whole
             found[published] = GuidePolicy(guide=module, blind=getattr(module, "variant", "blind") == "blind")
     return found
+
+
+def first_losses(stage: Stage, losses: Mapping[str, float]) -> dict[str, float]:
+    """The first term of each phase, named shortly enough for a progress bar."""
+    found: dict[str, float] = {}
+    for phase in stage.phases:
+        terms = [name for name in losses if name.startswith(f"{phase.name}/")]
+        if terms:
+            alone = len(stage.phases) == 1
+            label = terms[0].partition("/")[2] if alone else phase.name.rpartition("-")[2]
+            found[label] = losses[terms[0]]
+    return found
+
+
+def headline(results: Results) -> str:
+    """Each policy's mean ab PSNR at the middle of the curve, in a line."""
+    middle = middle_budget(results.protocol.clicks)
+    found = {s.policy: s.mean for s in results.table() if s.metric == "ab_psnr" and s.clicks == middle}
+    return f"ab PSNR at {middle} clicks: " + ", ".join(f"{name} {value:.2f} dB" for name, value in found.items())

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from trainer.config import Config
-from trainer.data.sources import open_loader
-from trainer.pingpong import pingpong
+from trainer.data.loader import open_loader
+from trainer.recipes.pingpong import pingpong
 
 
 @dataclass(frozen=True)

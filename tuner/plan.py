@@ -13,12 +13,11 @@ from typing import Any
 
 from evaluator.registry.mlflow_registry import default_tracking_uri
 from evaluator.system.environment import PACKAGES, commit, machine, versions
+from evaluator.system.locks import alone
 from trainer.config import Config, flatten, override
-from trainer.config_file import read_config
-from trainer.locks import alone
-from trainer.presets import paper
-from trainer.runs import as_json
-from trainer.settings import checked, nearest
+from trainer.config.overrides import checked, nearest, read_config
+from trainer.config.presets import paper
+from trainer.run_folder import as_json
 from tuner.budget import Budget
 from tuner.course import Course
 from tuner.measures import MEASURES, check_measurable, measures_of

@@ -18,9 +18,9 @@ from trainer.config import (
     ValidationConfig,
     override,
 )
-from trainer.presets import paper, tiny
-from trainer.presets import small as small_training
-from trainer.schedules import Schedule
+from trainer.config.presets import paper, tiny
+from trainer.config.presets import small as small_training
+from trainer.config.schedules import Schedule
 from tuner.space import Domain
 
 ESTIMATORS: tuple[EstimatorName, ...] = get_args(EstimatorName)

@@ -30,16 +30,15 @@ from evaluator.protocol.finished import SUMMARY_FILE
 from evaluator.protocol.results import BASELINE
 from evaluator.registry import mlflow_registry
 from evaluator.system.files import write_atomically
-from trainer.checkpoints import Checkpoints
+from evaluator.system.interrupts import StopRequest
+from evaluator.system.locks import alone
+from trainer.checkpoint import Checkpoints
 from trainer.config import Config, override
-from trainer.data.sources import open_validation
-from trainer.hooks import Hooks
-from trainer.interrupts import StopRequest
-from trainer.locks import alone
-from trainer.presets import paper
-from trainer.runs import RESULTS_FILE, RunFolder
-from trainer.session import Session
-from trainer.settings import checked, nearest
+from trainer.config.overrides import checked, nearest
+from trainer.config.presets import paper
+from trainer.data.loader import open_validation
+from trainer.run_folder import RESULTS_FILE, RunFolder
+from trainer.session import Hooks, Session
 from tuner.record import Sweep, best, read_trials
 
 COLORIZER, GUIDE, POLICY = "colornet", "editnet-blind", "guide-blind"
@@ -154,7 +153,7 @@ class Retraining:
             The versions that were registered, by name.
 
         Raises:
-            WRONG_INPUT: see `trainer.parts`.
+            WRONG_INPUT: see `trainer.components`.
             KeyboardInterrupt: asked to stop.
             SystemExit: with code 1, the training broke.
         """

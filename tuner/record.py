@@ -131,7 +131,7 @@ class Sweep:
     space: tuple[dict[str, Any], ...]
     """The searched settings: see `tuner.space.Domain.as_json`."""
     base: dict[str, Any]
-    """The flat config that the values replace parts of: see `trainer.runs.as_json`."""
+    """The flat config that the values replace parts of: see `trainer.run_folder.as_json`."""
     parent_run: str = ""
     """Id of the sweep's MLflow run."""
     tracking_uri: str = ""

@@ -14,7 +14,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial as ray_trial
 
 from evaluator.registry.mlflow_registry import new_client
-from trainer.outbox import brief, within
+from trainer.monitoring.metric_queue import brief, within
 from tuner.plan import Plan
 from tuner.record import TRIALS_FILE, Leg, Report, Status, Sweep, Trial, best, read_trials, write_trials
 from tuner.results import ERROR, LEGS, PARENT, POINT

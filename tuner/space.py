@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from trainer.config import Config, flatten, override
-from trainer.settings import check_value, checked, nearest
+from trainer.config.overrides import check_value, checked, nearest
 
 Kind = Literal["log_uniform", "uniform", "integer", "choice"]
 Number = int | float

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from trainer.config_file import read_mapping
-from trainer.settings import nearest
+from trainer.config.overrides import nearest, read_mapping
 from tuner.space import Domain, Kind, Number
 
 _OPTIONS = ("extra", "when", "points")

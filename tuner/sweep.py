@@ -17,12 +17,12 @@ from ray import tune
 
 from evaluator.system.environment import usable_cores
 from evaluator.system.files import write_atomically
+from evaluator.system.locks import alone
 from trainer.config import override
-from trainer.locks import alone
-from trainer.null_tracker import NullTracker, Place
-from trainer.runs import as_json
-from trainer.settings import checked
-from trainer.tracking import open_tracker
+from trainer.config.overrides import checked
+from trainer.monitoring.mlflow_tracker import open_tracker
+from trainer.monitoring.tracker import NullTracker, Place
+from trainer.run_folder import as_json
 from tuner.options import Options
 from tuner.orphans import end_with_parent
 from tuner.plan import FINISHED, Plan

@@ -19,16 +19,15 @@ import torch
 from ray import train, tune
 
 from evaluator.system.files import write_atomically
-from trainer.checkpoints import Checkpoints
+from evaluator.system.interrupts import StopRequest
+from trainer.checkpoint import Checkpoints
 from trainer.config import Config, override
-from trainer.hooks import Hooks
-from trainer.interrupts import StopRequest
+from trainer.config.overrides import checked
 from trainer.loop import Training
-from trainer.pretraining import FOLDER
-from trainer.recipes import Stage
-from trainer.runs import RESULTS_FILE, RunFolder
-from trainer.session import Session
-from trainer.settings import checked
+from trainer.recipes.base import Stage
+from trainer.run_folder import RESULTS_FILE, RunFolder
+from trainer.session import Hooks, Session
+from trainer.warm_start import FOLDER
 from tuner.measures import GUIDES, check_measurable, measured
 from tuner.orphans import end_with_parent
 from tuner.workers import hide_gpus, worker_error

@@ -1,4 +1,4 @@
-"""A finished run with a small untrained split colorizer and its guide, as `trainer.publish` writes them."""
+"""A finished run with a small untrained split colorizer and its guide, as `trainer.export` writes them."""
 
 import json
 import subprocess
@@ -12,9 +12,9 @@ import torch
 from evaluator.registry.contract import FILE_NAME
 from evaluator.registry.mlflow_registry import GRAPH_FILE
 from tests import ROOT
-from trainer import publish
+from trainer import export
+from trainer.export import export_parts, save_parts
 from trainer.networks import GuideHead, SplitColorNet
-from trainer.split_export import export_parts, save_parts
 
 PHOTO_WIDTHS, CLICK_WIDTHS = (8, 8, 8, 8), (8, 8, 8)
 
@@ -35,7 +35,7 @@ def _write(folder: Path, config: Mapping[str, Any]) -> None:
     guide = GuideHead("blind", PHOTO_WIDTHS[0] + CLICK_WIDTHS[0], (8, 8, 8)).eval()
     for name, network in {"colornet": colorizer, "editnet-blind": guide}.items():
         blind = network is guide
-        contract = publish.describe(
+        contract = export.describe(
             network,
             name,
             variant="blind" if blind else None,
@@ -46,7 +46,7 @@ def _write(folder: Path, config: Mapping[str, Any]) -> None:
         )
         place = folder / "networks" / name
         if blind:
-            publish.save(publish.export(network, contract), place)
+            export.save(export.export(network, contract), place)
         else:  # the whole, which takes as long to export as its parts, is never loaded
             save_parts(export_parts(network), network.bins, place)
             (place / FILE_NAME).write_text(contract.to_json(), encoding="utf-8")

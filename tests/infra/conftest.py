@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import publish
+from trainer import export
 from trainer.networks import ColorNet, EditNet
 
 
@@ -16,8 +16,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     for name, network in (("colornet", ColorNet((4, 6, 8))), ("editnet-blind", EditNet("blind", (4, 6, 8)))):
         variant = "blind" if name == "editnet-blind" else None
-        contract = publish.describe(
+        contract = export.describe(
             network, name, variant=variant, hint_size=3, temperature=0.5 if variant else None
         )
-        publish.save(publish.export(network, contract), folder / name)
+        export.save(export.export(network, contract), folder / name)
     return folder

@@ -14,7 +14,7 @@ import yaml
 from evaluator.service.middleware.metrics import Metrics
 from evaluator.service.settings import from_environment
 from tests import ROOT
-from trainer.metrics_file import HELP, PREFIX
+from trainer.monitoring.prometheus import HELP, PREFIX
 
 INFRA = ROOT / "infra"
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())

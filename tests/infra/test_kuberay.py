@@ -15,7 +15,7 @@ import yaml
 
 from tests import ROOT
 from trainer.config import flatten, override
-from trainer.settings import checked
+from trainer.config.overrides import checked
 from tuner.options import Options
 from tuner.presets import PRESETS
 

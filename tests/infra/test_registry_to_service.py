@@ -24,7 +24,7 @@ from evaluator.service.inference.engine import Engine
 from evaluator.service.settings import Settings
 from tests import ROOT
 from tests.infra.processes import free_port, postgres, postgres_programs, running
-from trainer.tracking import Place, Tracker
+from trainer.monitoring.mlflow_tracker import Place, Tracker
 
 INFRA = ROOT / "infra"
 BUCKET = "networks"

@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from trainer.config import flatten
-from trainer.null_tracker import Place
-from trainer.presets import tiny
-from trainer.tracking import Tracker
+from trainer.config.presets import tiny
+from trainer.monitoring.mlflow_tracker import Tracker
+from trainer.monitoring.tracker import Place
 
 STEPS = 400
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoints import Checkpoints
+from evaluator.system.interrupts import StopRequest
+from trainer.checkpoint import Checkpoints
 from trainer.config import (
     ClicksConfig,
     Config,
@@ -30,14 +31,13 @@ from trainer.config import (
     ValidationConfig,
     override,
 )
-from trainer.console import Screen
 from trainer.data.batch import Batch, Loader
-from trainer.data.sources import open_loader, open_validation
+from trainer.data.loader import open_loader, open_validation
 from trainer.engines import Cluster
-from trainer.interrupts import StopRequest
 from trainer.loop import Training, build_engines
-from trainer.pingpong import pingpong
-from trainer.recipes import Recipe, Step, Term
+from trainer.monitoring.console import Screen
+from trainer.recipes.base import Recipe, Step, Term
+from trainer.recipes.pingpong import pingpong
 from trainer.validation import Validation
 
 WEIGHTS_FILE = "weights.pt"

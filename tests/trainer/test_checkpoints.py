@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import ROOT
-from trainer.checkpoints import STATE_FILE, Checkpoints
+from trainer.checkpoint import STATE_FILE, Checkpoints
 
 
 def state(value: float) -> dict[str, object]:
@@ -90,7 +90,7 @@ def test_a_disk_that_is_really_full_costs_only_the_new_checkpoint(tmp_path: Path
         f"""
         import torch
         from pathlib import Path
-        from trainer.checkpoints import Checkpoints
+        from trainer.checkpoint import Checkpoints
         folder = Path({str(tmp_path)!r})
         checkpoints = Checkpoints(folder, keep=2)
         checkpoints.save({{"weights": torch.ones(1000)}}, 1, 0)
@@ -123,7 +123,7 @@ def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path: Path):
         f"""
         import os, signal, torch
         from pathlib import Path
-        from trainer.checkpoints import Checkpoints
+        from trainer.checkpoint import Checkpoints
         checkpoints = Checkpoints(Path({str(tmp_path)!r}), keep=1)
         checkpoints.save({{"weights": torch.ones(10)}}, 100, 0)
         def half(state, file):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluator.system.interrupts import StopRequest
 from kernels.choose_click import cuda, use
 from kernels.choose_click.reference import choose_click_chain
 from kernels.estimators import ESTIMATORS
 from tests.trainer.small_training import build, small_config
-from trainer import pingpong
-from trainer.interrupts import StopRequest
+from trainer.recipes import pingpong
 
 STEPS = 50
 BATCH = 2

@@ -10,9 +10,9 @@ from evaluator.registry.mlflow_registry import import_mlflow
 from tests import ROOT
 from tests.trainer.child_run import STEPS
 from trainer.config import flatten
-from trainer.null_tracker import Place
-from trainer.presets import tiny
-from trainer.tracking import PARENT, Tracker
+from trainer.config.presets import tiny
+from trainer.monitoring.mlflow_tracker import PARENT, Tracker
+from trainer.monitoring.tracker import Place
 
 
 @pytest.mark.slow

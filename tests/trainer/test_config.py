@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainer.config import Config, flatten, override
+from trainer.config.presets import PRESETS, paper, tiny, without_effect
 from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS
-from trainer.presets import PRESETS, paper, tiny, without_effect
 
 
 def small_unet() -> Config:

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import nn
 
+from evaluator.system.interrupts import StopRequest
 from kernels.noise import fold, sample_keys
 from tests.trainer.small_training import SPLIT, WEIGHTS_FILE, build, small_config, weights
 from tests.trainer.test_main import SMALL
 from trainer.config import Config
-from trainer.data.sources import open_loader
-from trainer.interrupts import StopRequest
-from trainer.pingpong import pingpong
-from trainer.recipes import Phase, Step
-from trainer.scene import prepare_scene
-from trainer.schedules import learning_rate
+from trainer.config.schedules import learning_rate
+from trainer.data.loader import open_loader
+from trainer.recipes.base import Phase, Step
+from trainer.recipes.lab_batch import prepare_scene
+from trainer.recipes.pingpong import pingpong
 
 pytestmark = pytest.mark.distributed
 PROGRAM = Path(__file__).with_name("small_training.py")

@@ -17,10 +17,10 @@ from tests.trainer.small_training import build as build_training
 from tests.trainer.small_training import small_config
 from tests.trainer.test_loop import OneConv, phase
 from trainer.config import EngineConfig
-from trainer.console import Screen
 from trainer.engines import Cluster, Engine
-from trainer.engines.zero_settings import ZeroSettings, zero_settings
-from trainer.recipes import Recipe, Stage
+from trainer.engines.zero_config import ZeroSettings, zero_settings
+from trainer.monitoring.console import Screen
+from trainer.recipes.base import Recipe, Stage
 
 TABLE = Path(__file__).with_name("engine_table.py")
 SAYS = {

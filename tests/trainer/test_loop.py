@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from evaluator.protocol.no_network import measure_ruler
+from evaluator.system.interrupts import StopRequest
 from kernels.estimators import ESTIMATORS
 from tests.trainer.small_training import Recorder, build, small_config
 from trainer.config import override
+from trainer.config.presets import PRESETS
 from trainer.engines import Engine
-from trainer.interrupts import StopRequest
 from trainer.loop import Training
-from trainer.pingpong import pingpong
-from trainer.presets import PRESETS
-from trainer.recipes import Phase, Recipe, Stage, Step, Term
-from trainer.update import TrainingBroke
+from trainer.recipes.base import Phase, Recipe, Stage, Step, Term
+from trainer.recipes.pingpong import pingpong
+from trainer.step import TrainingBroke
 
 
 class OneConv(nn.Module):

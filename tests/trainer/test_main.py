@@ -14,9 +14,9 @@ from evaluator.registry.mlflow_registry import default_tracking_uri, load_colori
 from evaluator.system.environment import commit
 from tests import ROOT
 from trainer.config import flatten
+from trainer.config.presets import PRESETS
 from trainer.main import main, parse
-from trainer.presets import PRESETS
-from trainer.runs import start_run
+from trainer.run_folder import start_run
 
 SMALL = (
     *("--recipe.network", "unet", "--recipe.guide", "own", "--loss.color", "l1", "--loss.target", "region"),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from evaluator.registry.contract import Contract
 from evaluator.registry.mlflow_registry import load_colorizer
-from trainer import publish
+from trainer import export
 from trainer.networks import ColorNet, EditNet
 
 
@@ -55,7 +55,7 @@ class Seven(nn.Module):
 @torch.no_grad()
 def test_a_saved_graph_equals_its_network_at_other_batches_and_sizes(tmp_path):
     network = small_colornet()
-    folder = publish.save(publish.export(network, publish.describe(network, "colornet")), tmp_path)
+    folder = export.save(export.export(network, export.describe(network, "colornet")), tmp_path)
     loaded = load_colorizer(folder)
     network.eval()
     for batch, height, width in ((1, 8, 8), (1, 12, 8), (3, 8, 20), (2, 64, 32)):
@@ -66,7 +66,7 @@ def test_a_saved_graph_equals_its_network_at_other_batches_and_sizes(tmp_path):
 @torch.no_grad()
 def test_seven_levels_keep_height_and_width_free():
     network = Seven()
-    exported = publish.export(network, publish.describe(network, "colornet"))
+    exported = export.export(network, export.describe(network, "colornet"))
     assert (exported.contract.multiple, exported.contract.min_size) == (128, 256)
     graph = exported.program.module()
     network.eval()
@@ -79,8 +79,8 @@ def test_seven_levels_keep_height_and_width_free():
 @torch.no_grad()
 def test_guides_export_with_and_without_the_truth(variant, inputs):
     network = EditNet(variant, (4, 6, 8))
-    contract = publish.describe(network, f"editnet-{variant}", variant=variant, temperature=0.5)
-    graph = publish.export(network, contract).program.module()
+    contract = export.describe(network, f"editnet-{variant}", variant=variant, temperature=0.5)
+    graph = export.export(network, contract).program.module()
     maps = [torch.rand(3, port.channels or 1, 8, 12) for port in contract.inputs]
     assert len(maps) == inputs
     network.eval()
@@ -90,7 +90,7 @@ def test_guides_export_with_and_without_the_truth(variant, inputs):
 def test_exporting_leaves_the_network_and_the_random_state_alone():
     network = small_colornet().train().to(torch.float64).to(memory_format=torch.channels_last)
     before, random = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-    publish.export(network, publish.describe(network, "colornet"))
+    export.export(network, export.describe(network, "colornet"))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(module.training for module in network.modules())
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -101,12 +101,12 @@ def test_exporting_leaves_the_network_and_the_random_state_alone():
 def test_a_graph_that_differs_from_its_network_is_refused():
     network = Noisy()
     with pytest.raises(RuntimeError, match="differs from its network"):
-        publish.export(network, publish.describe(network, "colornet"))
+        export.export(network, export.describe(network, "colornet"))
 
 
 def test_the_contract_tells_where_a_network_came_from():
     network = EditNet("blind", (4, 6, 8))
-    contract = publish.describe(
+    contract = export.describe(
         network,
         "editnet-blind",
         variant="blind",
@@ -125,4 +125,4 @@ def test_the_contract_tells_where_a_network_came_from():
 
 def test_a_network_without_a_multiple_is_refused():
     with pytest.raises(ValueError, match=r"Conv2d\.multiple"):
-        publish.describe(nn.Conv2d(1, 1, 1), "colornet")
+        export.describe(nn.Conv2d(1, 1, 1), "colornet")

@@ -13,7 +13,7 @@ from evaluator.registry.contract import FILE_NAME, Contract, pad_to_multiple
 from evaluator.registry.mlflow_registry import GRAPH_FILE, PART_FILES, load, load_colorizer, load_guide
 from evaluator.registry.networks import LoadedGuide, LoadedSplitColorizer
 from tests.trainer.split_networks import click_map, guide_head, photos, split_network
-from trainer import publish
+from trainer import export
 from trainer.networks import GuideHead, SplitColorNet
 from trainer.networks.split import color_bins
 
@@ -40,12 +40,12 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     folder = tmp_path_factory.mktemp("published")
     colorizer = split_network()
     guides = {variant: guide_head(variant) for variant in ("blind", "oracle")}
-    publish.save(publish.export(colorizer, publish.describe(colorizer, "colornet")), folder / "colornet")
+    export.save(export.export(colorizer, export.describe(colorizer, "colornet")), folder / "colornet")
     for variant, guide in guides.items():
-        contract = publish.describe(
+        contract = export.describe(
             guide, f"editnet-{variant}", variant=guide.variant, temperature=1.0, colorizer=colorizer
         )
-        publish.save(publish.export(guide, contract), folder / variant)
+        export.save(export.export(guide, contract), folder / variant)
     return Published(colorizer, guides, folder)
 
 
@@ -188,14 +188,14 @@ def test_contracts_name_features_and_weights(published: Published, loaded: Loade
     contract = loaded.contract
     assert Contract.from_json(contract.to_json()) == contract
     assert (contract.multiple, contract.min_size, contract.features) == (32, 64, 23)
-    assert contract.weights == publish.weights_hash(published.colorizer)
+    assert contract.weights == export.weights_hash(published.colorizer)
     for guide in guides.values():
         assert Contract.from_json(guide.contract.to_json()) == guide.contract
         assert guide.contract.reads == contract.weights
         port = guide.contract.inputs[-1]
         assert (port.name, port.channels, port.cell) == ("features", 23, 4)
-    other = publish.weights_hash(split_network(seed=1))
-    assert other != contract.weights == publish.weights_hash(split_network(seed=0))
+    other = export.weights_hash(split_network(seed=1))
+    assert other != contract.weights == export.weights_hash(split_network(seed=0))
 
 
 def test_a_folder_without_its_parts_says_what_is_missing(published: Published, tmp_path: Path):
@@ -211,4 +211,4 @@ def test_a_contract_of_a_guide_that_reads_nobodys_features_is_refused(published:
         Contract.from_json(json.dumps({**content, "reads": ""}))
     guide = published.guides["blind"]
     with pytest.raises(ValueError, match="contract field 'reads' is ''"):
-        publish.describe(guide, "editnet-blind", variant="blind", temperature=1.0)
+        export.describe(guide, "editnet-blind", variant="blind", temperature=1.0)

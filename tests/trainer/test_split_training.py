@@ -14,20 +14,20 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from evaluator.system.interrupts import StopRequest
 from kernels.noise import sample_keys
 from tests.trainer.small_training import SPLIT, build, small_config, weights
 from tests.trainer.split_networks import CLICK, PHOTO, guide_head, photos, split_network
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoint import Checkpoints
 from trainer.config import Config, override
+from trainer.config.schedules import learning_rate
 from trainer.engines import Engine
-from trainer.interrupts import StopRequest
 from trainer.main import main
 from trainer.networks import ColorNet, EditNet, GuideHead, SplitColorNet
 from trainer.networks.split import soft_bins, upsample_convex
-from trainer.pingpong import edit_loss, guided_clicks_loss, pingpong, random_clicks_loss
-from trainer.recipes import Step
-from trainer.scene import Scene, random_clicks
-from trainer.schedules import learning_rate
+from trainer.recipes.base import Step
+from trainer.recipes.lab_batch import Scene, random_clicks
+from trainer.recipes.pingpong import edit_loss, guided_clicks_loss, pingpong, random_clicks_loss
 
 
 def scene(batch: int, size: int = 32, seed: int = 0, first: int = 0) -> Scene:
@@ -227,7 +227,7 @@ def words(folder: Path, *more: str) -> list[str]:
 
 
 def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer.null_tracker import NullTracker
+    from trainer.monitoring.tracker import NullTracker
 
     monkeypatch.setattr("trainer.session.open_tracker", lambda *_, **__: NullTracker())
     monkeypatch.setattr("trainer.session.conclude", lambda *_: None)

@@ -6,7 +6,7 @@ from typing import Any
 from evaluator.registry.mlflow_registry import default_tracking_uri
 from tests.trainer.small_training import small_config
 from trainer.config import override
-from trainer.runs import as_json
+from trainer.run_folder import as_json
 from tuner.plan import SWEEPS
 from tuner.record import Measure, Report, Sweep, Trial, write_trials
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.random import default_rng
 
-from trainer.pingpong import pingpong
-from trainer.runs import as_json
+from trainer.recipes.pingpong import pingpong
+from trainer.run_folder import as_json
 from tuner.measures import measures_of
 from tuner.presets import question_space, smoke
 from tuner.record import Report, Sweep, Trial, write_trials

@@ -7,7 +7,7 @@ import pytest
 
 from evaluator.protocol.results import Protocol, Results
 from trainer.config import override
-from trainer.presets import tiny
+from trainer.config.presets import tiny
 from tuner.measures import MEASURES, measured, measures_of
 from tuner.record import Measure
 

@@ -10,13 +10,13 @@ import torch
 
 from evaluator.registry import mlflow_registry
 from evaluator.registry.contract import Variant
+from evaluator.system.interrupts import StopRequest
 from tests.evaluator.made_up_run import made_up_rows, write_run
 from tests.trainer.small_training import small_config
 from tests.tuner.made_up_promotion import made_up_sweep
-from trainer import publish
-from trainer.interrupts import StopRequest
+from trainer import export
+from trainer.monitoring.mlflow_tracker import Place, Tracker
 from trainer.networks import ColorNet, EditNet
-from trainer.tracking import Place, Tracker
 from tuner.main import main
 from tuner.promote import COLORIZER, GUIDE, Contest, Retraining, promote
 
@@ -58,8 +58,8 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
             torch.manual_seed(number)
             for name, variant in variants.items():
                 network = EditNet(variant, (4, 6)) if variant else ColorNet((4, 6))
-                contract = publish.describe(network, name, variant=variant, temperature=0.5 if variant else None)
-                folder = publish.save(publish.export(network, contract), work / f"{name}-{number}")
+                contract = export.describe(network, name, variant=variant, temperature=0.5 if variant else None)
+                folder = export.save(export.export(network, contract), work / f"{name}-{number}")
                 version = str(tracker.register(folder))
                 described[f"{name}/{version}"] = {
                     "source": f"models:/{name}/{version}",

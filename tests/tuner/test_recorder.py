@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Trial as RayTrial
 
+from evaluator.system.locks import alone
 from tests.tuner.test_plan import new
-from trainer.locks import alone
 from tuner import recorder as recorder_module
 from tuner.plan import Plan
 from tuner.record import Leg, Report, Trial, read_trials, write_trials

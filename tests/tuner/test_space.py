@@ -5,7 +5,7 @@ import optuna
 import pytest
 
 from trainer.config import flatten, override
-from trainer.presets import tiny
+from trainer.config.presets import tiny
 from tuner.presets import PRESETS
 from tuner.space import EXTRA_SHARE, Domain, Space
 from tuner.space_file import parse_space, read_space

@@ -15,7 +15,7 @@ from evaluator.registry.mlflow_registry import new_client
 from tests import ROOT
 from tests.tuner.toy import BEST, TOP, climb
 from tests.tuner.toy_sweep import NAME, mortal, options, sometimes_wrong
-from trainer.config_file import read_config
+from trainer.config.overrides import read_config
 from tuner.options import Options
 from tuner.plan import FINISHED, SWEEPS, Plan
 from tuner.record import BEST_FILE, REPORT_FILE, Sweep, Trial, best, read_trials

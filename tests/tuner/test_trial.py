@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tests.trainer.small_training import small_config
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoint import Checkpoints
 from trainer.config import flatten
-from trainer.hooks import Hooks
 from trainer.loop import Training
-from trainer.null_tracker import NullTracker
-from trainer.runs import start_run
-from trainer.update import TrainingBroke
+from trainer.monitoring.tracker import NullTracker
+from trainer.run_folder import start_run
+from trainer.session import Hooks
+from trainer.step import TrainingBroke
 from tuner.measures import MEASURES
 from tuner.trial import TRIALS, Leg, Setup, _train, next_leg, trial_config
 

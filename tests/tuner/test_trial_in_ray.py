@@ -9,8 +9,8 @@ import pytest
 
 from evaluator.registry.mlflow_registry import import_mlflow
 from tests.trainer.small_training import small_config
-from trainer.null_tracker import Place
-from trainer.tracking import PARENT, Tracker
+from trainer.monitoring.mlflow_tracker import PARENT, Tracker
+from trainer.monitoring.tracker import Place
 from tuner.trial import WAITING, Setup, run_trial
 
 ray = pytest.importorskip("ray")

@@ -9,7 +9,7 @@ import pytest
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
-from trainer.presets import tiny
+from trainer.config.presets import tiny
 from tuner import sweep
 from tuner.results import ERROR, POINT
 from tuner.space import Domain, Space

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kernels.noise import fold
 from trainer.data.batch import Batch
-from trainer.data.procedural import SIZES, scene
+from trainer.data.synthetic import SIZES, scene
 
 TRAIN = ("astronaut.png", "motorcycle_left.png", "rocket.jpg", "retina.jpg", "ihc.png")
 """Photographs to train on."""

@@ -1,14 +1,4 @@
-"""The loader: from shards to equal, reproducible, resumable batches of uint8 RGB.
-
-Everything floating-point (flips, Lab) happens later, batched, on the device. The order of samples and every
-crop are pure functions of the seed, the global batch and `images_seen` (see `trainer.data.plan`), so nothing but
-that number has to be saved. They do not depend on the numbers of ranks and of workers, which may change from one
-start of a training to the next; `ShardLoader.signature` holds what must stay, for a checkpoint to compare.
-
-A photo that cannot be decoded is named, counted, and replaced by the next good one of its block, which is so
-seen twice in that epoch. This keeps batches equal and, being a function of the position alone, keeps a resumed
-run exact.
-"""
+"""From shards to equal, reproducible, resumable batches of uint8 RGB; and which photos a config trains and validates on."""
 
 import logging
 import signal
@@ -26,13 +16,14 @@ from torch.utils.data import DataLoader
 from evaluator.photos.decode import BrokenPhoto, decode_square
 from evaluator.photos.files import list_photos
 from evaluator.photos.manifest import FILE_NAME, ShardError
-from trainer.data.batch import Batch
-from trainer.data.crop_reader import CropReader, Loaded, Settings
-from trainer.data.plan import Piece, block_for, steps_before
-from trainer.data.sample_reader import read_piece
-from trainer.data.shard_cache import ShardCache
-from trainer.data.shard_set import open_shards
-from trainer.data.url_openers import is_local, local_path
+from trainer.config import DataConfig
+from trainer.data.batch import Batch, Loader
+from trainer.data.cache import ShardCache
+from trainer.data.embedded import EmbeddedLoader, validation_photos
+from trainer.data.reader import open_shards, read_piece
+from trainer.data.sampling import Piece, block_for, steps_before
+from trainer.data.storage import is_local, local_path
+from trainer.data.worker import CropReader, Loaded, Settings
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +45,7 @@ class ShardLoader:
         manifest: The manifest's URL; by default `manifest.json` beside the tars.
         shuffle_block: Photos that each of the global batch's lanes shuffles together; from remote shards two such
             blocks of undecoded photos are in memory for each of this rank's lanes. By default
-            `trainer.data.plan.block_for` the global batch.
+            `trainer.data.sampling.block_for` the global batch.
         corrupt_limit: Share of corrupt photos among those read at which the loader of a single process stops; with
             several, the training decides for all of them.
         pin_memory: Hand over page-locked tensors, for quick copies to a GPU.
@@ -267,3 +258,55 @@ def _named_photos(source: str) -> Iterator[tuple[str, bytes]]:
     for shard, count in enumerate(shards.counts):
         if count:
             yield from ((photo.name, photo.data) for photo in read_piece(shards, Piece(shard, 0, count)))
+
+
+MOST_EMBEDDED = 256
+"""Embedded photos to validate on, at most: they are crops of two photographs, and scenes."""
+
+
+def open_loader(data: DataConfig, *, seed: int, rank: int, world_size: int, pin_memory: bool) -> Loader:
+    """This rank's training photos: the config's shards, or the embedded default.
+
+    Raises:
+        ValueError: the batch does not divide among the processes, or the shards cannot be used.
+    """
+    if data.batch_size % world_size:
+        raise ValueError(
+            f"data.batch_size is {data.batch_size} over {world_size} processes; give a multiple of {world_size}"
+        )
+    batch_size = data.batch_size // world_size
+    if not data.train:
+        return EmbeddedLoader(
+            image_size=data.image_size,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            photo_share=data.photo_share,
+        )
+    return ShardLoader(
+        data.train,
+        data.image_size,
+        batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        workers=data.workers,
+        scale_jitter=data.scale_jitter,
+        corrupt_limit=data.corrupt_limit,
+        manifest=data.manifest or None,
+        cache=data.cache or None,
+        cache_bytes=int(data.cache_gb * 1e9),
+        pin_memory=pin_memory,
+    )
+
+
+def open_validation(data: DataConfig, photos: int) -> tuple[UInt8[Tensor, "n 3 h w"], list[str]]:
+    """The photos to validate on, and their names.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    if data.validation:
+        return photos_from(data.validation, data.image_size, photos)
+    return validation_photos(data.image_size, min(photos, MOST_EMBEDDED))

@@ -8,7 +8,7 @@ zero_settings.py  what an accelerate launch says about DeepSpeed
 batch_norm.py     batch norm over micro-batches and processes
 """
 
+from trainer.engines.base import Engine, backward, borrow, share_gradients, train
 from trainer.engines.cluster import Cluster, Verdict, resolve_precision
-from trainer.engines.engine import Engine, backward, borrow, share_gradients, train
 
 __all__ = ["Cluster", "Engine", "Verdict", "backward", "borrow", "resolve_precision", "share_gradients", "train"]

@@ -15,9 +15,9 @@ from torch import nn
 
 from evaluator.system.threads import use_threads
 from trainer.config import EngineConfig, OptimizerConfig
-from trainer.engines.engine import Engine
-from trainer.engines.replicated import ReplicatedEngine
-from trainer.engines.zero_settings import ON_A_CPU, hidden_from_accelerate, zero_settings
+from trainer.engines.base import Engine
+from trainer.engines.ddp import ReplicatedEngine
+from trainer.engines.zero_config import ON_A_CPU, hidden_from_accelerate, zero_settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _SECOND_TIMEOUT = timedelta(minutes=30)
@@ -49,7 +49,7 @@ class Cluster:
             self.zero is not None and os.environ.get(ON_A_CPU) == "cpu"
         )
         with hidden_from_accelerate():
-            # `trainer.watchdog` names a rank that does not answer; torch's timeout is for what it does not see.
+            # `trainer.monitoring.watchdog` names a rank that does not answer; torch's timeout is for what it does not see.
             patience = timedelta(seconds=config.timeout) + _SECOND_TIMEOUT
             state = PartialState(cpu=cpu, timeout=patience)
             _refuse_strangers(state.num_processes)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from trainer.config import EngineConfig, OptimizerConfig
-from trainer.engines.engine import Engine, load_optimizer
-from trainer.engines.zero_settings import ZeroSettings
+from trainer.engines.base import Engine, load_optimizer
+from trainer.engines.zero_config import ZeroSettings
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _NEVER = 10**9

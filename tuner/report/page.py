@@ -10,8 +10,8 @@ from typing import Any
 from evaluator.report.page import facts, style, templates
 from evaluator.system.files import write_atomically
 from trainer.config import Config, override
-from trainer.presets import paper
-from trainer.settings import checked
+from trainer.config.overrides import checked
+from trainer.config.presets import paper
 from tuner.groups import QUESTIONS, by_setting, over_seeds
 from tuner.importance import importance
 from tuner.pareto import comparable, front

@@ -6,9 +6,9 @@ from itertools import accumulate
 import numpy as np
 
 from trainer.config import Config, override
-from trainer.pingpong import pingpong
-from trainer.schedules import Schedule
-from trainer.settings import checked
+from trainer.config.overrides import checked
+from trainer.config.schedules import Schedule
+from trainer.recipes.pingpong import pingpong
 from tuner.presets import RELAXED
 from tuner.record import Trial
 

@@ -48,7 +48,7 @@ class Arguments:
 
 
 def mirrored(rgb: UInt8[Tensor, "b 3 h w"], flip: Bool[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-    """The photos, left to right where `flip` is set, as `trainer.scene` does it."""
+    """The photos, left to right where `flip` is set, as `trainer.recipes.lab_batch` does it."""
     return torch.where(flip.view(-1, 1, 1, 1), rgb.flip(-1), rgb)
 
 

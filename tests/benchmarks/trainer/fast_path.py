@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from evaluator.system.interrupts import StopRequest
 from tests.benchmarks.trainer.trainings import NOTHING, PROGRESS, PlainTraining, build
 from trainer.config import Config, override
 from trainer.data.batch import Batch
 from trainer.engines import Cluster
-from trainer.interrupts import StopRequest
 from trainer.loop import Training
-from trainer.perceptual import Perceptual
-from trainer.pingpong import COLOR
-from trainer.recipes import Phase, Recipe, Stage, Step, Term
+from trainer.recipes.base import Phase, Recipe, Stage, Step, Term
+from trainer.recipes.losses import Perceptual
+from trainer.recipes.pingpong import COLOR
 
 
 @dataclass(frozen=True, kw_only=True)

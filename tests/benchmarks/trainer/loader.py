@@ -36,11 +36,10 @@ from kernels.color import rgb_to_lab
 from tests.benchmarks.harness import at_least, interleave, quantiles, report
 from tests.benchmarks.trainer.loader_paths import SCALE_JITTER, Conversion, Workload, usual_lab
 from tests.benchmarks.trainer.loader_sources import Disagreement, measure_sources
-from trainer.data.crops import random_crop
 from trainer.data.embedded import photographs
-from trainer.data.shard_build import StoreSettings
-from trainer.data.shard_pool import build_all, plan_jobs
-from trainer.scene import lab_converter
+from trainer.data.worker import random_crop
+from trainer.recipes.lab_batch import lab_converter
+from trainer.shards.build import StoreSettings, build_all, plan_jobs
 
 GOAL = 5.0
 TOLERANCE = 1e-3

@@ -86,7 +86,7 @@ class Workload:
 
     def webdataset(self, workers: int) -> int:
         """Shards by webdataset's recipe: shuffled shards, a shuffle buffer, Pillow, the same crop and Lab."""
-        # Not above: `trainer.data.tar_stream` comes first, which tells webdataset to unpickle nothing.
+        # Not above: `trainer.data.storage` comes first, which tells webdataset to unpickle nothing.
         import webdataset
 
         shards = sorted(map(str, self.shards.glob("*.tar")))

@@ -37,7 +37,7 @@ from tests.benchmarks.trainer.scaling_model import (
 )
 from tests.benchmarks.trainer.step_costs import PhaseCost, RecipeCost, count_recipe, count_stages
 from trainer.config import override
-from trainer.presets import PRESETS
+from trainer.config.presets import PRESETS
 
 ERROR_GOAL = 0.25
 SMALL = 16

@@ -22,14 +22,14 @@ import tyro
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
+from evaluator.system.interrupts import StopRequest
 from tests.benchmarks.trainer.trainings import PROGRESS, build, one_of_each
 from trainer.config import override
+from trainer.config.presets import PRESETS
 from trainer.data.batch import Batch
 from trainer.data.embedded import EmbeddedLoader
 from trainer.engines import Cluster, Engine
-from trainer.interrupts import StopRequest
 from trainer.loop import Training
-from trainer.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)

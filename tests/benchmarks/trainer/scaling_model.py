@@ -68,7 +68,7 @@ class Sharing:
     first_bucket: int = MIB
     """The same for the first one, which starts early."""
     small_collectives: int = 2
-    """All-reduces of a few numbers in each update, that nothing hides: verdict and metrics (`trainer.update`)."""
+    """All-reduces of a few numbers in each update, that nothing hides: verdict and metrics (`trainer.step`)."""
     every: int = 1
     """Steps between averages. Above 1 it is local SGD: weights are averaged instead of gradients, unhidden."""
 

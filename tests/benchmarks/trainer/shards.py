@@ -29,9 +29,8 @@ from evaluator.system.environment import usable_cores
 from tests.benchmarks.harness import Goal, at_most, quantiles, report
 from tests.benchmarks.servers import http_folder
 from tests.benchmarks.trainer.shards_loading import FirstBatch, first_batch, growth, link_shards, resident_memory
-from trainer.data.plan import block_for
-from trainer.data.shard_build import StoreSettings
-from trainer.data.shard_pool import Summary, build_all, plan_jobs
+from trainer.data.sampling import block_for
+from trainer.shards.build import StoreSettings, Summary, build_all, plan_jobs
 
 START_GOAL_S = 5.0
 RESUME_GOAL_S = 10.0

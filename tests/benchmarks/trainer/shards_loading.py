@@ -21,8 +21,8 @@ from torch import Tensor
 from evaluator.photos.manifest import FILE_NAME, ImageSizes, Manifest, save
 from tests.benchmarks.servers import Asked, HttpFolder
 from trainer.data.loader import ShardLoader
-from trainer.data.plan import Lane, block_for, blocks_from
-from trainer.data.shard_build import ShardJob, build_shard
+from trainer.data.sampling import Lane, block_for, blocks_from
+from trainer.shards.build import ShardJob, build_shard
 
 IMAGE_SIZE = 64
 """Side of the crops in pixels: decoding is not what is measured here."""

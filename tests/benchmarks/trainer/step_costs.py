@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import Config, override
-from trainer.perceptual import Perceptual
-from trainer.pingpong import pingpong
-from trainer.recipes import Phase, Step
-from trainer.scene import Scene
-from trainer.update import total
+from trainer.recipes.base import Phase, Step
+from trainer.recipes.lab_batch import Scene
+from trainer.recipes.losses import Perceptual
+from trainer.recipes.pingpong import pingpong
+from trainer.step import total
 
 PHOTOS = 2
 """Photos in the counted batch; all counts but the calls grow in proportion."""

@@ -11,7 +11,7 @@ from kernels.color import rgb_to_lab
 from tests.benchmarks.servers import http_folder
 from tests.benchmarks.trainer import loader, loader_sources
 from tests.benchmarks.trainer.loader_paths import Workload
-from trainer.data.tar_stream import ByteStream, read_url
+from trainer.data.storage import ByteStream, read_url
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed file:ResourceWarning"

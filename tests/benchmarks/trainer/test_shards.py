@@ -7,8 +7,7 @@ import pytest
 from tests.benchmarks.servers import Asked, http_folder
 from tests.benchmarks.trainer import shards
 from tests.benchmarks.trainer.shards_loading import first_batch, growth, link_shards
-from trainer.data.shard_build import StoreSettings
-from trainer.data.shard_pool import plan_jobs
+from trainer.shards.build import StoreSettings, plan_jobs
 
 SMALL = ("--photos", 200, "--shard-size", 50, "--jobs", 1, "--shards", 60, "--batch-size", 4, "--repeats", 1)
 

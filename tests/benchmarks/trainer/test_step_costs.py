@@ -12,8 +12,8 @@ from tests import ROOT
 from tests.benchmarks.trainer.step_costs import PhaseCost, RecipeCost, count_recipe, count_stages
 from tests.trainer.small_training import SPLIT, small_config
 from trainer.config import override
+from trainer.config.presets import paper
 from trainer.networks import ColorNet
-from trainer.presets import paper
 
 COUNTED = ROOT / "docs" / "results" / "step_costs_paper.json"
 

@@ -22,9 +22,9 @@ from tests.benchmarks.trainer.fast_path import (
 from tests.benchmarks.trainer.step_costs import PhaseCost, RecipeCost
 from tests.benchmarks.trainer.train_step_parts import ablate, compare, flops_of, largest_batch, peak_flops
 from tests.trainer.small_training import small_config
-from trainer.pingpong import COLOR, guided_clicks_loss, pingpong
-from trainer.recipes import Step
-from trainer.scene import prepare_scene
+from trainer.recipes.base import Step
+from trainer.recipes.lab_batch import prepare_scene
+from trainer.recipes.pingpong import COLOR, guided_clicks_loss, pingpong
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

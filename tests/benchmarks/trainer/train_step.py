@@ -22,16 +22,16 @@ from typing import Literal
 import torch
 import tyro
 
+from evaluator.system.interrupts import StopRequest
 from tests.benchmarks.harness import at_least, interleave, quantiles, report
 from tests.benchmarks.trainer.train_step_parts import ablate
 from tests.benchmarks.trainer.trainings import LOSS_TOLERANCE, NOTHING, PROGRESS, PlainTraining, build, one_of_each
 from trainer.config import override
+from trainer.config.presets import PRESETS
 from trainer.data.batch import Batch
 from trainer.engines import Cluster
-from trainer.interrupts import StopRequest
 from trainer.loop import Training
-from trainer.presets import PRESETS
-from trainer.recipes import Stage
+from trainer.recipes.base import Stage
 
 CPU_GOAL, GPU_GOAL = 1.5, 2.5
 

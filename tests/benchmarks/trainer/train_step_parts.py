@@ -31,10 +31,10 @@ from tests.benchmarks.trainer.trainings import LOSS_TOLERANCE, PROGRESS
 from trainer.config import Config, override
 from trainer.data.batch import Batch
 from trainer.data.embedded import EmbeddedLoader
-from trainer.perceptual import Perceptual
-from trainer.pingpong import COLOR, pingpong
-from trainer.recipes import Step
-from trainer.scene import Scene
+from trainer.recipes.base import Step
+from trainer.recipes.lab_batch import Scene
+from trainer.recipes.losses import Perceptual
+from trainer.recipes.pingpong import COLOR, pingpong
 
 PLAIN = "plain"
 PING = 2

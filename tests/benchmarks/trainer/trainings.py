@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoint import Checkpoints
 from trainer.config import Config
-from trainer.console import Screen
 from trainer.data.batch import Batch
 from trainer.data.embedded import EmbeddedLoader, validation_photos
 from trainer.engines import Cluster
 from trainer.loop import Training, build_engines
-from trainer.null_tracker import NullTracker
-from trainer.pingpong import pingpong
-from trainer.recipes import Stage
-from trainer.scene import Scene, prepare_scene
+from trainer.monitoring.console import Screen
+from trainer.monitoring.tracker import NullTracker
+from trainer.recipes.base import Stage
+from trainer.recipes.lab_batch import Scene, prepare_scene
+from trainer.recipes.pingpong import pingpong
 from trainer.validation import Validation
 
 NOTHING = {"engine.precision": "fp32", "engine.channels_last": False, "engine.compile": False}

@@ -24,8 +24,8 @@ from evaluator.system.environment import usable_cores
 from tests import ROOT
 from tests.benchmarks.harness import Goal, at_least, at_most, report
 from trainer.config import Config, override
-from trainer.runs import RESULTS_FILE, as_json
-from trainer.settings import checked
+from trainer.config.overrides import checked
+from trainer.run_folder import RESULTS_FILE, as_json
 from trainer.validation import middle_budget
 from tuner.options import Options
 from tuner.plan import Plan

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from evaluator.registry.contract import Variant
+from trainer.export import describe, export, save
 from trainer.networks import ColorNet, EditNet
-from trainer.publish import describe, export, save
 
 VARIANTS: dict[str, Variant | None] = {"colornet": None, "editnet-blind": "blind", "editnet-oracle": "oracle"}
 

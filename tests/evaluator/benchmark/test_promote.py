@@ -16,9 +16,9 @@ from evaluator.benchmark.promote import REFUSED, main
 from evaluator.registry import mlflow_registry
 from evaluator.registry.contract import Variant
 from tests.evaluator.made_up_run import made_up_rows, write_run
-from trainer import publish
+from trainer import export
+from trainer.monitoring.mlflow_tracker import Place, Tracker
 from trainer.networks import ColorNet, EditNet
-from trainer.tracking import Place, Tracker
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Store:
             for name, variant in variants.items():
                 network = EditNet(variant, (4, 6)) if variant else ColorNet((4, 6))
                 temperature = 0.5 if variant else None
-                contract = publish.describe(network, name, variant=variant, temperature=temperature)
-                folder = publish.save(publish.export(network, contract), work / f"{name}-{number}")
+                contract = export.describe(network, name, variant=variant, temperature=temperature)
+                folder = export.save(export.export(network, contract), work / f"{name}-{number}")
                 version = str(tracker.register(folder))
                 described[f"{name}/{version}"] = {
                     "source": f"models:/{name}/{version}",

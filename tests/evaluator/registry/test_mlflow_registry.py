@@ -18,9 +18,9 @@ from evaluator.registry.contract import FILE_NAME, Variant
 from evaluator.registry.mlflow_registry import load, load_colorizer, load_guide
 from evaluator.registry.networks import LoadedColorizer, LoadedGuide, load_baseline
 from evaluator.registry.wording import described
-from trainer import publish
+from trainer import export
+from trainer.monitoring.mlflow_tracker import Place, Tracker
 from trainer.networks import ColorNet, EditNet
-from trainer.tracking import Place, Tracker
 
 VARIANTS: dict[str, Variant | None] = {"colornet": None, "editnet-blind": "blind", "editnet-oracle": "oracle"}
 
@@ -48,14 +48,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folders = {}
     with Tracker(Place(work=work, folder=work / "run", tracking_uri=uri)) as tracker:
         for name, variant in VARIANTS.items():
-            contract = publish.describe(
+            contract = export.describe(
                 networks[name],
                 name,
                 variant=variant,
                 temperature=0.5 if variant else None,
                 metrics={"ab_psnr@10": 30.0},
             )
-            folders[name] = publish.save(publish.export(networks[name], contract), work / "run" / name)
+            folders[name] = export.save(export.export(networks[name], contract), work / "run" / name)
             tracker.register(folders[name])
         tracker.register(folders["colornet"])
     for network in networks.values():

@@ -83,9 +83,9 @@ class Registry:
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """Untrained networks with three levels."""
-    from trainer import publish
+    from trainer import export
+    from trainer.monitoring.mlflow_tracker import Place, Tracker
     from trainer.networks import ColorNet, EditNet
-    from trainer.tracking import Place, Tracker
 
     work = tmp_path_factory.mktemp("registry")
     uri = f"sqlite:///{work}/mlflow.db"
@@ -95,9 +95,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
             networks = {"colornet": ColorNet((4, 6, 8)), "editnet-blind": EditNet("blind", (4, 6, 8))}
             for name, network in networks.items():
                 variant = "blind" if name == "editnet-blind" else None
-                contract = publish.describe(
+                contract = export.describe(
                     network, name, variant=variant, hint_size=3, temperature=0.5 if variant else None
                 )
-                folder = publish.save(publish.export(network, contract), work / "run" / f"{name}-{seed}")
+                folder = export.save(export.export(network, contract), work / "run" / f"{name}-{seed}")
                 tracker.register(folder)
     return Registry(uri, work)

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer.data import crops
-from trainer.data.crops import random_crop
+from trainer.data import worker
+from trainer.data.worker import random_crop
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_random_crop_is_pillow_s_resize_of_the_same_window(photo: Tensor, draw
 def test_the_scale_covers_exactly_its_range(photo: Tensor, monkeypatch: pytest.MonkeyPatch):
     """With size 60 and a jitter of 20, windows are 60 ... 45 pixels of a photo whose short side is 60."""
     sides = set()
-    monkeypatch.setattr(crops, "resized", lambda window, size: sides.add(window.shape[1]) or window)
+    monkeypatch.setattr(worker, "resized", lambda window, size: sides.add(window.shape[1]) or window)
     for step in range(21):
         random_crop(photo, 60, 20, ((step + 0.5) / 21, 0.0, 0.0))
     assert (min(sides), max(sides)) == (45, 60)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evaluator.photos.manifest import ImageSizes, Manifest, ShardEntry, ShardError, from_json, save, to_json
-from trainer.data.shard_set import open_shards, resolve
+from trainer.data.reader import open_shards, resolve
 
 ENTRY = ShardEntry("a.tar", 10240, "0" * 64, (512, 1536), (100, 700))
 MANIFEST = Manifest((ENTRY,), ImageSizes((40, 50, 60), (41, 51, 61)))

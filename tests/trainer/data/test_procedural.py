@@ -5,7 +5,7 @@ import skimage.transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.procedural import scene
+from trainer.data.synthetic import scene
 
 
 def small(picture: np.ndarray) -> np.ndarray:

@@ -20,13 +20,12 @@ import pytest
 import torch
 
 from evaluator.photos.manifest import ShardError
-from trainer.data import shard_cache, tar_stream, url_openers
+from trainer.data import cache, storage
+from trainer.data.cache import ShardCache
 from trainer.data.loader import ShardLoader, photos_from
-from trainer.data.plan import Lane, blocks_from
-from trainer.data.sample_reader import open_source
-from trainer.data.shard_cache import ShardCache
-from trainer.data.shard_set import open_shards
-from trainer.data.tar_stream import ByteStream, expand, is_photo_member, read_url
+from trainer.data.reader import open_shards, open_source
+from trainer.data.sampling import Lane, blocks_from
+from trainer.data.storage import ByteStream, expand, is_photo_member, read_url
 
 
 class PlainServer(http.server.SimpleHTTPRequestHandler):
@@ -95,7 +94,7 @@ def range_server() -> type[RangeServer]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tar_stream, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.0)
 
 
 def batches(source: str, count: int = 6, seen: int = 0, **more) -> list[torch.Tensor]:
@@ -152,7 +151,7 @@ def test_a_server_that_keeps_failing_is_named_with_the_number_of_tries(
 def test_no_row_of_tries_outlasts_the_time_that_a_job_has_to_end(
     numbered_shards: Path, serve, range_server, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tar_stream, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
     range_server.failures = 99
     with pytest.raises(ShardError, match="in 2 tries"):
         read_url(f"{serve(numbered_shards, range_server)}/set-000.tar")
@@ -185,7 +184,7 @@ class SilentServer(PlainServer):
 def test_a_server_that_stalls_or_resets_is_named_after_all_tries(
     tmp_path: Path, serve, monkeypatch: pytest.MonkeyPatch, beginning: int, reset: bool
 ):
-    monkeypatch.setattr(url_openers, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(storage, "TIMEOUT_S", 0.1)
     silent = type("Silent", (SilentServer,), {"beginning": beginning, "requests": [], "reset": reset})
     url = serve(tmp_path, silent)
     with pytest.raises(ShardError, match=r"a\.tar: cannot read byte \d+ in 8 tries: .*(timed out|reset|closed)"):
@@ -196,7 +195,7 @@ def test_a_server_that_stalls_or_resets_is_named_after_all_tries(
 def test_a_trickle_counts_as_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One byte a second would pass every timeout of a socket."""
     clock = map(float, range(0, 10**6, 40))
-    monkeypatch.setattr(tar_stream, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=time.sleep))
+    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=time.sleep))
 
     class Trickle:
         def read(self, amount: int, /) -> bytes:
@@ -204,8 +203,8 @@ def test_a_trickle_counts_as_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         def close(self) -> None: ...
 
-    opened = url_openers.Opened(Trickle(), 10**6, whole=False)
-    monkeypatch.setitem(url_openers.OPENERS, "http", lambda url, start, stop: opened)
+    opened = storage.Opened(Trickle(), 10**6, whole=False)
+    monkeypatch.setitem(storage.OPENERS, "http", lambda url, start, stop: opened)
     with pytest.raises(ShardError, match=r"in [2-4] tries: only \d+ bytes came in \d+ s"):  # 40 s each and more
         read_url("http://host/a.tar")
 
@@ -221,8 +220,8 @@ def test_pauses_double_and_differ_and_are_a_minute_together(
     monkeypatch: pytest.MonkeyPatch, serve, numbered_shards: Path, range_server
 ):
     pauses: list[float] = []
-    monkeypatch.setattr(tar_stream, "FIRST_PAUSE_S", 0.5)
-    monkeypatch.setattr(tar_stream, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append))
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append))
     url = serve(numbered_shards, range_server)
     range_server.failures = 9
     with pytest.raises(ShardError):
@@ -322,7 +321,7 @@ def test_commands_give_the_same_batches_as_the_disk(numbered_shards: Path, tmp_p
 def test_a_command_is_not_begun_again_for_each_block_where_the_cache_is_full(
     tmp_path: Path, make_shards: Callable, monkeypatch: pytest.MonkeyPatch, room: int
 ):
-    monkeypatch.setattr(shard_cache, "PART", 1000)
+    monkeypatch.setattr(cache, "PART", 1000)
     folder = make_shards(tmp_path, [40])
     (tmp_path / "pipes.json").write_text(with_new_hash(pipes(folder, f"echo >> {tmp_path}/begun; cat")))
     shards = open_shards(str(tmp_path / "pipes.json"))
@@ -410,7 +409,7 @@ def test_an_s3_server_that_is_away_is_tried_again(monkeypatch: pytest.MonkeyPatc
         def get_object(self, **options: object) -> None:
             raise SSLError(endpoint_url="https://host", error="certificate verify failed")
 
-    monkeypatch.setattr(url_openers, "_s3_client", Distrusted)
+    monkeypatch.setattr(storage, "_s3_client", Distrusted)
     with pytest.raises(ShardError, match=r"certificate verify failed"):
         read_url("s3://photos/set/a.tar")
 
@@ -453,4 +452,4 @@ def test_nothing_can_be_unpickled_on_the_way():
     from webdataset import utils
 
     assert vars(utils)["enforce_security"] is True
-    assert set(url_openers.OPENERS) == {"file", "http", "https", "s3", "pipe"}
+    assert set(storage.OPENERS) == {"file", "http", "https", "s3", "pipe"}

@@ -15,7 +15,7 @@ from evaluator.registry import mlflow_registry as registered
 from evaluator.service.inference.batcher import Closed
 from evaluator.service.inference.engine import Engine
 from tests.evaluator.service import fakes
-from trainer import publish
+from trainer import export
 from trainer.networks import EditNet
 
 PATIENCE = 120.0
@@ -190,8 +190,8 @@ def test_requests_under_way_finish_on_the_old_network_and_new_ones_get_the_new(u
 
 def test_a_switch_that_fails_changes_nothing(uri: str, tmp_path: Path):
     network = EditNet("oracle", (4, 6))
-    contract = publish.describe(network, "editnet-oracle", variant="oracle", temperature=1.0)
-    oracle = publish.save(publish.export(network, contract), tmp_path / "oracle")
+    contract = export.describe(network, "editnet-oracle", variant="oracle", temperature=1.0)
+    oracle = export.save(export.export(network, contract), tmp_path / "oracle")
 
     async def test() -> None:
         engine = Engine.from_networks(fakes.spread, fakes.detail, tracking_uri=uri, **TORCH)

@@ -16,7 +16,7 @@ from evaluator.service.inference import converted, runtimes
 from evaluator.service.inference.converted import with_graph
 from evaluator.service.inference.runtimes import choose, example
 from evaluator.service.inference.side_by_side import SideBySide, side_by_side
-from trainer import publish
+from trainer import export
 from trainer.networks import ColorNet, EditNet
 
 SIZES = ((32, 32), (32, 24))
@@ -39,11 +39,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     work = tmp_path_factory.mktemp("networks")
     color, edit = ColorNet((4, 6, 8)), EditNet("blind", (4, 6, 8))
     contracts = {
-        "colornet": publish.describe(color, "colornet"),
-        "editnet-blind": publish.describe(edit, "editnet-blind", variant="blind", temperature=1.0),
+        "colornet": export.describe(color, "colornet"),
+        "editnet-blind": export.describe(edit, "editnet-blind", variant="blind", temperature=1.0),
     }
     networks = {"colornet": color, "editnet-blind": edit}
-    return {name: publish.save(publish.export(networks[name], contracts[name]), work / name) for name in networks}
+    return {name: export.save(export.export(networks[name], contracts[name]), work / name) for name in networks}
 
 
 @pytest.fixture(scope="module")

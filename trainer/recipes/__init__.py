@@ -1,0 +1,1 @@
+"""Recipes: phases over named networks, and their losses. Imports networks and kernels."""
