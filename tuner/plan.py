@@ -1,13 +1,11 @@
-"""From options to a sweep that can start, or the message that says why not; and back from a sweep's folder.
-
-Everything that a person can get wrong is refused here, before Ray starts.
-"""
+"""From options to a sweep that can start, or the message that says why not; how its trainings fall into stages; and back from a folder."""
 
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,51 @@ from evaluator.system.locks import alone
 from trainer.config import Config, flatten, override
 from trainer.config.overrides import checked, nearest, read_config
 from trainer.config.presets import paper
+from trainer.data.loader import open_loader
+from trainer.recipes.pingpong import pingpong
 from trainer.run_folder import as_json
-from tuner.budget import Budget
-from tuner.course import Course
-from tuner.measures import MEASURES, check_measurable, measures_of
-from tuner.options import Options, Repeated
-from tuner.presets import PRESETS, Preset
-from tuner.record import SWEEP_FILE, Measure, Sweep, read_trials
-from tuner.room import Machine, check_room, default_gpus, here
-from tuner.space import Domain, Space
-from tuner.space_file import read_space
+from tuner.config import Budget, Options, Repeated
+from tuner.objectives import MEASURES, check_measurable, measures_of
+from tuner.records import SWEEP_FILE, Measure, Sweep, read_trials
+from tuner.resources import Machine, check_room, default_gpus, here
+from tuner.search.presets import PRESETS, Preset
+from tuner.search.space import Domain, Space, read_space
+
+
+@dataclass(frozen=True)
+class Course:
+    """Photos seen at the end of each stage, where a trial validates and reports."""
+
+    ends: tuple[int, ...]
+    """Rising, one for each stage."""
+    shared: int
+    """Photos of the pretraining that a trial does not spend itself."""
+
+    @classmethod
+    def of(cls, config: Config, *, share_pretraining: bool) -> "Course":
+        """Of a training with this config.
+
+        Raises:
+            ValueError: its training photos cannot be used.
+        """
+        loader = open_loader(config.data, seed=config.seed, rank=0, world_size=1, pin_memory=False)
+        photos, batch_size = loader.samples_per_epoch, config.data.batch_size
+        loader.close()
+        stages = pingpong(config).stages
+        ends = list(accumulate(stage.batches(photos, batch_size) * batch_size for stage in stages))
+        shares = share_pretraining and config.rounds.pretrain_color > 0 and len(ends) > 1
+        return cls(tuple(ends), ends[0] if shares else 0)
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """Photos that a trial itself was trained on at each of its reports."""
+        return tuple(end - self.shared for end in self.ends if end > self.shared)
+
+    @property
+    def shortest(self) -> int:
+        """Photos of its shortest own stage."""
+        return min(end - start for start, end in pairwise([0, *self.own]))
+
 
 SWEEPS = "sweeps"
 NOT_SEARCHED = (

@@ -39,7 +39,7 @@ from trainer.config.presets import paper
 from trainer.data.loader import open_validation
 from trainer.run_folder import RESULTS_FILE, RunFolder
 from trainer.session import Hooks, Session
-from tuner.record import Sweep, best, read_trials
+from tuner.records import Sweep, best, read_trials
 
 COLORIZER, GUIDE, POLICY = "colornet", "editnet-blind", "guide-blind"
 """Registered names, and what benchmarks call the guide."""

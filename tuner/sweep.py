@@ -23,18 +23,16 @@ from trainer.config.overrides import checked
 from trainer.monitoring.mlflow_tracker import open_tracker
 from trainer.monitoring.tracker import NullTracker, Place
 from trainer.run_folder import as_json
-from tuner.options import Options
-from tuner.orphans import end_with_parent
+from tuner.callback import Recorder, Spending
+from tuner.config import Options
 from tuner.plan import FINISHED, Plan
-from tuner.population import population
-from tuner.record import BEST_FILE, LEGS_FILE, Sweep, Trial, best, read_trials
-from tuner.recorder import Recorder, Spending
-from tuner.results import ERROR, POINT
-from tuner.room import Machine, Needs, cluster, here, threads
-from tuner.search import SpaceSearch, scheduler
-from tuner.space import Space
+from tuner.processes import WorkerDied, end_with_parent, hide_gpus
+from tuner.records import BEST_FILE, ERROR, LEGS_FILE, POINT, Sweep, Trial, best, read_trials
+from tuner.resources import Machine, Needs, cluster, here, threads
+from tuner.search.optuna_search import SpaceSearch, scheduler
+from tuner.search.pbt import population
+from tuner.search.space import Space
 from tuner.trial import WAITING, Setup, run_trial
-from tuner.workers import WorkerDied, hide_gpus
 
 Objective = Callable[[dict[str, Any], Setup], None]
 RETRIES = 2
@@ -280,7 +278,7 @@ def _conclude(plan: Plan, parent: NullTracker, trials: list[Trial]) -> None:
         parent.set_tags({"best_trial": leader.number, "best_run": leader.run})
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     replace(sweep, options={**sweep.options, FINISHED: now}).write(plan.folder)
-    from tuner.report import write_report  # its figures bring libraries that trials do not need
+    from tuner.report.page import write_report  # its figures bring libraries that trials do not need
 
     page = write_report(plan.folder)
     parent.log_text(page.read_text(), page.name)

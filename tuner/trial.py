@@ -28,9 +28,8 @@ from trainer.recipes.base import Stage
 from trainer.run_folder import RESULTS_FILE, RunFolder
 from trainer.session import Hooks, Session
 from trainer.warm_start import FOLDER
-from tuner.measures import GUIDES, check_measurable, measured
-from tuner.orphans import end_with_parent
-from tuner.workers import hide_gpus, worker_error
+from tuner.objectives import GUIDES, check_measurable, measured
+from tuner.processes import end_with_parent, hide_gpus, worker_error
 
 TRIALS = "trials"
 """Folder of the trials' run folders in the sweep's."""
@@ -51,7 +50,7 @@ class Setup:
     """MLflow run of the sweep."""
     tracking_uri: str
     metrics: tuple[str, ...]
-    """Names in `tuner.measures.MEASURES` that the sweep looks for."""
+    """Names in `tuner.objectives.MEASURES` that the sweep looks for."""
     workers: int = 1
     """Processes of each trial."""
     threads: int = 1
@@ -81,7 +80,7 @@ class Leg:
 def run_trial(values: dict[str, Any], setup: Setup) -> None:
     """Train with these values, and report to Ray Tune after each stage that has a trained guide.
 
-    A report has all of `tuner.measures.MEASURES` (None where not measured), `images_seen`, `stage`, `seconds`,
+    A report has all of `tuner.objectives.MEASURES` (None where not measured), `images_seen`, `stage`, `seconds`,
     `run` (MLflow's id) and `folder`, and with one process a checkpoint. The trial goes on in its own run folder
     where that has a checkpoint; else it begins with Ray's checkpoint, or the shared pretraining.
 

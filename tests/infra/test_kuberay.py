@@ -16,8 +16,8 @@ import yaml
 from tests import ROOT
 from trainer.config import flatten, override
 from trainer.config.overrides import checked
-from tuner.options import Options
-from tuner.presets import PRESETS
+from tuner.config import Options
+from tuner.search.presets import PRESETS
 
 FOLDER = ROOT / "infra" / "kuberay"
 JOB: dict[str, Any] = yaml.safe_load((FOLDER / "rayjob.yaml").read_text())

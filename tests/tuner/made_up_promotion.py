@@ -8,7 +8,7 @@ from tests.trainer.small_training import small_config
 from trainer.config import override
 from trainer.run_folder import as_json
 from tuner.plan import SWEEPS
-from tuner.record import Measure, Report, Sweep, Trial, write_trials
+from tuner.records import Measure, Report, Sweep, Trial, write_trials
 
 
 def made_up_sweep(work: Path, **settings: Any) -> Path:

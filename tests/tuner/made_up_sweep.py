@@ -9,10 +9,10 @@ from numpy.random import default_rng
 
 from trainer.recipes.pingpong import pingpong
 from trainer.run_folder import as_json
-from tuner.measures import measures_of
-from tuner.presets import question_space, smoke
-from tuner.record import Report, Sweep, Trial, write_trials
-from tuner.space import Domain, Space
+from tuner.objectives import measures_of
+from tuner.records import Report, Sweep, Trial, write_trials
+from tuner.search.presets import question_space, smoke
+from tuner.search.space import Domain, Space
 
 METRICS = ("ab_psnr", "lpips", "dispersion")
 NASTY = "<script>alert('1')</script> & \"co\""

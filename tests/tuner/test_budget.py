@@ -1,6 +1,6 @@
 import pytest
 
-from tuner.budget import Budget, startup
+from tuner.config import Budget, startup
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from tests import ROOT
 
 PARENT = """
 import subprocess, sys
-child = "import sys; from tuner.orphans import end_with_parent; end_with_parent(); end_with_parent(); " \\
+child = "import sys; from tuner.processes import end_with_parent; end_with_parent(); end_with_parent(); " \\
     "print('watching', flush=True); sys.stdin.read()"
 subprocess.Popen([sys.executable, "-c", child])
 sys.stdin.read()

@@ -8,14 +8,13 @@ import pytest
 
 from tests import ROOT
 from trainer.config import flatten
-from tuner.course import Course
-from tuner.main import main
-from tuner.options import Options
-from tuner.plan import FINISHED, SWEEPS, Plan, words
-from tuner.presets import smoke
-from tuner.record import SWEEP_FILE, Sweep, Trial, write_trials
-from tuner.report.words import asked
-from tuner.room import Machine
+from tuner.__main__ import main
+from tuner.config import Options
+from tuner.plan import FINISHED, SWEEPS, Course, Plan, words
+from tuner.records import SWEEP_FILE, Sweep, Trial, write_trials
+from tuner.report.tables import asked
+from tuner.resources import Machine
+from tuner.search.presets import smoke
 
 
 def new(work: Path, **changes: Any) -> Plan:
@@ -56,7 +55,7 @@ def test_a_plan_comes_back_from_its_folder(tmp_path: Path, monkeypatch):
 
 def ready(monkeypatch: pytest.MonkeyPatch, why: str | None = None) -> None:
     """Say whether LPIPS has its weights."""
-    monkeypatch.setattr("tuner.measures.unavailable", lambda name: why)
+    monkeypatch.setattr("tuner.objectives.unavailable", lambda name: why)
 
 
 def test_lpips_that_cannot_be_measured_is_refused_before_any_trial(tmp_path: Path, monkeypatch):
@@ -202,7 +201,7 @@ def test_a_sweep_is_not_begun_twice(tmp_path: Path):
 
 def test_help_needs_no_heavy_library():
     code = (
-        "import sys; from tuner.main import main\n"
+        "import sys; from tuner.__main__ import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert not end.code\n"
         "assert not {'ray', 'optuna', 'torch', 'mlflow'} & set(sys.modules)"

@@ -17,7 +17,7 @@ from tests.tuner.made_up_promotion import made_up_sweep
 from trainer import export
 from trainer.monitoring.mlflow_tracker import Place, Tracker
 from trainer.networks import ColorNet, EditNet
-from tuner.main import main
+from tuner.__main__ import main
 from tuner.promote import COLORIZER, GUIDE, Contest, Retraining, promote
 
 METRICS = ["ab_psnr", "ab_ssim", "rgb_psnr"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tuner.record import TRIALS_FILE, Measure, Report, Sweep, Trial, best, read_trials, write_trials
+from tuner.records import TRIALS_FILE, Measure, Report, Sweep, Trial, best, read_trials, write_trials
 
 PSNR = Measure("ab_psnr", "max", "ab PSNR, dB")
 LPIPS = Measure("lpips", "min", "LPIPS")

@@ -16,10 +16,10 @@ from tests import ROOT
 from tests.tuner.toy import BEST, TOP, climb
 from tests.tuner.toy_sweep import NAME, mortal, options, sometimes_wrong
 from trainer.config.overrides import read_config
-from tuner.options import Options
+from tuner.callback import SECONDS
+from tuner.config import Options
 from tuner.plan import FINISHED, SWEEPS, Plan
-from tuner.record import BEST_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
-from tuner.recorder import SECONDS
+from tuner.records import BEST_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
 from tuner.sweep import Objective, run
 
 

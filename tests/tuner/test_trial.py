@@ -17,7 +17,7 @@ from trainer.monitoring.tracker import NullTracker
 from trainer.run_folder import start_run
 from trainer.session import Hooks
 from trainer.step import TrainingBroke
-from tuner.measures import MEASURES
+from tuner.objectives import MEASURES
 from tuner.trial import TRIALS, Leg, Setup, _train, next_leg, trial_config
 
 STEP = 8 / 4096

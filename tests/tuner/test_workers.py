@@ -11,10 +11,10 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, Worker
 
 from trainer.config.presets import tiny
 from tuner import sweep
-from tuner.results import ERROR, POINT
-from tuner.space import Domain, Space
+from tuner.processes import WorkerDied, worker_error
+from tuner.records import ERROR, POINT
+from tuner.search.space import Domain, Space
 from tuner.trial import Setup, worker_resources
-from tuner.workers import WorkerDied, worker_error
 
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.", RuntimeError("The actor died"))
 SPACE = Space((Domain(path="loss.entropy", kind="choice", values=(0.0, 1.0)),), tiny())

@@ -10,7 +10,7 @@ from typing import Any
 from ray import tune
 from ray.tune import Checkpoint
 
-from tuner.course import Course
+from tuner.plan import Course
 from tuner.trial import Setup
 
 BEST = {"choice.estimator": "gumbel_softmax", "loss.entropy": 0.03, "choice.temperature.start": 1.0}

@@ -10,9 +10,9 @@ import ray
 from ray import tune
 
 from tests.tuner.toy import climb
-from tuner.options import Options
+from tuner.config import Options
 from tuner.plan import Plan
-from tuner.record import Trial
+from tuner.records import Trial
 from tuner.sweep import run
 from tuner.trial import Setup
 

@@ -1,5 +1,1 @@
-"""The report of a sweep: `write_report` writes one HTML page, `save_picture` its figures as one PNG file."""
-
-from tuner.report.page import save_picture, write_report
-
-__all__ = ["save_picture", "write_report"]
+"""The report of a sweep: a page, its figures and tables, and what a terminal shows while it runs."""

@@ -1,19 +1,275 @@
-"""The report's figures beside the parallel coordinates, and all of them together for a picture."""
+"""The report's figures: parallel coordinates, schedules over photos seen, curves; and all of them in one picture."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from textwrap import fill
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluator.report.figures import INK, Picture, dress, looks, new_figure
-from trainer.config import Config
-from tuner.importance import Importance
-from tuner.pareto import comparable, front, known_value
-from tuner.record import Measure, Sweep, Trial, best
-from tuner.report.parallel import Parallel
-from tuner.report.schedule import WITHOUT_CHOICE, Curve, Span, curves, spans
-from tuner.scales import written
+from trainer.config import Config, override
+from trainer.config.overrides import checked
+from trainer.config.schedules import Schedule
+from trainer.recipes.pingpong import pingpong
+from tuner.records import Measure, Sweep, Trial, best
+from tuner.report.analysis import (
+    NOWHERE,
+    Importance,
+    MetricScale,
+    SettingScale,
+    comparable,
+    front,
+    known_value,
+    written,
+)
+from tuner.search.presets import RELAXED
+from tuner.search.space import Domain
+
+STEP, MARGIN, HEIGHT, TOP = 132.0, 62.0, 300.0, 48.0
+"""Distance between axes, room beside the first and last, length of the axes, room above, in CSS pixels."""
+SHADES = 5
+"""Lines have one of so many colours, by their rank on the metric that decides."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting or a metric."""
+
+    x: float
+    title: str
+    whole: str
+    """The title in full, for those who ask."""
+    ticks: tuple[Tick, ...]
+    gap: bool
+    """Whether a line passes below it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A trial."""
+
+    number: int
+    style: str
+    """Classes of the style sheet: shade-0 (worst) to shade-4, or unmeasured; best; early for one that was
+    stopped, failed or still runs."""
+    heights: tuple[float, ...]
+    """y at each axis."""
+    points: tuple[tuple[float, float], ...]
+    words: str
+
+    @property
+    def path(self) -> str:
+        """For SVG's attribute d."""
+        return "M" + "L".join(f"{x:g} {y:.1f}" for x, y in self.points)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """The whole drawing."""
+
+    axes: tuple[Axis, ...]
+    lines: tuple[Line, ...]
+    """In the order of drawing: the best one last, on top."""
+
+    @property
+    def width(self) -> float:
+        """In CSS pixels."""
+        return self.axes[-1].x + MARGIN + 30
+
+    @property
+    def height(self) -> float:
+        """In CSS pixels."""
+        return _y(NOWHERE) + 28
+
+    @property
+    def top(self) -> float:
+        """y of the axes' upper ends."""
+        return _y(1.0)
+
+    @property
+    def bottom(self) -> float:
+        """y of the axes' lower ends."""
+        return _y(0.0)
+
+    @property
+    def below(self) -> float:
+        """y of lines where a setting has no effect, or a metric no value."""
+        return _y(NOWHERE)
+
+
+def parallel(sweep: Sweep, trials: Sequence[Trial]) -> Parallel:
+    """Of all trials of a sweep, failed ones included."""
+    settings = [SettingScale(domain) for domain in map(Domain.from_json, sweep.space)]
+    metrics = [MetricScale.of(measure, trials) for measure in sweep.metrics]
+    ranks, leader = _shades(sweep, trials), best(trials, sweep.metric)
+    lines = []
+    for trial in sorted(trials, key=lambda one: (leader is one, ranks.get(one.id, -1))):
+        places = [scale.place(trial.values.get(scale.domain.path)) for scale in settings]
+        places += [scale.place(trial.value(scale.measure.name)) for scale in metrics]
+        heights = tuple(map(_y, places))
+        is_best = leader is not None and trial.id == leader.id
+        lines.append(
+            Line(
+                number=trial.number,
+                style=_style(trial, ranks.get(trial.id), is_best),
+                heights=heights,
+                points=tuple(zip(map(_x, range(len(heights))), heights, strict=True)),
+                words=_trial_words(trial, is_best),
+            )
+        )
+    axes = []
+    for index, scale in enumerate([*settings, *metrics]):
+        ticks = tuple(Tick(_y(share), text) for share, text in scale.ticks)
+        title, whole = _titles(scale)
+        gap = any(line.heights[index] == _y(NOWHERE) for line in lines)
+        axes.append(Axis(_x(index), title, whole, ticks, gap))
+    return Parallel(tuple(axes), tuple(lines))
+
+
+def _shades(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, int]:
+    """By id, for the trials that measured what decides: 0 for the worst fifth, 4 for the best."""
+    sign = 1.0 if sweep.metric.direction == "max" else -1.0
+    known = [(value, trial.id) for trial in trials if (value := trial.value(sweep.metric.name)) is not None]
+    ordered = sorted(known, key=lambda one: sign * one[0])
+    return {name: SHADES * place // len(ordered) for place, (_, name) in enumerate(ordered)}
+
+
+def _style(trial: Trial, shade: int | None, is_best: bool) -> str:
+    words = ["unmeasured" if shade is None else f"shade-{shade}"]
+    words += ["early"] * (trial.status != "finished") + ["best"] * is_best
+    return " ".join(words)
+
+
+def _trial_words(trial: Trial, is_best: bool) -> str:
+    """All that a line shows, as text."""
+    settings = ", ".join(f"{path} {written(value)}" for path, value in trial.values.items())
+    measured = trial.reports[-1].metrics if trial.reports else {}
+    values = ", ".join(f"{name} {written(value)}" for name, value in measured.items()) or "nothing measured"
+    return f"trial {trial.number}{', the best' if is_best else ''} ({trial.status}): {settings}; {values}"
+
+
+def _titles(scale: SettingScale | MetricScale) -> tuple[str, str]:
+    if isinstance(scale, SettingScale):
+        path = scale.domain.path
+        return ".".join(path.split(".")[1:]) or path, path
+    end = "more is better" if scale.measure.direction == "max" else "less is better"
+    return scale.measure.name, f"{scale.measure.label} ({end}; the best is at the top)"
+
+
+def _x(index: int) -> float:
+    return MARGIN + STEP * index
+
+
+def _y(place: float) -> float:
+    return TOP + HEIGHT * (1 - place)
+
+
+WITHOUT_CHOICE = "pretrain-color"
+"""The stage in which no guide chooses clicks, so that temperatures have no effect."""
+_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stage from its first to its last photo."""
+
+    name: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A schedule over one stage."""
+
+    span: Span
+    schedule: Schedule
+    photos: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A schedule over the stages in which it has an effect; it begins anew in each, and may be another one."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def words(self) -> str:
+        """What it is, one after another where it was changed."""
+        changes = [self.pieces[0]]
+        for piece in self.pieces[1:]:
+            if piece.schedule != changes[-1].schedule:
+                changes.append(piece)
+        if len(changes) == 1:
+            return f"{self.name}, {_words(changes[0].schedule)}"
+        each = "; ".join(f"from {piece.span.name} on {_words(piece.schedule)}" for piece in changes)
+        return f"{self.name}, {each}"
+
+
+def _words(one: Schedule) -> str:
+    if one.shape == "constant":
+        return f"constant at {one.start:.3g}"
+    warmup = f" with a warm-up over {100 * one.warmup:.0f} %" if one.shape == "warmup_cosine" else ""
+    return f"in each stage {one.shape} from {one.start:.3g} to {one.end:.3g}{warmup}"
+
+
+def spans(config: Config, trial: Trial) -> list[Span]:
+    """Its stages. Where it reported their ends are exact, elsewhere in proportion to the config's rounds."""
+    stages = pingpong(config).stages
+    shares = list(accumulate(stage.rounds for stage in stages))
+    reported = {report.stage: float(report.images_seen) for report in trial.reports}
+    known = [
+        (share, reported[stage.name])
+        for stage, share in zip(stages, shares, strict=True)
+        if stage.name in reported
+    ]
+    share, seen = known[-1] if known else (shares[-1], max(reported.values()))
+    photos = seen / share
+    ends = [reported.get(stage.name, photos * share) for stage, share in zip(stages, shares, strict=True)]
+    return [
+        Span(stage.name, start, end) for stage, start, end in zip(stages, [0.0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def curves(config: Config, trial: Trial) -> list[Curve]:
+    """The heat map's temperature, and the relaxation's where the estimator has one.
+
+    Args:
+        config: the trial's last.
+        trial: its legs say what held before.
+    """
+    choosing = [span for span in spans(config, trial) if span.name != WITHOUT_CHOICE]
+    stages = [(span, _config_at(config, trial, span)) for span in choosing]
+    temperature = [_piece(span, there.choice.temperature) for span, there in stages]
+    tau = [_piece(span, there.choice.tau) for span, there in stages if there.choice.estimator in RELAXED]
+    named = {"T of the heat map": temperature, "tau of the estimator": tau}
+    return [Curve(name, tuple(pieces)) for name, pieces in named.items() if pieces]
+
+
+def _config_at(config: Config, trial: Trial, span: Span) -> Config:
+    """What held in a stage: trials change their settings between stages alone."""
+    begun = [leg for leg in trial.legs if leg.images_seen <= span.start + 0.5]
+    return override(config, checked(begun[-1].values)) if begun else config
+
+
+def _piece(span: Span, schedule: Schedule) -> Piece:
+    progress = np.linspace(0.0, 1.0, _POINTS)
+    values = np.array([schedule.at(float(share)) for share in progress])
+    return Piece(span, schedule, span.start + progress * (span.end - span.start), values)
+
 
 _QUIET = "#9a9aa0"
 _SHADES = ("#c6d9e8", "#9dc3de", "#62a0cc", "#2a78b0", "#00446f")

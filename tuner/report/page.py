@@ -12,14 +12,11 @@ from evaluator.system.files import write_atomically
 from trainer.config import Config, override
 from trainer.config.overrides import checked
 from trainer.config.presets import paper
-from tuner.groups import QUESTIONS, by_setting, over_seeds
-from tuner.importance import importance
-from tuner.pareto import comparable, front
 from tuner.plan import FINISHED
-from tuner.record import BEST_FILE, LEGS_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
-from tuner.report import figures, tables, words
-from tuner.report.parallel import parallel
-from tuner.scales import written
+from tuner.records import BEST_FILE, LEGS_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
+from tuner.report import figures, tables
+from tuner.report.analysis import QUESTIONS, by_setting, comparable, front, importance, over_seeds, written
+from tuner.report.figures import parallel
 
 _HERE = Path(__file__).parent
 
@@ -73,14 +70,14 @@ def _content(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> dict[str, A
         "style": sheet,
         "script": script,
         "policy": f"default-src 'none'; img-src data:; style-src {_allowed(sheet)}; script-src {_allowed(script)}",
-        "asked": words.asked(sweep, trials, FINISHED in sweep.options),
-        "findings": words.findings(sweep, trials),
+        "asked": tables.asked(sweep, trials, FINISHED in sweep.options),
+        "findings": tables.findings(sweep, trials),
         "parallel": parallel(sweep, trials) if trials else None,
         "importance": figures.importance_bars(found) if found and found.shares else None,
-        "about_importance": words.about_importance(found, sweep, trials),
+        "about_importance": tables.about_importance(found, sweep, trials),
         "curve": figures.best_curve(trials, leader, _config(sweep, leader), sweep.metric) if leader else None,
         "pareto": _pareto(sweep, trials),
-        "about_groups": words.about_groups(sweep, trials),
+        "about_groups": tables.about_groups(sweep, trials),
         "groups": _groups(sweep, trials),
         "table": tables.trial_table(sweep, trials),
         "legs": tables.leg_table(sweep, trials, leader) if leader and leader.legs else None,

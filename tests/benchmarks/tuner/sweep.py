@@ -27,9 +27,9 @@ from trainer.config import Config, override
 from trainer.config.overrides import checked
 from trainer.run_folder import RESULTS_FILE, as_json
 from trainer.validation import middle_budget
-from tuner.options import Options
+from tuner.config import Options
 from tuner.plan import Plan
-from tuner.record import Trial, best, read_trials
+from tuner.records import Trial, best, read_trials
 from tuner.sweep import Objective, run
 from tuner.trial import Setup, run_trial
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.tuner.sweep import Way, compare, overhead, value_of
-from tuner.presets import smoke
+from tuner.search.presets import smoke
 
 ALONE = Way(seconds=360.0, values={0: 20.0, 1: 22.0, 2: 18.0, 3: 21.0})
 

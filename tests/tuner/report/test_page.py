@@ -13,9 +13,9 @@ from matplotlib import pyplot
 from PIL import Image
 
 from tests.tuner.made_up_sweep import METRICS, NASTY, made_up_sweep, made_up_trial
-from tuner.main import main
-from tuner.record import BEST_FILE, REPORT_FILE, Sweep, read_trials, write_trials
-from tuner.report import save_picture, write_report
+from tuner.__main__ import main
+from tuner.records import BEST_FILE, REPORT_FILE, Sweep, read_trials, write_trials
+from tuner.report.page import save_picture, write_report
 
 VOID = {"meta", "img", "br", "line"}
 

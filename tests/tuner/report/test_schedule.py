@@ -4,9 +4,9 @@ import pytest
 
 from tests.tuner.made_up_sweep import PHOTOS, made_up_trial
 from trainer.config import override
-from tuner.presets import smoke
-from tuner.record import Leg
-from tuner.report.schedule import curves, spans
+from tuner.records import Leg
+from tuner.report.figures import curves, spans
+from tuner.search.presets import smoke
 
 VALUES = {
     "choice.estimator": "argmax_ste",

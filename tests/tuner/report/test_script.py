@@ -9,9 +9,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.tuner.made_up_sweep import made_up_sweep
-from tuner.record import read_trials
-from tuner.report import write_report
-from tuner.report.parallel import HEIGHT, MARGIN, STEP, TOP
+from tuner.records import read_trials
+from tuner.report.figures import HEIGHT, MARGIN, STEP, TOP
+from tuner.report.page import write_report
 
 CHROMIUM = Path("/usr/bin/chromium")
 MOST_MILLISECONDS = 60_000

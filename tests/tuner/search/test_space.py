@@ -6,9 +6,8 @@ import pytest
 
 from trainer.config import flatten, override
 from trainer.config.presets import tiny
-from tuner.presets import PRESETS
-from tuner.space import EXTRA_SHARE, Domain, Space
-from tuner.space_file import parse_space, read_space
+from tuner.search.presets import PRESETS
+from tuner.search.space import EXTRA_SHARE, Domain, Space, parse_space, read_space
 
 ENTROPY = Domain(path="loss.entropy", kind="log_uniform", low=1e-3, high=0.1, extra=(0.0,))
 SHAPE = Domain(path="choice.temperature.shape", kind="choice", values=("constant", "exponential"))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner.pareto import comparable, front
-from tuner.record import Measure, Report, Status, Trial
+from tuner.records import Measure, Report, Status, Trial
+from tuner.report.analysis import comparable, front
 
 PSNR, LPIPS = Measure("ab_psnr", "max", "ab PSNR, dB"), Measure("lpips", "min", "LPIPS")
 BOTH = (PSNR, LPIPS)

@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.tuner.test_record import SWEEP, trial
-from tuner.record import Report, Trial
-from tuner.screen import Screen, conclusion, settings
+from tuner.records import Report, Trial
+from tuner.report.console import Screen, conclusion, settings
 
 TRIALS = [
     trial(0, "finished", 20.0),

@@ -11,12 +11,11 @@ from ray.tune.experiment import Trial as RayTrial
 
 from evaluator.system.locks import alone
 from tests.tuner.test_plan import new
-from tuner import recorder as recorder_module
+from tuner import callback as recorder_module
+from tuner.callback import Recorder, Spending, is_hopeless
 from tuner.plan import Plan
-from tuner.record import Leg, Report, Trial, read_trials, write_trials
-from tuner.recorder import Recorder, Spending, is_hopeless
-from tuner.results import LEGS, POINT
-from tuner.screen import conclusion
+from tuner.records import LEGS, POINT, Leg, Report, Trial, read_trials, write_trials
+from tuner.report.console import conclusion
 
 
 def ray_trial(name: str, status: str = RayTrial.RUNNING) -> Any:

@@ -13,11 +13,9 @@ from typing import Any
 import optuna
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
-from tuner.course import Course
-from tuner.plan import Plan
-from tuner.record import Measure
-from tuner.results import LEGS, PARENT, POINT, measured
-from tuner.space import Domain, Space
+from tuner.plan import Course, Plan
+from tuner.records import LEGS, PARENT, POINT, Measure, measured
+from tuner.search.space import Domain, Space
 
 
 class Pbt(PopulationBasedTraining):

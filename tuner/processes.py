@@ -1,6 +1,8 @@
-"""The processes of a trial: which of the machine's GPUs they see, and what the end of one of several means."""
+"""The processes of a trial: which GPUs they see, and that none outlives its parent."""
 
 import os
+import threading
+import time
 from collections.abc import Mapping
 
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
@@ -38,3 +40,19 @@ def worker_error(error: Exception) -> Exception:
 
 def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+_SECONDS = 1.0
+
+
+def end_with_parent() -> None:
+    """Watch this process's parent from now on, and end at once when it has ended; a second call does nothing."""
+    name = "parent-watch"
+    if all(thread.name != name for thread in threading.enumerate()):
+        threading.Thread(target=_watch, args=(os.getppid(),), name=name, daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:  # the system gives orphans another parent, whether or not theirs was collected
+        time.sleep(_SECONDS)
+    os._exit(1)

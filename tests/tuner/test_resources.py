@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from tuner.options import Options
-from tuner.room import Machine, Needs, check_room, default_gpus
+from tuner.config import Options
+from tuner.resources import Machine, Needs, check_room, default_gpus
 
 LAPTOP, SERVER = Machine(2, 0), Machine(16, 4)
 

@@ -11,17 +11,15 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuner.toy import BEST, height
-from tuner import population
-from tuner.course import Course
-from tuner.options import Options
-from tuner.plan import Plan
-from tuner.population import Pbt, mutation
-from tuner.presets import smoke
-from tuner.record import Measure, Report, Trial, write_trials
-from tuner.results import ERROR, LEGS, PARENT, POINT
-from tuner.room import Machine
-from tuner.search import Asha, SpaceSearch
-from tuner.space import Domain, Space
+from tuner.config import Options
+from tuner.plan import Course, Plan
+from tuner.records import ERROR, LEGS, PARENT, POINT, Measure, Report, Trial, write_trials
+from tuner.resources import Machine
+from tuner.search import pbt
+from tuner.search.optuna_search import Asha, SpaceSearch
+from tuner.search.pbt import Pbt, mutation
+from tuner.search.presets import smoke
+from tuner.search.space import Domain, Space
 
 PSNR = Measure("ab_psnr", "max", "ab PSNR, dB")
 COURSE = Course(ends=(1000, 1100, 1200, 1300, 1400), shared=1000)
@@ -206,7 +204,7 @@ def copied(seed: int) -> dict[str, Any]:
     point = {"choice.estimator": "argmax_ste", "loss.entropy": 0.02, "choice.temperature.start": 1.0}
     donor, other = Copied("x_00001", {POINT: point}), named("x_00002")
     scheduler._trial_state = {donor: SimpleNamespace(last_result={"images_seen": 1100})}  # pyright: ignore
-    with population._drawn_from(seed, "00002", 1100):
+    with pbt._drawn_from(seed, "00002", 1100):
         config, _ = scheduler._get_new_config(other, donor)
     return config
 
@@ -223,7 +221,7 @@ def test_pbt_draws_from_its_own_place_in_the_seeds_stream_and_leaves_others_thei
         drawn.append(random.random())
         return TrialScheduler.CONTINUE
 
-    monkeypatch.setattr(population.PopulationBasedTraining, "on_trial_result", perturb)
+    monkeypatch.setattr(pbt.PopulationBasedTraining, "on_trial_result", perturb)
     preset = smoke()
     for seed, name in ((1, "x_00002"), (1, "y_00002"), (2, "x_00002")):
         scheduler = Pbt(PSNR, COURSE, Space(preset.domains, preset.base), ["loss.entropy"], seed)

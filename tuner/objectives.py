@@ -17,7 +17,7 @@ from evaluator.metrics.clicks import click_crowding, click_distance, nri
 from evaluator.protocol.results import BASELINE, Results
 from trainer.config import Config
 from trainer.validation import middle_budget
-from tuner.record import Direction, Measure
+from tuner.records import Direction, Measure
 
 GUIDES = {"": "editnet-blind", "oracle_": "editnet-oracle"}
 """Published names of the guides, by what stands before a measure's name."""

@@ -14,13 +14,11 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tuner.budget import startup
-from tuner.course import Course
-from tuner.plan import Plan
-from tuner.population import Pbt
-from tuner.record import Measure, Trial, read_trials
-from tuner.results import ERROR, POINT, measured
-from tuner.space import Space
+from tuner.config import startup
+from tuner.plan import Course, Plan
+from tuner.records import ERROR, POINT, Measure, Trial, measured, read_trials
+from tuner.search.pbt import Pbt
+from tuner.search.space import Space
 
 SEED = "seed"
 REDUCTION = 2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from evaluator.system.environment import usable_cores
-from tuner.options import Options
+from tuner.config import Options
 
 SHARED_GPU = 0.25
 """Of a GPU, for each trial where neither options nor preset say it and there are GPUs."""

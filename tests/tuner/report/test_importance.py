@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from tests.tuner.made_up_sweep import made_up_sweep
-from tuner.importance import common_report, importance
-from tuner.record import Report, Sweep, Trial, read_trials
+from tuner.records import Report, Sweep, Trial, read_trials
+from tuner.report.analysis import common_report, importance
 
 
 @pytest.fixture(scope="module")

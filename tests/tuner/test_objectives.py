@@ -8,8 +8,8 @@ import pytest
 from evaluator.protocol.results import Protocol, Results
 from trainer.config import override
 from trainer.config.presets import tiny
-from tuner.measures import MEASURES, measured, measures_of
-from tuner.record import Measure
+from tuner.objectives import MEASURES, measured, measures_of
+from tuner.records import Measure
 
 BUDGETS = (0, 1, 2, 4)
 

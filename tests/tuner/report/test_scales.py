@@ -1,8 +1,8 @@
 import pytest
 
-from tuner.record import Measure, Report, Trial
-from tuner.scales import NOWHERE, MetricScale, SettingScale, written
-from tuner.space import EXTRA_SHARE, Domain
+from tuner.records import Measure, Report, Trial
+from tuner.report.analysis import NOWHERE, MetricScale, SettingScale, written
+from tuner.search.space import EXTRA_SHARE, Domain
 
 
 def test_a_logarithmic_range_lies_above_its_extra_values():

@@ -16,9 +16,22 @@ from ray.tune.experiment import Trial as ray_trial
 from evaluator.registry.mlflow_registry import new_client
 from trainer.monitoring.metric_queue import brief, within
 from tuner.plan import Plan
-from tuner.record import TRIALS_FILE, Leg, Report, Status, Sweep, Trial, best, read_trials, write_trials
-from tuner.results import ERROR, LEGS, PARENT, POINT
-from tuner.screen import Screen
+from tuner.records import (
+    ERROR,
+    LEGS,
+    PARENT,
+    POINT,
+    TRIALS_FILE,
+    Leg,
+    Report,
+    Status,
+    Sweep,
+    Trial,
+    best,
+    read_trials,
+    write_trials,
+)
+from tuner.report.console import Screen
 from tuner.trial import noted_run
 
 SECONDS = "seconds"

@@ -21,7 +21,7 @@ from trainer.config import (
 from trainer.config.presets import paper, tiny
 from trainer.config.presets import small as small_training
 from trainer.config.schedules import Schedule
-from tuner.space import Domain
+from tuner.search.space import Domain
 
 ESTIMATORS: tuple[EstimatorName, ...] = get_args(EstimatorName)
 RELAXED = tuple(name for name in ESTIMATORS if name not in ("argmax_ste", "reinforce"))

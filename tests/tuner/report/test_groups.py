@@ -5,9 +5,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from tests.tuner.made_up_sweep import made_up_sweep, made_up_trial
-from tuner.groups import association, by_setting, over_seeds
-from tuner.pareto import known_value
-from tuner.record import Sweep, read_trials
+from tuner.records import Sweep, read_trials
+from tuner.report.analysis import association, by_setting, known_value, over_seeds
 
 SETTINGS = {
     "choice.estimator": "argmax_ste",

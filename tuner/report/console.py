@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuner.pareto import front
-from tuner.record import BEST_FILE, LEGS_FILE, REPORT_FILE, TRIALS_FILE, Sweep, Trial, best, common_error
+from tuner.records import BEST_FILE, LEGS_FILE, REPORT_FILE, TRIALS_FILE, Sweep, Trial, best, common_error
+from tuner.report.analysis import front
 
 _PLAIN_WIDTH = 118
 _ROWS = 30

@@ -1,8 +1,4 @@
-"""What a sweep leaves in its folder: `sweep.json` (what was asked), `trials.json` (what happened), `best.json`.
-
-The driver rewrites `trials.json` whole and atomically whenever something happened, so that the files can be read
-at any moment, after a kill too.
-"""
+"""What a sweep leaves in its folder: `sweep.json`, `trials.json`, `best.json`; and the names that trials and Ray Tune share."""
 
 import json
 import math
@@ -13,6 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evaluator.system.files import write_atomically
+
+POINT = "point"
+PARENT = "parent"
+"""Beside the point: id of the trial whose weights were copied last."""
+LEGS = "legs"
+"""Beside the point: see `tuner.records.Trial.legs`, with complete values; a copy inherits those of the copied."""
+ERROR = "error"
+"""Result of a trial that failed by its own fault: the first line of what went wrong."""
 
 SWEEP_FILE, TRIALS_FILE, BEST_FILE, REPORT_FILE = "sweep.json", "trials.json", "best.json", "sweep.html"
 LEGS_FILE = "best-legs.json"
@@ -129,7 +133,7 @@ class Sweep:
     metrics: tuple[Measure, ...]
     """The first one decides."""
     space: tuple[dict[str, Any], ...]
-    """The searched settings: see `tuner.space.Domain.as_json`."""
+    """The searched settings: see `tuner.search.space.Domain.as_json`."""
     base: dict[str, Any]
     """The flat config that the values replace parts of: see `trainer.run_folder.as_json`."""
     parent_run: str = ""
@@ -215,3 +219,9 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path.parent} is no sweep: it has no {path.name}") from None
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def measured(result: Mapping[str, Any], measure: Measure) -> float | None:
+    """The metric in a report, where it is a finite number."""
+    value = result.get(measure.name)
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
