@@ -1,4 +1,4 @@
-"""A trained network becomes an exported graph with a contract; a split colorizer also in its parts. Knows nothing of MLflow."""
+"""A trained network becomes an exported graph with a contract. Knows nothing of MLflow."""
 
 import copy
 import hashlib
@@ -15,7 +15,6 @@ from torch.export import Dim, ExportedProgram
 from evaluator.registry.contract import FILE_NAME, Contract, Port, Variant, standard_ports
 from evaluator.registry.mlflow_registry import BINS_FILE, GRAPH_FILE, PART_FILES, write_tensor
 from evaluator.system.environment import commit, versions
-from trainer.networks import SplitColorNet
 from trainer.networks.split import CELL, MULTIPLE, Embedding, SplitColorNet
 
 TOLERANCE = 1e-5

@@ -91,8 +91,9 @@ class Update:
         """Add up the gradients of the batch's micro-batches; the mean of each of the loss' terms.
 
         The ranks meet before the backward pass that shares their gradients, in which all would be equally late:
-        who keeps the others waiting, or stands still, is seen there (`trainer.monitoring.stragglers`, `trainer.monitoring.watchdog`). A loss
-        that is not finite goes through that pass too, as the other ranks' do.
+        who keeps the others waiting, or stands still, is seen there (`trainer.monitoring.stragglers`,
+        `trainer.monitoring.watchdog`). A loss that is not finite goes through that pass too, as the other ranks'
+        do.
         """
         for engine in trained:
             engine.begin()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evaluator.metrics import DEFAULT
 from evaluator.policies import GuidePolicy, Policy, RandomPolicy
-from evaluator.protocol.evaluate import Protocol, Results, evaluate
+from evaluator.protocol.evaluate import Protocol, evaluate
 from evaluator.protocol.no_network import measure_ruler
 from evaluator.protocol.results import Results
 from trainer.config import Config

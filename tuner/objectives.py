@@ -102,7 +102,8 @@ def _gain(results: Results, guide: str) -> float:
 def _nri(results: Results, guide: str) -> float:
     """Clicks until a photo is as good as random clicks make it at the largest budget: its own level per photo.
 
-    Counted on the budgets, as in `evaluator.metrics.clicks`; a photo that never is counts as the largest budget + 1.
+    Counted on the budgets, as in `evaluator.metrics.clicks`; a photo that never is counts as the largest budget +
+    1.
     """
     level = _finite(results, BASELINE, "ab_psnr")[:, -1:]
     return nri(_finite(results, guide, "ab_psnr") - level, results.protocol.clicks, 0.0).mean

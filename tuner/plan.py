@@ -1,4 +1,4 @@
-"""From options to a sweep that can start, or the message that says why not; how its trainings fall into stages; and back from a folder."""
+"""From options to a sweep that can start, or the message that says why not; and back from its folder."""
 
 import json
 import time

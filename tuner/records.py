@@ -1,4 +1,4 @@
-"""What a sweep leaves in its folder: `sweep.json`, `trials.json`, `best.json`; and the names that trials and Ray Tune share."""
+"""What a sweep leaves in its folder, and what trials and Ray Tune tell each other."""
 
 import json
 import math

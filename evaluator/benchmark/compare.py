@@ -1,4 +1,4 @@
-"""Finished benchmarks side by side: paired differences with their intervals, and whether one network is better than another."""
+"""Finished benchmarks side by side: paired differences with their intervals, and which network is better."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Measuring a process's share of the photos, part by part, and coloring them again from stored clicks for the FID."""
+"""Measuring a process's share of the photos, part by part; and the FID, from stored clicks."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The papers' experiments by name: the protocol that repeats each, its printed figures, and the table that puts them beside ours."""
+"""The papers' experiments by name: the protocol that repeats each, and its printed figures beside ours."""
 
 import json
 import re

@@ -117,9 +117,8 @@ def main(
         return REFUSED
     why |= _measured_on(entrant.run)
     mlflow_registry.promote(uri, entrant.name, entrant.version, why)
-    print(
-        f"models:/{entrant.name}@{mlflow_registry.CHAMPION} is version {entrant.version} now: {mlflow_registry.in_words(why)}"
-    )
+    champion = f"models:/{entrant.name}@{mlflow_registry.CHAMPION}"
+    print(f"{champion} is version {entrant.version} now: {mlflow_registry.in_words(why)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A benchmark's folder: what it measures, and its results as Parquet, in parts while it runs and then in one file."""
+"""A benchmark's folder: what it measures, and its results as Parquet, in parts and then in one file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What clicks do and where they fall: hint error, locality, harm, distance, crowding, and the number that is needed (NRI)."""
+"""What clicks do and where they fall: hint error, locality, harm, distance, crowding, number needed."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Differences and strength of color: Delta E 2000 (Sharma, Wu and Dalal 2005) and colorfulness (Hasler and Suesstrunk 2003)."""
+"""Delta E 2000 (Sharma, Wu and Dalal 2005) and colorfulness (Hasler and Suesstrunk 2003)."""
 
 import math
 

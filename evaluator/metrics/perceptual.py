@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018, version 0.1, AlexNet) on whole batches, and where the weights of pretrained networks lie."""
+"""LPIPS (Zhang et al. 2018, version 0.1, AlexNet) on whole batches, and where pretrained weights lie."""
 
 import threading
 import warnings

@@ -18,7 +18,7 @@ BASELINE = "random"
 """The policy that the others are compared with."""
 
 RULER = "no network"
-"""Stands among the policies for what the baseline's clicks give without a network: see `evaluator.protocol.no_network`."""
+"""Stands among the policies for the baseline's clicks without a network: see `protocol.no_network`."""
 RULER_WORDS = (
     f"{RULER}: the colors of the same {BASELINE} clicks, weighted by nearness in place and lightness. A colorizer "
     "that is not better has not learned to use clicks."

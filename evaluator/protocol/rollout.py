@@ -94,7 +94,8 @@ def rollout(
     what a policy with `needs_colorizer` tries comes on top.
 
     Args:
-        colorizer: in evaluation mode (see `evaluator.registry.networks.run_network`), or a session of these photos, which
+        colorizer: in evaluation mode (see `evaluator.registry.networks.run_network`), or a session of these
+        photos, which
             all policies may share.
         policy: chooses one click per photo and step.
         photos: the batch.

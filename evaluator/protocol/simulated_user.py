@@ -116,8 +116,8 @@ class Robot:
     ) -> Float[Tensor, "b 3 h w"]:
         """The click map that this robot left behind when it hit `positions`, in their order.
 
-        Results store where the clicks went; with the photos' keys (`evaluator.protocol.rollout.Photos`) this gives the
-        very map that the colorizer saw.
+        Results store where the clicks went; with the photos' keys (`evaluator.protocol.rollout.Photos`) this
+        gives the very map that the colorizer saw.
         """
         colours, clicks = hint_colours(truth_ab, hint_size), no_clicks(truth_ab)
         for step, hit in enumerate(positions.unbind(1)):

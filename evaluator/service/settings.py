@@ -15,7 +15,7 @@ PREFIX = "CHROMACLICK_"
 _log = logging.getLogger("chromaclick")
 _MIB = 2**20
 RUNTIMES = ("torch", "onnxruntime", "torch-compiled")
-"""Names of `evaluator.service.inference.runtimes.RUNTIMES`, which takes seconds to import; a test compares them."""
+"""Names of `inference.runtimes.RUNTIMES`, which takes seconds to import; a test compares them."""
 _AT_LEAST: dict[str, float] = {
     "working_size": 16,
     "store_mib": 1,

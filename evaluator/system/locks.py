@@ -1,8 +1,8 @@
 """Locks on files of the work folder; the system frees one when its process ends, however it ends.
 
 They are `flock`s. Linux passes them to the server of an NFS (a machine that vanished keeps its own until its
-lease ends, 90 s by default: `trainer.run_folder.Claim` waits for it) and Lustre needs the mount option `flock`; none of
-that was tried here. `localflock` and NFS's `local_lock` see the processes of one machine only.
+lease ends, 90 s by default: `trainer.run_folder.Claim` waits for it) and Lustre needs the mount option `flock`;
+none of that was tried here. `localflock` and NFS's `local_lock` see the processes of one machine only.
 """
 
 import errno

@@ -72,8 +72,8 @@ def choose_click(
 ) -> Click:
     """Choose one unclicked pixel in each photo and write its true colour into the click map.
 
-    The same numbers as `kernels.estimators.choose` followed by `kernels.clicks.place`, without the maps in between.
-    Computed in float32 (float64 on a CPU for float64 logits), also inside autocast.
+    The same numbers as `kernels.estimators.choose` followed by `kernels.clicks.place`, without the maps in
+    between. Computed in float32 (float64 on a CPU for float64 logits), also inside autocast.
 
     Args:
         logits: scores z.

@@ -1,4 +1,4 @@
-"""What the forward and the backward kernels share: `kernels.noise` inside Triton, and the arithmetic of one tile."""
+"""What the forward and the backward kernels share: noise inside Triton, and the arithmetic of one tile."""
 
 from typing import no_type_check
 

@@ -1,8 +1,8 @@
 """Servers that benchmarks read shards from: byte ranges by HTTP, and moto as a stand-in for S3.
 
 Each is a process of its own on 127.0.0.1, so that serving takes no time of the readers' interpreter, and ends when
-its standard input does: with the benchmark, however that ends. `python -m tests.benchmarks.servers http FOLDER LOG`
-and `... s3` print their address and serve.
+its standard input does: with the benchmark, however that ends. `python -m tests.benchmarks.servers http FOLDER
+LOG` and `... s3` print their address and serve.
 """
 
 import logging

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluator.system import environment
 from tests.benchmarks import harness
 
 
@@ -39,7 +40,7 @@ def test_a_container_s_limit_counts(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
-    assert harness.usable_cores(tmp_path) == cores
+    assert environment.usable_cores(tmp_path) == cores
 
 
 def test_quantiles_of_nothing_are_refused():

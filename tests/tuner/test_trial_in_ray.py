@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from evaluator.registry.mlflow_registry import import_mlflow
+from tests import ROOT
 from tests.trainer.small_training import small_config
 from trainer.monitoring.mlflow_tracker import PARENT, Tracker
 from trainer.monitoring.tracker import Place
@@ -15,8 +16,6 @@ from tuner.trial import WAITING, Setup, run_trial
 
 ray = pytest.importorskip("ray")
 from ray import tune  # noqa: E402
-
-from tests import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 STEP = 8 / 4096

@@ -1,4 +1,4 @@
-"""Settings by their dotted names, from a command line, JSON or YAML: a config.json, a sweep's best.json, a few lines by hand."""
+"""Settings by their dotted names, from a command line, JSON or YAML."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,4 @@
-"""From shards to equal, reproducible, resumable batches of uint8 RGB; and which photos a config trains and validates on."""
+"""From shards to equal, reproducible, resumable batches of uint8 RGB; and which source a config asks for."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""Which shards a run reads, and the undecoded photos of their blocks: local on demand, remote ones a block ahead."""
+"""Which shards a run reads, and the undecoded photos of their blocks: remote ones a block ahead."""
 
 import resource
 import threading

@@ -1,4 +1,4 @@
-"""The bytes of shards, wherever they are: local paths, `http(s)://`, `s3://`, `pipe:COMMAND`; checked against their manifest."""
+"""The bytes of shards by path, http, s3 or pipe:COMMAND, checked against their manifest."""
 
 import http.client
 import logging

@@ -49,7 +49,8 @@ class Cluster:
             self.zero is not None and os.environ.get(ON_A_CPU) == "cpu"
         )
         with hidden_from_accelerate():
-            # `trainer.monitoring.watchdog` names a rank that does not answer; torch's timeout is for what it does not see.
+            # `trainer.monitoring.watchdog` names a rank that does not answer; torch's timeout is for what it does
+            # not see.
             patience = timedelta(seconds=config.timeout) + _SECOND_TIMEOUT
             state = PartialState(cpu=cpu, timeout=patience)
             _refuse_strangers(state.num_processes)

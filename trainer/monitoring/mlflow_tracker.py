@@ -66,8 +66,8 @@ def open_tracker(
 class Tracker(NullTracker):
     """One MLflow run: see `open_tracker`.
 
-    Everything but `register` is queued and sent by a thread of its own (`trainer.monitoring.metric_queue`), so a server that is
-    slow or down costs the training nothing, and nothing is lost without a word.
+    Everything but `register` is queued and sent by a thread of its own (`trainer.monitoring.metric_queue`), so a
+    server that is slow or down costs the training nothing, and nothing is lost without a word.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from trainer.monitoring.watchdog import Watchdog
 
 
 class Watch:
-    """The loop's watcher on one rank. Entered, it also ends a job that stands still (`trainer.monitoring.watchdog`)."""
+    """The loop's watcher on one rank. Entered, it also ends a job that stands still (see `watchdog`)."""
 
     def __init__(self, config: Config, cluster: Cluster, engines: Mapping[str, Engine], screen: Screen) -> None:
         self.dog = Watchdog(cluster, config.engine.timeout)

@@ -1,4 +1,4 @@
-"""What trials say together: means by group, the Pareto front, how much each setting explains (Optuna's functional ANOVA)."""
+"""What trials say together: means by group, the Pareto front, and how much each setting explains."""
 
 import json
 import math

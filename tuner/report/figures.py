@@ -1,4 +1,4 @@
-"""The report's figures: parallel coordinates, schedules over photos seen, curves; and all of them in one picture."""
+"""The report's figures: parallel coordinates, schedules over photos seen, and curves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

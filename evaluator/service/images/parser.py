@@ -1,4 +1,4 @@
-"""The process that parses uploads: `python -m evaluator.service.images.parser`, started by `evaluator.service.images.upload`.
+"""The process that parses uploads, started by `evaluator.service.images.upload`.
 
 It reads requests from its standard input and answers on its standard output, in JSON: whatever a malicious file
 does to it, nothing that it sends is code. It ends when its input does.

@@ -1,4 +1,4 @@
-"""Concurrent requests computed together: work shared by key, and a queue in front of one thread that runs the networks."""
+"""Concurrent requests computed together: a queue in front of one thread that runs the networks."""
 
 import asyncio
 import threading

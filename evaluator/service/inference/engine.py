@@ -1,8 +1,8 @@
 """The networks at work: coloring and scoring for many requests at once, and other networks without a restart.
 
 Photos are computed as they come, in batches or alone, with all threads. The benchmark sees to it that a photo's
-numbers are bit-equal in any company (`evaluator.system.threads.each_on_one_core`), so that rounding by 1e-7 moves no
-click; a preview has 8 bits, and a person would only wait longer for it.
+numbers are bit-equal in any company (`evaluator.system.threads.each_on_one_core`), so that rounding by 1e-7 moves
+no click; a preview has 8 bits, and a person would only wait longer for it.
 
 A split colorizer looks at a photo once: what it saw is kept, and a click is answered from that.
 """

@@ -232,6 +232,7 @@ def _timed(calls: Mapping[T, Callable[[], object]]) -> dict[T, list[float]]:
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

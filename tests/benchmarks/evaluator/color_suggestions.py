@@ -1,6 +1,6 @@
 """How often the true colour is among the suggested ones, for several ways to suggest colours.
 
-    python -m tests.benchmarks.evaluator.color_suggestions --photos val2017.zip [--work RUNS] [--count N] [--json FILE]
+    python -m tests.benchmarks color_suggestions --photos val2017.zip [--work RUNS] [--count N] [--json FILE]
 
 The service's own code on photos whose colours are known: each photo is clicked where the blind guide says, in the
 true colour of the stamp. After 0, 3 and 10 clicks, at the places that the service would suggest next, each way

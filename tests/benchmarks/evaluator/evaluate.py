@@ -1,6 +1,6 @@
 """Photos per second of the benchmark beside the plain loop that one writes first.
 
-    python -m tests.benchmarks.evaluator.evaluate [--colorizer FILE] [--guide FILE] [--photos ZIP] [--json FILE]
+    python -m tests.benchmarks evaluate [--colorizer FILE] [--guide FILE] [--photos ZIP] [--json FILE]
 
 The plain loop takes one photo at a time, colours it after every click, and measures every colouring with
 scikit-image. The benchmark batches, colours and measures at the asked budgets only, decodes ahead, and writes its

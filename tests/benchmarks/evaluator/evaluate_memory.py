@@ -1,6 +1,6 @@
 """Peak memory of the benchmark for few and for many photos: it must not grow with their number.
 
-    python -m tests.benchmarks.evaluator.evaluate_memory [--photos 5000] [--size 256] [--json FILE]
+    python -m tests.benchmarks evaluate_memory [--photos 5000] [--size 256] [--json FILE]
 
 Each row is a whole `python -m evaluator benchmark` in a process of its own, from photos to report; the figure is
 the largest resident set that the operating system saw. 5,000 photos of 256 px take a quarter of an hour on a core.

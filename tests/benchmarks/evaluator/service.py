@@ -1,6 +1,6 @@
 """What a person waits for: click to new preview, alone, among 16 people, and when there are too many.
 
-    python -m tests.benchmarks.evaluator.service [--colorizer NAME --guide NAME] [--browser] [--soak 30m] [--json FILE]
+    python -m tests.benchmarks service [--colorizer NAME --guide NAME] [--browser] [--soak 30m] [--json FILE]
 
 Goals are those of a split colorizer where it is one, else a U-Net's.
 The server is its own process, as `python -m evaluator serve` starts it; this process plays the people, over HTTP.

@@ -1,4 +1,4 @@
-"""Hours of simulated use: whether the service's memory stays flat. Run by `tests.benchmarks.evaluator.service --soak`."""
+"""Hours of simulated use: whether the service's memory stays flat. Run by `service --soak`."""
 
 import asyncio
 import random

@@ -1,6 +1,6 @@
 """How well colours come back from a small photo: the ways of `evaluator.service.rendering.upsample`, side by side.
 
-    python -m tests.benchmarks.evaluator.upsampling --photos val2017.zip [--working 256 128 64 32] [--limit N] [--json FILE]
+    python -m tests.benchmarks upsampling --photos val2017.zip [--working 256 128 64 32] [--limit N] [--json FILE]
 
 Each photo's true ab is made smaller and brought back with the help of its lightness. Delta E 2000 is a mean over
 pixels, then over photos; bleeding, across strong edges, a mean over the photos that have some.

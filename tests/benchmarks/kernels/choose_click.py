@@ -1,9 +1,10 @@
 """Choosing and placing a click: the eager chain, the compiled chain and `choose_click`, side by side.
 
-    python -m tests.benchmarks.kernels.choose_click [--estimators NAME ...] [--cases 64x256 ...] [--threads N ...] [--json FILE]
+    python -m tests.benchmarks choose_click [--estimators NAME ...] [--cases 64x256 ...] [--threads N ...] [--json
+    FILE]
 
-Nothing is timed before `tests.benchmarks.kernels.choose_click_paths.check` has passed on this device, for all estimators.
-`tests.benchmarks.kernels.choose_click_tables` writes the JSON into docs/results/kernels.md.
+Nothing is timed before `tests.benchmarks.kernels.choose_click_paths.check` has passed on this device, for all
+estimators. `tests.benchmarks.kernels.choose_click_tables` writes the JSON into docs/results/kernels.md.
 """
 
 import argparse

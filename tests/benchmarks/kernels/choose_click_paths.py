@@ -1,4 +1,4 @@
-"""What `tests.benchmarks.kernels.choose_click` runs: inputs, forward and backward pass, their least traffic, and the check before timing.
+"""What the benchmark `choose_click` runs: inputs, both passes, their least traffic, and the check before.
 
 The check holds `choose_click` against the readable chain, on the device that is measured and with the noise of
 its kernels. An error may be twice (forward) or three times (gradient) what the chain in float32 itself errs

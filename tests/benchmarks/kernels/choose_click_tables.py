@@ -1,6 +1,6 @@
-"""The figures of `tests.benchmarks.kernels.choose_click` as a table to read: for the screen, and in docs/results/kernels.md.
+"""The figures of the benchmark `choose_click` as a table: for the screen, and in docs/results/kernels.md.
 
-    python -m tests.benchmarks.kernels.choose_click_tables FILE.json docs/results/kernels.md
+    python -m tests.benchmarks choose_click_tables FILE.json docs/results/kernels.md
 
 This replaces the part of the document between `<!-- begin cpu -->` and `<!-- end cpu -->` (or `gpu`, by where the
 figures come from).

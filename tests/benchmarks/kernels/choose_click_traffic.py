@@ -1,6 +1,6 @@
 """How many passes over the pixels the chain and the CPU's implementation make, and how many bytes they move.
 
-    python -m tests.benchmarks.kernels.choose_click_traffic [--list]
+    python -m tests.benchmarks choose_click_traffic [--list]
 
 An operation of torch counts as a pass when it goes over every pixel of a photo, for one channel or more. Its bytes
 are those of its inputs and outputs, each once: the least that it moves, from memory or from a cache.

@@ -1,6 +1,6 @@
 """Photos mirrored and turned to Lab: eager, compiled, and by the Triton kernel that is a candidate for GPUs.
 
-    python -m tests.benchmarks.kernels.color [--photos 16 64] [--size 256 512] [--json FILE]
+    python -m tests.benchmarks color [--photos 16 64] [--size 256 512] [--json FILE]
 
 All paths must agree with `kernels.color` in float64 before anything is timed. The kernel stays only if it is 1.3
 times as fast as the better compiled path; a machine without a GPU times the others and leaves that goal open.

@@ -1,7 +1,7 @@
 """Photos to Lab in one Triton kernel: bytes are read once, mirrored where asked, and written as Lab.
 
-A candidate that nothing but `tests/benchmarks/kernels/color.py` uses: it replaces the compiled `kernels.color` on GPUs
-once that benchmark has shown it to be 1.3 times as fast on one. Until then there is no such figure.
+A candidate that nothing but `tests/benchmarks/kernels/color.py` uses: it replaces the compiled `kernels.color` on
+GPUs once that benchmark has shown it to be 1.3 times as fast on one. Until then there is no such figure.
 
 15 bytes a pixel leave a GPU little time to compute: the gamma is a table of 256 numbers that stays in the first
 cache, and the cube root has no division. On a CPU the kernel runs only under Triton's interpreter

@@ -1,6 +1,6 @@
 """Gradient estimators of the click against exact gradients, on problems small enough to enumerate; and their cost.
 
-    python -m tests.benchmarks.kernels.estimators [--draws 10000] [--json FILE]
+    python -m tests.benchmarks estimators [--draws 10000] [--json FILE]
 
 The exact gradient of E[f(D)] comes from summing over all choices. An estimator that depends on nothing but the
 choice is enumerated as well, so its bias and spread are exact; the others are drawn. Nothing is reported when an

@@ -1,4 +1,4 @@
-"""The parts that make a training step fast, each of which `tests.benchmarks.trainer.train_step_parts` can leave out."""
+"""The parts that make a training step fast, each of which `train_step --ablate` can leave out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,8 @@ each photo to Lab, a `DataLoader` makes batches; webdataset's recipe does the sa
 `ShardLoader` -> Lab on whole batches: on the GPU where there is one, else on the CPU, compiled where there is a
 C++ compiler. All ways read the same photos and are held to the same cores.
 
-A second table (`tests.benchmarks.trainer.loader_sources`) has all cores, reader processes, and shards on disk, by HTTP and from a
-stand-in for S3, with and without a cache.
+A second table (`tests.benchmarks.trainer.loader_sources`) has all cores, reader processes, and shards on disk, by
+HTTP and from a stand-in for S3, with and without a cache.
 """
 
 import io
@@ -81,7 +81,7 @@ class BenchOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 when the two ways disagree, which makes speeds meaningless, 2 for bad input."""
-    options = tyro.cli(BenchOptions, prog="python -m tests.benchmarks.trainer.loader", args=arguments)
+    options = tyro.cli(BenchOptions, prog="python -m tests.benchmarks loader", args=arguments)
     try:
         return _run(options)
     except Disagreement as error:

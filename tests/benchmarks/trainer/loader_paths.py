@@ -1,4 +1,4 @@
-"""Three ways from the same photos to batches of lightness and ab, which `tests.benchmarks.trainer.loader` compares.
+"""Three ways from the same photos to batches of lightness and ab, which the benchmark `loader` compares.
 
 All scale the short side to the crop's side + 0 ... 20 pixels and cut a random window. Two of them are what people
 write: a `Dataset` over files (as torchvision's ImageFolder), and webdataset's own recipe over shards.

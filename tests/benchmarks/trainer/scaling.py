@@ -1,7 +1,7 @@
 """Photos/s of one, two and more processes, what communication costs, and the model of it on paper.
 
-    python -m tests.benchmarks.trainer.scaling [--preset tiny] [--processes 1 2] [--photos 8] [--repeats 5] [--json FILE]
-    python -m tests.benchmarks.trainer.scaling --model [--costs FILE] [--document docs/scaling.md --measured FILE]
+    python -m tests.benchmarks scaling [--preset tiny] [--processes 1 2] [--photos 8] [--repeats 5] [--json FILE]
+    python -m tests.benchmarks scaling --model [--costs FILE] [--document docs/scaling.md --measured FILE]
 
 Jobs of every size are started at once, by `accelerate launch` as in `launch/`, and take turns step by step: A B A
 B. Weak scaling: the same photos per process. Strong scaling: the same photos over all processes. The gradients'
@@ -319,7 +319,7 @@ def show_model(arguments: Arguments) -> None:
 def main(words: Sequence[str]) -> int:
     """Measure or predict; returns the exit code."""
     try:
-        arguments = tyro.cli(Arguments, args=list(words), prog="python -m tests.benchmarks.trainer.scaling")
+        arguments = tyro.cli(Arguments, args=list(words), prog="python -m tests.benchmarks scaling")
         if arguments.model:
             show_model(arguments)
         else:

@@ -1,4 +1,4 @@
-"""One job of `tests.benchmarks.trainer.scaling`: some processes that do, step by step, what they are told over a socket.
+"""One job of the benchmark `scaling`: some processes that do, step by step, what a socket tells them.
 
     accelerate launch -m tests.benchmarks.trainer.scaling_job --socket FILE ...
 

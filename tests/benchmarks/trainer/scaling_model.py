@@ -412,7 +412,7 @@ def _gpus() -> list[str]:
 
 
 def measured_section(report: Mapping[str, Any]) -> str:
-    """The prediction beside a measurement of `python -m tests.benchmarks.trainer.scaling --json FILE`."""
+    """The prediction beside a measurement of `python -m tests.benchmarks scaling --json FILE`."""
     machine, rows = report["machine"], report["rows"]
     columns = {
         "processes": "processes",

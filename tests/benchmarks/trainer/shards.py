@@ -93,7 +93,7 @@ class Wrong(RuntimeError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 when something read is wrong, which makes times meaningless, 2 for bad input."""
     try:
-        return _run(tyro.cli(BenchOptions, prog="python -m tests.benchmarks.trainer.shards", args=arguments))
+        return _run(tyro.cli(BenchOptions, prog="python -m tests.benchmarks shards", args=arguments))
     except Wrong as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
 """How the loader behaves at scale: starts over many shards, what a resume reads, memory over many blocks.
 
-`tests.benchmarks.trainer.shards` calls this. The many shards are one small tar under many names (hard links), each with an
-entry of its own in the manifest: a start and a resume read the manifest and the first blocks of every lane,
-whatever the rest of the shards holds.
+`tests.benchmarks.trainer.shards` calls this. The many shards are one small tar under many names (hard links),
+each with an entry of its own in the manifest: a start and a resume read the manifest and the first blocks of
+every lane, whatever the rest of the shards holds.
 """
 
 import os

@@ -1,11 +1,12 @@
 """One training step of each phase beside a plain reference of the same arithmetic: time and peak memory.
 
-    python -m tests.benchmarks.trainer.train_step [--preset small] [--repeats 10] [--json FILE]
-    python -m tests.benchmarks.trainer.train_step --ablate [--preset paper] [--photos 32] [--json FILE]
+    python -m tests.benchmarks train_step [--preset small] [--repeats 10] [--json FILE]
+    python -m tests.benchmarks train_step --ablate [--preset paper] [--photos 32] [--json FILE]
 
-The second form adds what makes a step fast part by part (`tests.benchmarks.trainer.train_step_parts`). In the first, plain is float32
-in contiguous memory, with Lab computed on the CPU; ours is what the trainer does on this machine. Both show the
-same batches to the same networks with the same draws. The losses must agree before anything is timed.
+The second form adds what makes a step fast part by part (`tests.benchmarks.trainer.train_step_parts`). In the
+first, plain is float32 in contiguous memory, with Lab computed on the CPU; ours is what the trainer does on this
+machine. Both show the same batches to the same networks with the same draws. The losses must agree before
+anything is timed.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""What each part of the fast path is worth: `python -m tests.benchmarks.trainer.train_step --ablate`.
+"""What each part of the fast path is worth: `python -m tests.benchmarks train_step --ablate`.
 
-Parts are added one after another to the plain path, in the order of `tests.benchmarks.trainer.fast_path.PARTS`; every path stays,
-and all take turns. A part that this machine cannot have gets a row that says why, and the next path goes on
-without it; so it does after a part that changes what is learned.
+Parts are added one after another to the plain path, in the order of `tests.benchmarks.trainer.fast_path.PARTS`;
+every path stays, and all take turns. A part that this machine cannot have gets a row that says why, and the next
+path goes on without it; so it does after a part that changes what is learned.
 """
 
 import gc

@@ -1,6 +1,6 @@
 """Policies that try clicks with the colorizer, on the U-Net of before and on the split network, side by side.
 
-    python -m tests.benchmarks.trainer.tried_clicks [--size 128] [--repeats 5] [--json FILE]
+    python -m tests.benchmarks tried_clicks [--size 128] [--repeats 5] [--json FILE]
 
 The split network looks at a photo once for all tries of a click. Both networks are untrained, which changes no
 time; before anything is timed, tries from one look must give what whole calls give.
