@@ -173,7 +173,7 @@ def perceptual_everywhere(cluster: Cluster, config: Config) -> tuple[Perceptual 
     Raises:
         ValueError: it is required, and some rank cannot have it.
     """
-    mode = config.loss.perceptual
+    mode = config.recipe.perceptual_mode
     loaded: list[tuple[Perceptual | None, str]] = []
 
     def load_first() -> str:
@@ -188,5 +188,5 @@ def perceptual_everywhere(cluster: Cluster, config: Config) -> tuple[Perceptual 
     if not missing:
         return perceptual, status
     if mode == "required":
-        raise ValueError(f"loss.perceptual is required, but some process cannot have it: {missing[0]}")
+        raise ValueError(f"recipe.loss.perceptual is required, but some process cannot have it: {missing[0]}")
     return None, missing[0]

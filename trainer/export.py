@@ -152,6 +152,7 @@ def describe(
     variant: Variant | None = None,
     hint_size: int | tuple[int, int] = 1,
     temperature: float | None = None,
+    follows_clicks: bool = True,
     colorizer: nn.Module | None = None,
     config: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -164,6 +165,7 @@ def describe(
         variant: "blind" or "oracle" makes it a guide; None a colorizer.
         hint_size: side of a click's stamp in training, in pixels, or smallest and largest.
         temperature: T of a guide's heat map.
+        follows_clicks: whether a colorizer uses clicks at all.
         colorizer: the network whose features a guide reads; without effect for one that reads none.
         config: the whole training config.
         metrics: validation results; those that are not finite are left out.
@@ -191,6 +193,7 @@ def describe(
         hint_size=hint_size,
         temperature=temperature,
         variant=variant,
+        follows_clicks=follows_clicks,
         features=features,
         weights=weights_hash(network),
         reads=reads,

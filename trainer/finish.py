@@ -3,21 +3,22 @@
 import json
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import nn
 
 from evaluator.protocol.tables import plain_text, report
 from evaluator.registry.mlflow_registry import default_tracking_uri
 from evaluator.report.click_grid import click_grid
 from trainer.config import RunConfig, flatten
-from trainer.engines import Engine
-from trainer.export import describe, export, save
+from trainer.export import Exported, describe, export, save
 from trainer.loop import Training
 from trainer.monitoring.tracker import NullTracker
-from trainer.recipes.base import Recipe
+from trainer.recipes.base import Published
 from trainer.run_folder import RESULTS_FILE, RunFolder
 from trainer.validation import policies
 
-COLORIZER_NAME = "colornet"
 PHOTOS_IN_PICTURE = 6
 
 
@@ -43,30 +44,25 @@ def conclude(training: Training, folder: RunFolder, tracker: NullTracker) -> Non
 def draw(training: Training, folder: Path) -> dict[str, Path]:
     """Photos under clicks, and the validation curves over the training."""
     config, recipe = training.config, training.recipe
-    shown = policies(recipe, training.engines, trained_networks(recipe))
+    networks = {name: engine.whole for name, engine in training.engines.items()}
+    shown = policies(recipe, networks, recipe.trained)
     grid = click_grid(
-        training.engines[recipe.colorizer].whole,
+        recipe.colorizer.module(networks),
         shown,
         training.validation.photos[:PHOTOS_IN_PICTURE],
         training.cluster.device,
-        clicks=tuple(count for count in config.validation.clicks if count),
+        clicks=tuple(count for count in training.validation.protocol.clicks if count) or (0,),
         hint_size=config.validation.hint_size,
         seed=config.seed,
         title=f"{config.preset}: {config.data.image_size} px, hint size {config.validation.hint_size} px",
     )
-    from evaluator.report.figures import (
-        training_curves,  # matplotlib: a second that no error message should wait for
-    )
+    # Here: matplotlib takes a second that no error message should wait for.
+    from evaluator.report.figures import training_curves
 
     files = {"clicks": folder / "clicks.png", "curves": folder / "curves.png"}
     grid.save(files["clicks"])
     training_curves(training.progress.curve, list(shown)).save(files["curves"])
     return files
-
-
-def trained_networks(recipe: Recipe) -> set[str]:
-    """Names of the networks that some stage trains."""
-    return {name for stage in recipe.stages for phase in stage.phases for name in phase.trains}
 
 
 def publish(training: Training, folder: Path, tracker: NullTracker) -> dict[str, int]:
@@ -77,47 +73,55 @@ def publish(training: Training, folder: Path, tracker: NullTracker) -> dict[str,
     """
     recipe = training.recipe
     versions: dict[str, int] = {}
-    trained = trained_networks(recipe)
+    trained = recipe.trained
     if training.config.recipe.begin_with:  # guides that read its features are of no use without it
-        trained.add(recipe.colorizer)
-    for published, name in {COLORIZER_NAME: recipe.colorizer, **recipe.guides}.items():
-        if name not in trained:
+        trained.add(recipe.colorizer.network)
+    for published in recipe.published:
+        if published.network not in trained:
             continue
-        exported = export_network(training, published, training.engines[name])
+        exported = export_network(training, published)
         try:
-            version = tracker.register(save(exported, folder / "networks" / published))
+            version = tracker.register(save(exported, folder / "networks" / published.name))
         except ConnectionError as error:
             training.screen.warn(str(error))
         else:
-            versions |= {published: version} if version is not None else {}
+            versions |= {published.name: version} if version is not None else {}
     return versions
 
 
-def export_network(training: Training, published: str, engine: Engine):
-    """A checked graph of one trained network, with its contract."""
-    config, results = training.config, training.results
-    network = training.recipe.networks[engine.name]()
-    network.load_state_dict({name: value.cpu() for name, value in engine.whole.state_dict().items()})
-    guide = published != COLORIZER_NAME
-    policy = published if guide else "random"
+def export_network(training: Training, published: Published) -> Exported:
+    """A checked graph of one published network, with its contract."""
+    config, results, recipe = training.config, training.results, training.recipe
+    networks = {name: on_cpu(build, training.engines[name].whole) for name, build in recipe.networks.items()}
+    module = published.module(networks)
+    guide = published.kind == "guide"
+    policy = published.name if guide else "random"
     measured = {
         f"{row.policy}/{row.metric}@{row.clicks}": row.mean
         for row in (results.table() if results else [])
         if row.policy == policy
     }
     return export(
-        network,
+        module,
         describe(
-            network,
-            published,
-            variant=getattr(network, "variant", None),
-            hint_size=config.choice.hint_size,
-            temperature=config.choice.temperature.at(1.0) if guide else None,
-            colorizer=training.engines[training.recipe.colorizer].whole if guide else None,
+            module,
+            published.name,
+            variant=getattr(module, "variant", None) if guide else None,
+            hint_size=config.recipe.hint_size,
+            temperature=published.temperature,
+            follows_clicks=published.follows_clicks,
+            colorizer=recipe.colorizer.module(networks) if guide else None,
             config={**flatten(config), "engine.precision": training.cluster.precision},
             metrics=measured,
         ),
     )
+
+
+def on_cpu(build: Callable[[], nn.Module], trained: nn.Module) -> nn.Module:
+    """A network of its own with the weights of a trained one."""
+    network = build()
+    network.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
+    return network
 
 
 def write_results(training: Training, folder: Path, versions: dict[str, int]) -> None:

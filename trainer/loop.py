@@ -16,12 +16,14 @@ from trainer.data.batch import Batch, Loader
 from trainer.engines import Cluster, Engine, borrow, train
 from trainer.monitoring.console import Screen, StageDisplay
 from trainer.monitoring.monitor import Watch
-from trainer.recipes.base import Recipe, Stage, Step
+from trainer.recipes.base import Optimizer, Recipe, Stage, Step
 from trainer.recipes.lab_batch import Scene, lab_converter, prepare_scene
 from trainer.recipes.losses import Perceptual
 from trainer.step import Update
 from trainer.validation import Validation, first_losses, headline
 
+UNTRAINED = Optimizer(lr=1.0)
+"""Of a network that no phase steps."""
 AfterValidation = Callable[["Training", Stage], bool | None]
 """Hears of each stage after its validation and checkpoint, on every rank; True, on every rank, stops."""
 
@@ -215,7 +217,8 @@ class Training:
     def _run_stage(self, stage: Stage, stop: StopRequest) -> bool:
         """Run the rest of a stage; False if asked to stop before its end."""
         progress, batch_size = self.progress, self.config.data.batch_size
-        images = stage.batches(self.loader.samples_per_epoch, batch_size) * batch_size
+        images = self._images_of(stage)
+        between = {images // batch_size * part // stage.parts * batch_size for part in range(1, stage.parts)}
         position = f"[{progress.stage + 1}/{len(self.recipe.stages)}]"
         with (
             self.screen.stage(stage.name, position, images, progress.stage_images) as display,
@@ -231,23 +234,45 @@ class Training:
                 self._report(stage, display, losses)
                 if stopping:
                     return False
-                if progress.images_seen % self.config.run.checkpoint_every < batch_size:
+                if progress.stage_images in between:
+                    self._validate(stage)
+                    self.save()
+                elif progress.images_seen % self.config.run.checkpoint_every < batch_size:
                     self.save()
         return True
+
+    def _images_of(self, stage: Stage) -> int:
+        batch_size = self.config.data.batch_size
+        return stage.batches(self.loader.samples_per_epoch, batch_size) * batch_size
 
     def step(
         self, stage: Stage, progress: float, batch: Batch, stop: StopRequest
     ) -> tuple[dict[str, float], bool]:
-        """Show one batch to each of the stage's phases in turn."""
+        """Show one batch to each of the stage's phases in turn, but for those that leave it out."""
         scene, skipped = self._scene(batch), batch.skipped
+        labels = {name: values.to(self.cluster.device) for name, values in batch.labels.items()}
+        begin, end = self.recipe.span_shares(self.recipe.stages.index(stage))
+        number = self.progress.stage_images // self.config.data.batch_size
         logged: dict[str, float] = {}
         stopping = False
         for phase in stage.phases:
+            if number % phase.every:
+                continue
             trained = {name: self.engines[name] for name in phase.trains}
             lent = [self.engines[name] for name in phase.borrows]
             with train(list(trained.values())), borrow(lent) as modules:
                 networks = {**trained, **dict(zip(phase.borrows, modules, strict=True))}
-                step = Step(self.config, scene, networks, self.progress.images_seen, progress, self.perceptual)
+                step = Step(
+                    config=self.config.recipe,
+                    scene=scene,
+                    labels=labels,
+                    networks=networks,
+                    seed=self.config.seed,
+                    images_seen=self.progress.images_seen,
+                    progress=progress,
+                    span_progress=begin + (end - begin) * progress,
+                    perceptual=self.perceptual,
+                )
                 values, stop_now = self._update(phase, list(trained.values()), step, self.progress, skipped, stop)
                 skipped = 0
             logged |= {f"{phase.name}/{name}": value for name, value in values.items()}
@@ -273,16 +298,12 @@ class Training:
         watched = self.watch.step(losses, counts)
         display.update(progress.stage_images, shown, self.watch.in_words())
         self.screen.line(stage.name, display)
-        temperatures = {
-            "temperature": self.config.choice.temperature.at,
-            "tau": self.config.choice.tau.at,
-        }
         share = min(progress.stage_images / max(1, display.images), 1.0)
         self.metrics.log_metrics(
             {
                 **losses,
                 **watched,
-                **{name: schedule(share) for name, schedule in temperatures.items()},
+                **self.config.recipe.at(share),
                 "images_per_second": display.images_per_second,
                 "skipped_steps": progress.skipped_steps,
                 "skipped_photos": progress.skipped_photos,
@@ -315,7 +336,8 @@ class Training:
             {name.replace("@", "_at_"): value for name, value in values.items()}, self.progress.images_seen
         )
         self.progress.curve.append({**values, "images_seen": float(self.progress.images_seen)})
-        self.screen.say(f"    after {stage.name}: {headline(self.results)}")
+        where = "after" if self.progress.stage_images == self._images_of(stage) else "in"
+        self.screen.say(f"    {where} {stage.name}: {headline(self.results)}")
 
     def _measure(self, stages: int) -> Results:
         """With the networks that so many stages train."""
@@ -329,9 +351,9 @@ class Training:
 
 def build_engines(config: Config, recipe: Recipe, cluster: Cluster) -> dict[str, Engine]:
     """The recipe's networks, initialised from the seed alone, each with its engine."""
-    engines = {}
+    engines, optimizers = {}, recipe.optimizers
     for index, (name, build) in enumerate(recipe.networks.items()):
         torch.manual_seed(fold(config.seed, index))
-        engines[name] = cluster.engine(name, build(), config.optimizer, config.engine)
+        engines[name] = cluster.engine(name, build(), optimizers.get(name, UNTRAINED), config.engine)
         engines[name].module.eval()
     return engines

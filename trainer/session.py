@@ -24,7 +24,6 @@ from trainer.monitoring.profiler import Traces
 from trainer.monitoring.prometheus import FILE as METRICS_FILE
 from trainer.monitoring.prometheus import MetricsFile
 from trainer.monitoring.tracker import NullTracker, Place
-from trainer.recipes.pingpong import pingpong
 from trainer.run_folder import Claim, RunFolder, open_run
 from trainer.step import TrainingBroke
 from trainer.warm_start import find_or_pretrain
@@ -120,7 +119,7 @@ class Session:
             checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
             # From the main process to all: with a work folder per machine the others have no checkpoint.
             state = on_main(cluster, lambda: read_state(start) if start else checkpoints.load())
-            training = parts.training(pingpong(config), checkpoints)
+            training = parts.training(config.recipe.build(), checkpoints)
             training.after_validation = hooks.after_validation
             if state:
                 training.restore(state)
@@ -221,7 +220,7 @@ class Session:
         self.tracker.set_tags(
             {
                 "preset": config.preset,
-                "recipe": training.recipe.name,
+                **config.recipe.tags,
                 "networks": config.recipe.in_words,
                 "perceptual": perceptual_status,
                 "precision": cluster.precision,

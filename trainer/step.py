@@ -10,7 +10,6 @@ from torch import Tensor
 from evaluator.system.interrupts import StopRequest
 from trainer.checkpoint import Progress
 from trainer.config import Config
-from trainer.config.schedules import learning_rate
 from trainer.engines import Cluster, Engine, Verdict, backward, share_gradients
 from trainer.monitoring.console import Screen
 from trainer.monitoring.monitor import Watch
@@ -77,8 +76,9 @@ class Update:
             everyone = [name for names in self._cluster.gather(broken) for name in names]
             self._skip(phase, trained, progress, everyone)
             return {}, verdict.stop
-        optimizer = self._config.optimizer
-        lr = learning_rate(step.progress, phase.lr, phase.lr * optimizer.floor, optimizer.decay_until)
+        schedule = phase.schedule
+        so_far = step.progress if schedule.over == "stage" else step.span_progress
+        lr = schedule.at(phase.optimizer.lr, so_far)
         for engine in trained:
             engine.step(lr)
         progress.broken_in_row[phase.name] = 0
@@ -130,7 +130,7 @@ class Update:
         in_row = progress.broken_in_row[phase.name] = progress.broken_in_row.get(phase.name, 0) + 1
         names = ", ".join(sorted(set(broken)))
         self._screen.warn(f"{phase.name}: {names} not finite at photo {progress.images_seen}; step skipped")
-        patience = self._config.optimizer.patience
+        patience = self._config.run.patience
         if any(engine.scales_loss for engine in trained):
             patience = max(patience, SCALER_PATIENCE)
         if in_row >= patience:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluator.metrics import DEFAULT
 from evaluator.policies import GuidePolicy, Policy, RandomPolicy
@@ -35,9 +35,8 @@ class Validation:
         cls, photos: UInt8[Tensor, "n 3 h w"], names: list[str], config: Config, more: Sequence[str] = ()
     ) -> "Validation":
         """These photos with the config's budgets, hint size and seed; `more` metrics than the default."""
-        protocol = Protocol(
-            clicks=config.validation.clicks, hint_size=config.validation.hint_size, seed=config.seed
-        )
+        clicks = config.validation.clicks if config.recipe.build().colorizer.follows_clicks else (0,)
+        protocol = Protocol(clicks=clicks, hint_size=config.validation.hint_size, seed=config.seed)
         return cls(photos, names, protocol, tuple(dict.fromkeys((*DEFAULT, *more))))
 
     def measure(
@@ -49,10 +48,11 @@ class Validation:
         dog: Watchdog,
     ) -> Results:
         """Random clicks beside every guide trained so far, and the ruler; the same results on every rank."""
+        networks = {name: engine.whole for name, engine in engines.items()}
         first, last = (len(self.photos) * r // cluster.world_size for r in (cluster.rank, cluster.rank + 1))
         part = evaluate(
-            engines[recipe.colorizer].whole,
-            policies(recipe, engines, trained),
+            recipe.colorizer.module(networks),
+            policies(recipe, networks, trained),
             self.photos[first:last],
             self.protocol,
             cluster.device,
@@ -83,13 +83,13 @@ def middle_budget(clicks: Sequence[int]) -> int:
     return clicks[max(0, len(clicks) - 2)]
 
 
-def policies(recipe: Recipe, engines: Mapping[str, Engine], trained: set[str]) -> dict[str, Policy]:
+def policies(recipe: Recipe, networks: Mapping[str, nn.Module], trained: set[str]) -> dict[str, Policy]:
     """The baseline and the recipe's trained guides, by published name."""
     found: dict[str, Policy] = {"random": RandomPolicy()}
-    for published, name in recipe.guides.items():
-        if name in trained:
-            module = engines[name].whole
-            found[published] = GuidePolicy(guide=module, blind=getattr(module, "variant", "blind") == "blind")
+    for guide in recipe.guides:
+        if guide.network in trained:
+            module = guide.module(networks)
+            found[guide.name] = GuidePolicy(guide=module, blind=getattr(module, "variant", "blind") == "blind")
     return found
 
 

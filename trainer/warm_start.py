@@ -1,4 +1,4 @@
-"""ColorNet's pretraining, shared by trainings that differ in later things: trained once, found by its settings.
+"""A recipe's first stage, shared by trainings that differ in later things: trained once, found by its settings.
 
 A sweep over EditNet's losses and estimators pretrains the same ColorNet in every trial. The folder
 
@@ -25,70 +25,70 @@ from trainer.config import Config
 from trainer.engines import Cluster
 from trainer.export import hash_of
 from trainer.recipes.base import Recipe
-from trainer.recipes.pingpong import COLOR, pingpong
 from trainer.run_folder import CONFIG_FILE, as_json
 
 FOLDER = "pretrained"
 """In the work folder."""
 VERSION = 1
-"""Part of every fingerprint; to be raised when the code changes what ColorNet's pretraining computes."""
-WITHOUT_EFFECT = (
-    *("preset", "run.", "engine.timeout", "validation.", "data.validation", "network.edit", "clicks.interactions"),
-    *("choice.estimator", "choice.temperature.", "choice.tau.", "choice.samples"),
-    *("loss.heatmap", "loss.entropy", "loss.target", "loss.error_blur", "loss.gain", "loss.recoloured"),
-    "recipe.guide",
-    *("optimizer.edit_lr", "optimizer.pingpong_factor"),
-    *("rounds.pretrain_edit", "rounds.ping", "rounds.pong", "rounds.cycles"),
-)
-"""Beginnings of the names of settings that ColorNet's pretraining does not read. Every other one counts."""
+"""Part of every fingerprint; to be raised when the code changes what such a stage computes."""
+WITHOUT_EFFECT = ("preset", "run.", "engine.timeout", "validation.", "data.validation")
+"""Beginnings of the names of settings that it does not read, beside the recipe's own (`SharedPrefix.unread`)."""
 _RESOLVED = (
     # Only what becomes of them matters: the loader's signature, precision, threads, LPIPS or none, weights.
     *("data.train", "data.manifest", "data.workers", "data.cache", "data.scale_jitter", "data.photo_share"),
-    *("engine.precision", "engine.threads", "loss.perceptual", "loss.lpips", "recipe.begin_with"),
+    *("engine.precision", "engine.threads", "recipe.loss.perceptual", "recipe.loss.lpips", "recipe.begin_with"),
 )
 _SECONDS_BETWEEN_TRIES = 0.2
 
 
 def fingerprint(parts: Parts) -> str:
-    """A name for exactly what ColorNet's pretraining depends on: settings, data, seed, precision, processes.
+    """A name for exactly what the shared stage depends on: settings, data, seed, precision, processes.
 
     On a CPU also the number of threads, which changes the last bits.
     """
+    recipe = pretraining(parts.config)
+    assert recipe is not None, "a training without a shared stage has no such name"
+    assert recipe.shared_prefix is not None
+    unread = tuple(f"recipe.{name}" for name in recipe.shared_prefix.unread)
     settings = {
         name: value
         for name, value in as_json(parts.config).items()
-        if not name.startswith((*WITHOUT_EFFECT, *_RESOLVED))
+        if not name.startswith((*WITHOUT_EFFECT, *_RESOLVED, *unread))
     }
     device = parts.cluster.device.type
+    own = parts.config.recipe
     resolved = {
         "version": VERSION,
+        "recipe": recipe.name,
         "photos": dict(parts.loader.signature),
         "precision": parts.cluster.precision,
         "device": device if device != "cpu" else f"cpu with {parts.cluster.threads} thread(s)",
         "processes": parts.cluster.world_size,
         **({"engine": parts.cluster.engine_name} if parts.cluster.zero else {}),  # which rounds differently
-        "lpips": parts.config.loss.lpips if parts.perceptual else 0,
-        **({"begins with": _colorizer_before(parts)} if parts.config.recipe.begin_with else {}),
+        "lpips": own.perceptual_weight if parts.perceptual else 0,
+        **({"begins with": _networks_before(parts, recipe)} if own.begin_with else {}),
     }
     text = json.dumps([settings, resolved], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _colorizer_before(parts: Parts) -> str:
-    """SHA-256 over the colorizer of the run that `recipe.begin_with` names."""
+def _networks_before(parts: Parts, recipe: Recipe) -> list[str]:
+    """SHA-256 over each network of the shared stage in the run that `recipe.begin_with` names."""
     before = parts.config.recipe.begin_with
-    return on_main(parts.cluster, lambda: hash_of(networks_of(before).get(COLOR, {})))
+    return on_main(parts.cluster, lambda: [hash_of(networks_of(before).get(name, {})) for name in recipe.networks])
 
 
 def pretraining(config: Config) -> Recipe | None:
-    """The config's recipe cut down to ColorNet's pretraining; None where it has none."""
-    recipe = pingpong(config)
-    first = recipe.stages[0]
-    if not config.rounds.pretrain_color:
+    """The config's recipe cut down to the stage that trainings share; None where it has none."""
+    recipe = config.recipe.build()
+    if recipe.shared_prefix is None:
         return None
-    networks = {name: build for name, build in recipe.networks.items() if name == recipe.colorizer}
-    assert next(iter(recipe.networks)) in networks, "the order of networks gives each its initial weights"
-    return replace(recipe, networks=networks, stages=[first], guides={})
+    first = recipe.stages[0]
+    names = {name for phase in first.phases for name in (*phase.trains, *phase.borrows)}
+    networks = {name: build for name, build in recipe.networks.items() if name in names}
+    assert list(recipe.networks)[: len(names)] == list(networks), "their order gives each its initial weights"
+    published = tuple(one for one in recipe.published if one.kind == "colorizer")
+    return replace(recipe, networks=networks, stages=[first], published=published, objective="")
 
 
 def shared_pretraining(config: Config) -> Path | None:
@@ -101,7 +101,7 @@ def shared_pretraining(config: Config) -> Path | None:
 
 
 def find_or_pretrain(parts: Parts, folder: Path) -> Path | None:
-    """The checkpoint of ColorNet's pretraining, trained now where no one has before; called on every rank.
+    """The checkpoint of the shared stage, trained now where no one has before; called on every rank.
 
     Who comes while it is trained waits. A pretraining that was killed is continued by whoever comes next. The
     lock is one of the file system, which a network file system must support.
@@ -133,7 +133,7 @@ def _pretrain(parts: Parts, recipe: Recipe, target: Path) -> None:
         training.restore(state)
     elif before := parts.config.recipe.begin_with:
         training.take_networks(on_main(parts.cluster, lambda: networks_of(before)), before)
-    parts.screen.say(f"pretraining ColorNet once for all, into {target}")
+    parts.screen.say(f"{recipe.stages[0].name}: once for all trainings that share it, into {target}")
     with training.watch:
         training.train_stage(recipe.stages[0], StopRequest())
 

@@ -13,10 +13,8 @@ from evaluator.registry.mlflow_registry import default_tracking_uri
 from evaluator.system.environment import PACKAGES, commit, machine, versions
 from evaluator.system.locks import alone
 from trainer.config import Config, flatten, override
-from trainer.config.overrides import checked, nearest, read_config
-from trainer.config.presets import paper
+from trainer.config.overrides import config_of, nearest, overridden, read_config
 from trainer.data.loader import open_loader
-from trainer.recipes.pingpong import pingpong
 from trainer.run_folder import as_json
 from tuner.config import Budget, Options, Repeated
 from tuner.objectives import MEASURES, check_measurable, measures_of
@@ -45,9 +43,9 @@ class Course:
         loader = open_loader(config.data, seed=config.seed, rank=0, world_size=1, pin_memory=False)
         photos, batch_size = loader.samples_per_epoch, config.data.batch_size
         loader.close()
-        stages = pingpong(config).stages
-        ends = list(accumulate(stage.batches(photos, batch_size) * batch_size for stage in stages))
-        shares = share_pretraining and config.rounds.pretrain_color > 0 and len(ends) > 1
+        recipe = config.recipe.build()
+        ends = list(accumulate(stage.batches(photos, batch_size) * batch_size for stage in recipe.stages))
+        shares = share_pretraining and recipe.shared_prefix is not None and len(ends) > 1
         return cls(tuple(ends), ends[0] if shares else 0)
 
     @property
@@ -63,7 +61,7 @@ class Course:
 
 SWEEPS = "sweeps"
 NOT_SEARCHED = (
-    "rounds.",
+    "recipe.rounds.",
     "run.",
     "validation.",
     "engine.threads",
@@ -110,7 +108,8 @@ class Plan:
         schedules = tuple(
             domain.path
             for domain in self.space.domains
-            if domain.kind != "choice" and domain.path.startswith(("choice.temperature.", "choice.tau."))
+            if domain.kind != "choice"
+            and domain.path.startswith(("recipe.choice.temperature.", "recipe.choice.tau."))
         )
         return named or schedules
 
@@ -213,7 +212,7 @@ class Plan:
 
     @classmethod
     def _of(cls, folder: Path, sweep: Sweep) -> "Plan":
-        base = override(paper(), checked(sweep.base))
+        base = config_of(sweep.base)
         options = _options_from_json(sweep.options)
         return cls(
             folder=folder,
@@ -292,7 +291,7 @@ class Plan:
     def _refuse_flat_schedules(self) -> None:
         """Shapes whose trials would all be the same training."""
         settings, searched = flatten(self.base), {domain.path for domain in self.space.domains}
-        for group in ("choice.temperature", "choice.tau"):
+        for group in ("recipe.choice.temperature", "recipe.choice.tau"):
             start, end = f"{group}.start", f"{group}.end"
             if f"{group}.shape" in searched and not {start, end} & searched and settings[start] == settings[end]:
                 raise ValueError(
@@ -313,9 +312,9 @@ def _base(options: Options, preset: Preset) -> Config:
         for word in group:
             name, equals, text = word.partition("=")
             if not equals:
-                raise ValueError(f"--set {word!r}: write NAME=VALUE, such as loss.entropy=0.02")
+                raise ValueError(f"--set {word!r}: write NAME=VALUE, such as recipe.loss.entropy=0.02")
             values[name] = _value(text)
-    base = override(base, checked(values))
+    base = overridden(base, values)
     return override(base, {"run.work": str(options.work.resolve()), "run.name": ""})
 
 

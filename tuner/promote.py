@@ -34,8 +34,7 @@ from evaluator.system.interrupts import StopRequest
 from evaluator.system.locks import alone
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, override
-from trainer.config.overrides import checked, nearest
-from trainer.config.presets import paper
+from trainer.config.overrides import config_of, nearest, overridden
 from trainer.data.loader import open_validation
 from trainer.run_folder import RESULTS_FILE, RunFolder
 from trainer.session import Hooks, Session
@@ -129,7 +128,7 @@ class Retraining:
         """
         folder = folder.resolve()
         sweep = Sweep.read(folder)
-        base = override(paper(), checked(sweep.base))
+        base = config_of(sweep.base)
         best_one = best(read_trials(folder), sweep.metric)
         if best_one is None:
             raise ValueError(
@@ -140,7 +139,7 @@ class Retraining:
                 f"the sweep is in MLflow at {sweep.tracking_uri}, and networks would be registered at {here}; "
                 f"set MLFLOW_TRACKING_URI={sweep.tracking_uri}"
             )
-        config = override(base, checked(best_one.values))
+        config = overridden(base, best_one.values)
         config = override(config, {"seed": config.seed if seed is None else seed})
         name = f"{sweep.name}-best-{best_one.id}-seed-{config.seed}"
         config = override(config, {"run.name": name, "run.publish": True})

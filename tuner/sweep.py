@@ -18,8 +18,7 @@ from ray import tune
 from evaluator.system.environment import usable_cores
 from evaluator.system.files import write_atomically
 from evaluator.system.locks import alone
-from trainer.config import override
-from trainer.config.overrides import checked
+from trainer.config.overrides import checked, overridden
 from trainer.monitoring.mlflow_tracker import open_tracker
 from trainer.monitoring.tracker import NullTracker, Place
 from trainer.run_folder import as_json
@@ -101,7 +100,7 @@ def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, sp
     if setup.workers == 1 and not setup.gpus:
         hide_gpus()
     try:
-        objective(checked(space.active(config[POINT])), setup)
+        objective(checked(space.active(config[POINT]), setup.base), setup)
     except Exception as error:  # whatever it is, it ends this trial and not the sweep
         name = tune.get_context().get_trial_id()
         write_atomically(setup.sweep_folder / "errors" / f"{name}.txt", traceback.format_exc().encode())
@@ -265,7 +264,7 @@ def _conclude(plan: Plan, parent: NullTracker, trials: list[Trial]) -> None:
     leader = best(trials, sweep.metric)
     if leader:
         values = {**leader.values, "run.work": plan.options.work.as_posix(), "run.publish": True}
-        config = override(plan.base, checked(values))
+        config = overridden(plan.base, values)
         content = json.dumps(as_json(config), indent=1) + "\n"
         write_atomically(plan.folder / BEST_FILE, content.encode())
         parent.log_text(content, BEST_FILE)

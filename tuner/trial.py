@@ -124,7 +124,7 @@ def trial_config(values: Mapping[str, Any], setup: Setup, name: str) -> Config:
         "run.publish": False,
         "engine.threads": setup.threads,
     }
-    return override(setup.base, {**checked(values), **place})
+    return override(setup.base, {**checked(values, setup.base), **place})
 
 
 def next_leg(first: Leg, start: Path | None, told: Mapping[str, Any], pretrained: Path | None) -> Leg:
@@ -277,6 +277,6 @@ def _tags(values: Mapping[str, Any], setup: Setup, trial: str, config: Config) -
     return {
         "sweep": setup.sweep_folder.name,
         "trial": trial,
-        "estimator": config.choice.estimator,
+        **config.recipe.tags,
         **{f"tuned.{path}": value for path, value in values.items()},
     }

@@ -98,7 +98,7 @@ def described(network: LoadedNetwork) -> dict[str, Any]:
         "sha256": network.fingerprint,
         "hint_size": contract.hint_size,
         "commit": contract.commit,
-        "estimator": contract.config.get("choice.estimator"),
+        "estimator": contract.config.get("recipe.choice.estimator"),
     }
 
 

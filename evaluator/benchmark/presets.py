@@ -266,7 +266,7 @@ def cycles_of(run: Path, clicks: int) -> list[dict[str, Any]]:
         ValueError: no finished training there, one without cycles, or one that did not validate at that number.
     """
     config, curve = _read(run / _CONFIG), _read(run / _RESULTS).get("curve", [])
-    cycles = int(config.get("rounds.cycles", 0))
+    cycles = int(config.get("recipe.rounds.cycles", 0))
     if not 0 < 2 * cycles <= len(curve):
         raise ValueError(f"{run} has {cycles} cycles and {len(curve)} validations; give a training with cycles")
     rows = []

@@ -97,6 +97,8 @@ class Contract:
     """T of a guide's heat map softmax(logits / T); None for a colorizer."""
     variant: Variant | None = None
     """Whether a guide sees the truth; None for a colorizer."""
+    follows_clicks: bool = True
+    """Whether a colorizer uses clicks at all; one that does not is measured and used at 0 clicks."""
     features: int = 0
     """Channels of the features that a split colorizer gives, or that a guide reads; 0: neither."""
     weights: str = ""
@@ -215,6 +217,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "hint_size": (int, list),
     "temperature": (*_NUMBER, type(None)),
     "variant": (str, type(None)),
+    "follows_clicks": (bool,),
     "features": (int,),
     "weights": (str,),
     "reads": (str,),
@@ -225,7 +228,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-_ADDED = {"features": 0, "weights": "", "reads": ""}
+_ADDED: dict[str, Any] = {"follows_clicks": True, "features": 0, "weights": "", "reads": ""}
 """Fields that contracts of before them lack, with what they meant."""
 
 
@@ -276,7 +279,7 @@ def _as_float(value: float | None) -> float | None:
 
 
 def _is_a(value: object, types: tuple[type, ...]) -> bool:
-    return isinstance(value, types) and not isinstance(value, bool)
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 
 def _all_are(values: list[Any], type_: type, length: int) -> bool:

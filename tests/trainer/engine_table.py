@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config import EngineConfig, OptimizerConfig
+from trainer.config import EngineConfig
 from trainer.engines import Cluster, Engine, backward, borrow, share_gradients, train
+from trainer.recipes.base import Optimizer
 
 RANKS, MICRO_BATCHES, PHOTOS, CALLS, STEPS, RESUME_AT = 2, 2, 2, 2, 6, 3
-OPTIMIZER = OptimizerConfig(clip=0.05)
+OPTIMIZER = Optimizer(lr=1.0, clip=0.05)
 CONFIG = EngineConfig(precision="fp32", threads=1)
 LR = 1e-3
 

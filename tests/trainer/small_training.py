@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,9 @@ import torch
 from evaluator.system.interrupts import StopRequest
 from trainer.checkpoint import Checkpoints
 from trainer.config import (
-    ClicksConfig,
     Config,
     DataConfig,
     EngineConfig,
-    LossConfig,
-    NetworkConfig,
-    RoundsConfig,
     RunConfig,
     ValidationConfig,
     override,
@@ -37,7 +33,9 @@ from trainer.engines import Cluster
 from trainer.loop import Training, build_engines
 from trainer.monitoring.console import Screen
 from trainer.recipes.base import Recipe, Step, Term
-from trainer.recipes.pingpong import pingpong
+from trainer.recipes.lab_batch import Scene
+from trainer.recipes.pingpong import PingPong
+from trainer.recipes.pingpong_settings import ClicksConfig, LossConfig, RoundsConfig
 from trainer.validation import Validation
 
 WEIGHTS_FILE = "weights.pt"
@@ -48,11 +46,11 @@ SPLIT: dict[str, Any] = {
     "recipe__click_widths": (8, 8, 8),
     "recipe__guide": "head",
     "recipe__guide_widths": (8, 8, 8),
-    "loss__color": "log_mse",
-    "loss__target": "gain",
-    "loss__gain_tries": 8,
-    "clicks__law": "geometric",
-    "clicks__maps": 2,
+    "recipe__loss__color": "log_mse",
+    "recipe__loss__target": "gain",
+    "recipe__loss__gain_tries": 8,
+    "recipe__clicks__law": "geometric",
+    "recipe__clicks__maps": 2,
 }
 """Settings of `small_config` for a split network and guides that are its heads and learn gains."""
 
@@ -106,10 +104,13 @@ def small_config(folder: Path, **settings: Any) -> Config:
     config = Config(
         preset="test",
         data=DataConfig(image_size=16, batch_size=8, scale_jitter=4),
-        network=NetworkConfig(color=(8, 8, 16), edit=(4, 8, 8)),
-        loss=LossConfig(perceptual="off"),
-        clicks=ClicksConfig(most_random=4, interactions=2),
-        rounds=RoundsConfig(pretrain_color=0.012, pretrain_edit=0.008, ping=0.008, pong=0.008, cycles=1),
+        recipe=PingPong(
+            color_widths=(8, 8, 16),
+            edit_widths=(4, 8, 8),
+            loss=LossConfig(perceptual="off"),
+            clicks=ClicksConfig(most_random=4, interactions=2),
+            rounds=RoundsConfig(pretrain_color=0.012, pretrain_edit=0.008, ping=0.008, pong=0.008, cycles=1),
+        ),
         engine=EngineConfig(precision="fp32", threads=1),
         validation=ValidationConfig(photos=4, clicks=(0, 1, 2)),
         run=RunConfig(work=str(folder), name="run", checkpoint_every=16, publish=False),
@@ -117,10 +118,36 @@ def small_config(folder: Path, **settings: Any) -> Config:
     return override(config, {name.replace("__", "."): value for name, value in settings.items()})
 
 
+def own(config: Config) -> PingPong:
+    """The settings of a config's recipe, with their type."""
+    assert isinstance(config.recipe, PingPong)
+    return config.recipe
+
+
+def step_on(
+    config: Config,
+    scene: Scene,
+    networks: Mapping[str, Callable[..., Any]],
+    images_seen: int = 0,
+    progress: float = 0.5,
+) -> Step:
+    """What a phase's loss sees of a batch."""
+    return Step(
+        config=config.recipe,
+        scene=scene,
+        networks=networks,
+        seed=config.seed,
+        images_seen=images_seen,
+        progress=progress,
+        span_progress=progress,
+        perceptual=None,
+    )
+
+
 def build(config: Config, folder: Path, *, kill_at: int = 0, recipe: Recipe | None = None) -> Training:
     """A training without tracker, resumed from what is in the folder."""
     cluster = Cluster(config.engine)
-    recipe = recipe or pingpong(config)
+    recipe = recipe or config.recipe.build()
     photos, names = open_validation(config.data, config.validation.photos)
     training = Training(
         config=config,
@@ -171,7 +198,7 @@ def main(folder: Path, kill_at: int, settings: dict[str, Any]) -> None:
     """
     poisoned, hanging, slow = (settings.pop(name, None) for name in ("poison", "hang", "slow"))
     config = small_config(folder, **settings)
-    recipe = poison(pingpong(config), *poisoned) if poisoned else None
+    recipe = poison(config.recipe.build(), *poisoned) if poisoned else None
     training = build(config, folder, kill_at=kill_at, recipe=recipe)
     if hanging:
         training.loader = Hanging(training.loader, training.cluster.rank, *hanging)

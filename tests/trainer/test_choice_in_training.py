@@ -16,11 +16,11 @@ STEPS = 50
 BATCH = 2
 EDIT_ONLY = {
     "data__batch_size": BATCH,
-    "rounds__pretrain_color": BATCH / 4096,
-    "rounds__pretrain_edit": STEPS * BATCH / 4096,
-    "rounds__cycles": 0,
-    "choice__hint_size": (1, 3),
-    "choice__samples": 2,
+    "recipe__rounds__pretrain_color": BATCH / 4096,
+    "recipe__rounds__pretrain_edit": STEPS * BATCH / 4096,
+    "recipe__rounds__cycles": 0,
+    "recipe__choice__hint_size": (1, 3),
+    "recipe__choice__samples": 2,
     "validation__photos": 1,
     "run__checkpoint_every": 100_000,
 }
@@ -66,9 +66,11 @@ def assert_same_losses(
 def test_fifty_steps_give_the_losses_of_the_readable_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
 ):
-    fused = losses_of(tmp_path / "fused", choice__estimator=estimator)
+    fused = losses_of(tmp_path / "fused", recipe__choice__estimator=estimator)
     monkeypatch.setattr(pingpong, "choose_click", choose_click_chain)
-    assert_same_losses(fused, losses_of(tmp_path / "chain", choice__estimator=estimator), 1e-4, of_norms=1e-2)
+    assert_same_losses(
+        fused, losses_of(tmp_path / "chain", recipe__choice__estimator=estimator), 1e-4, of_norms=1e-2
+    )
 
 
 @pytest.mark.slow
@@ -76,9 +78,9 @@ def test_fifty_steps_give_the_losses_of_the_readable_chain(
 def test_fifty_steps_of_the_interpreted_kernels_give_the_losses_of_the_torch_path(tmp_path: Path):
     before = cuda.LAUNCHES["gradient_single"]
     with use(cpu="triton"):
-        kernels = losses_of(tmp_path / "triton", choice__estimator="gumbel_softmax")
+        kernels = losses_of(tmp_path / "triton", recipe__choice__estimator="gumbel_softmax")
     assert cuda.LAUNCHES["gradient_single"] == before + 2 * 2 * STEPS
-    plain = losses_of(tmp_path / "torch", choice__estimator="gumbel_softmax")
+    plain = losses_of(tmp_path / "torch", recipe__choice__estimator="gumbel_softmax")
     assert cuda.LAUNCHES["gradient_single"] == before + 2 * 2 * STEPS
     assert_same_losses(kernels, plain, 1e-4, of_norms=1e-2)
 
@@ -87,9 +89,9 @@ def test_fifty_steps_of_the_interpreted_kernels_give_the_losses_of_the_torch_pat
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
 def test_fifty_steps_on_a_gpu_give_the_losses_of_the_torch_path(tmp_path: Path, estimator: str):
     before = cuda.LAUNCHES["gradient_single"]
-    kernels = losses_of(tmp_path / "triton", choice__estimator=estimator)
+    kernels = losses_of(tmp_path / "triton", recipe__choice__estimator=estimator)
     assert cuda.LAUNCHES["gradient_single"] > before
     with use(cuda="torch"):
         assert_same_losses(
-            kernels, losses_of(tmp_path / "torch", choice__estimator=estimator), 1e-3, of_norms=5e-2
+            kernels, losses_of(tmp_path / "torch", recipe__choice__estimator=estimator), 1e-3, of_norms=5e-2
         )

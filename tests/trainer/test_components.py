@@ -50,13 +50,13 @@ def test_what_belongs_to_a_machine_may_differ():
     here = tiny()
     there = override(here, {"run.work": "elsewhere", "data.workers": 2, "data.cache": "x", "engine.threads": 3})
     assert _shared_settings(there) == _shared_settings(here)
-    for setting in ({"loss.entropy": 0.5}, {"run.checkpoint_every": 512}, {"run.watch_every": 7}):
+    for setting in ({"recipe.loss.entropy": 0.5}, {"run.checkpoint_every": 512}, {"run.watch_every": 7}):
         assert _shared_settings(override(here, setting)) != _shared_settings(here), setting
 
 
 def test_processes_that_would_validate_on_other_photos_are_refused(monkeypatch: pytest.MonkeyPatch):
     """Each measures its share of them, so two sets would be mixed in one table."""
-    config = override(tiny(), {"data.image_size": 32, "validation.photos": 4, "loss.perceptual": "off"})
+    config = override(tiny(), {"data.image_size": 32, "validation.photos": 4, "recipe.loss.perceptual": "off"})
     assert len(Parts.of(config, quiet=True).validation.photos) == 4
     photos, names = open_validation(config.data, 4)
     other = _fingerprint(photos.flip(0), names)

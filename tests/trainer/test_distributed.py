@@ -16,20 +16,21 @@ from torch import nn
 
 from evaluator.system.interrupts import StopRequest
 from kernels.noise import fold, sample_keys
-from tests.trainer.small_training import SPLIT, WEIGHTS_FILE, build, small_config, weights
+from tests.trainer.small_training import SPLIT, WEIGHTS_FILE, build, own, small_config, step_on, weights
 from tests.trainer.test_main import SMALL
 from trainer.config import Config
-from trainer.config.schedules import learning_rate
 from trainer.data.loader import open_loader
-from trainer.recipes.base import Phase, Step
+from trainer.recipes.base import Phase
 from trainer.recipes.lab_batch import prepare_scene
-from trainer.recipes.pingpong import pingpong
+from trainer.recipes.schedules import Decay
 
 pytestmark = pytest.mark.distributed
 PROGRAM = Path(__file__).with_name("small_training.py")
 RANKS, STEPS = 2, 2
 # Two steps of 8 photos in each stage, of an embedded round of 4096.
-ROUNDS = {f"rounds.{name}": STEPS * 8 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")}
+ROUNDS = {
+    f"recipe.rounds.{name}": STEPS * 8 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")
+}
 
 
 def launch(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
@@ -51,13 +52,13 @@ def launch_program(*words: str, processes: int = RANKS) -> subprocess.CompletedP
 
 def reference(config: Config, groups: int = RANKS) -> dict[str, nn.Module]:
     """What processes or micro-batches should compute, with plain torch: averaged gradients and statistics."""
-    recipe = pingpong(config)
+    recipe = config.recipe.build()
     networks: dict[str, nn.Module] = {}
     for index, (name, make) in enumerate(recipe.networks.items()):
         torch.manual_seed(fold(config.seed, index))
         networks[name] = make().eval()
     optimizers = {
-        name: torch.optim.AdamW(network.parameters(), weight_decay=config.optimizer.weight_decay)
+        name: torch.optim.AdamW(network.parameters(), weight_decay=own(config).optimizer.weight_decay)
         for name, network in networks.items()
     }
     batch_size = config.data.batch_size
@@ -93,7 +94,7 @@ def by_hand(
         trained.train()
         keys = sample_keys(config.seed, seen + group * size, size)
         scene = prepare_scene(rgb[group * size : (group + 1) * size], keys)
-        terms = phase.loss(Step(config, scene, networks, seen, progress, None))
+        terms = phase.loss(step_on(config, scene, networks, seen, progress))
         loss = sum((term.weight * term.value for term in terms.values()), torch.zeros(()))
         # `inputs`: the borrowed network is not frozen here, and must still get no gradient.
         loss.backward(inputs=list(trained.parameters()))
@@ -106,13 +107,13 @@ def by_hand(
     for parameter in trained.parameters():
         assert parameter.grad is not None
         parameter.grad /= groups
-    torch.nn.utils.clip_grad_norm_(trained.parameters(), config.optimizer.clip)
-    optimizer.param_groups[0]["lr"] = learning_rate(progress, phase.lr, phase.lr * config.optimizer.floor)
+    torch.nn.utils.clip_grad_norm_(trained.parameters(), own(config).optimizer.clip)
+    optimizer.param_groups[0]["lr"] = Decay(floor=own(config).optimizer.floor).at(phase.optimizer.lr, progress)
     optimizer.step()
 
 
 SPLIT_SETTINGS = {name.replace("__", "."): value for name, value in SPLIT.items()} | {
-    "optimizer.floor": 1.0, "loss.gain_loss": "centred", "rounds.cycles": 0
+    "recipe.optimizer.floor": 1.0, "recipe.loss.gain_loss": "centred", "recipe.rounds.cycles": 0
 }  # fmt: skip
 """Of a split network and guides that are its heads and learn gains. No cycles: their clicks hang on last bits."""
 
@@ -207,7 +208,7 @@ def check_direction(found: Mapping[str, torch.Tensor], config: Config) -> None:
 def reference_start(config: Config) -> dict[str, nn.Module]:
     """The networks before any step, so that the comparison above cannot be one of untouched weights."""
     networks = {}
-    for index, (name, make) in enumerate(pingpong(config).networks.items()):
+    for index, (name, make) in enumerate(config.recipe.build().networks.items()):
         torch.manual_seed(fold(config.seed, index))
         networks[name] = make()
     return networks
@@ -237,8 +238,12 @@ def test_all_ranks_skip_a_step_that_is_broken_on_one(tmp_path: Path):
     The second rank's photos come late as well, and it is named for that; from the third step on, as DDP orders its
     buckets in the second one's forward pass.
     """
-    rounds = {"rounds.pretrain_color": 3 * 8 / 4096, "rounds.pretrain_edit": 0.0, "rounds.cycles": 0}
-    rounds["optimizer.floor"] = 1.0  # all steps as long
+    rounds = {
+        "recipe.rounds.pretrain_color": 3 * 8 / 4096,
+        "recipe.rounds.pretrain_edit": 0.0,
+        "recipe.rounds.cycles": 0,
+    }
+    rounds["recipe.optimizer.floor"] = 1.0  # all steps as long
     settings = (f"{name}={value}" for name, value in rounds.items())
     done = launch(tmp_path, *settings, "poison=[1, 8]", "slow=[1, 2.0]", "run.watch_every=1")
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from tests import ROOT
 from tests.trainer.engine_table import RESUME_AT, STEPS, build, reference, take, weights, wrong_ways
 from tests.trainer.small_training import build as build_training
 from tests.trainer.small_training import small_config
-from tests.trainer.test_loop import OneConv, phase
+from tests.trainer.test_loop import COLORIZER_A, OneConv, phase
 from trainer.config import EngineConfig
 from trainer.engines import Cluster, Engine
 from trainer.engines.zero_config import ZeroSettings, zero_settings
@@ -149,7 +149,7 @@ def test_one_loss_for_several_networks_is_refused_where_the_engine_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     stage = Stage(name="s", phases=(phase("joint", ("a", "b"), (), lambda step: {}),), rounds=1.0)
-    recipe = Recipe(name="test", networks={"a": OneConv, "b": OneConv}, stages=[stage], colorizer="a", guides={})
+    recipe = Recipe(name="test", networks={"a": OneConv, "b": OneConv}, stages=[stage], published=COLORIZER_A)
     monkeypatch.setattr(Engine, "can_share_a_loss", False)
     with pytest.raises(ValueError, match="phase joint trains several networks with one loss"):
         build_training(small_config(tmp_path), tmp_path, recipe=recipe)

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from evaluator.protocol.no_network import measure_ruler
 from evaluator.system.interrupts import StopRequest
 from kernels.estimators import ESTIMATORS
-from tests.trainer.small_training import Recorder, build, small_config
+from tests.trainer.small_training import Recorder, build, own, small_config
 from trainer.config import override
 from trainer.config.presets import PRESETS
 from trainer.engines import Engine
 from trainer.loop import Training
-from trainer.recipes.base import Phase, Recipe, Stage, Step, Term
-from trainer.recipes.pingpong import pingpong
+from trainer.recipes.base import Optimizer, Phase, Published, Recipe, Stage, Step, Term
 from trainer.step import TrainingBroke
 
 
@@ -42,8 +41,11 @@ def colour(step: Step, name: str) -> Tensor:
     )
 
 
+COLORIZER_A = (Published(name="a", kind="colorizer", network="a"),)
+
+
 def two_networks(stages: tuple[Stage, ...]) -> Recipe:
-    return Recipe(name="test", networks={"a": OneConv, "b": OneConv}, stages=stages, colorizer="a", guides={})
+    return Recipe(name="test", networks={"a": OneConv, "b": OneConv}, stages=stages, published=COLORIZER_A)
 
 
 def train(folder: Path, recipe: Recipe | None = None, **settings) -> Training:
@@ -55,7 +57,7 @@ def train(folder: Path, recipe: Recipe | None = None, **settings) -> Training:
 def phase(
     name: str, trains: tuple[str, ...], borrows: tuple[str, ...], loss: Callable[[Step], Mapping[str, Term]]
 ):
-    return Phase(name=name, trains=trains, borrows=borrows, loss=loss, lr=0.01)
+    return Phase(name=name, trains=trains, borrows=borrows, loss=loss, optimizer=Optimizer(lr=0.01))
 
 
 def test_phases_of_one_stage_alternate_on_the_same_batches_as_a_gan_needs(tmp_path: Path):
@@ -100,7 +102,7 @@ def test_one_phase_can_train_two_networks_together(tmp_path: Path):
 
 def test_a_phase_does_not_change_what_it_borrows(tmp_path: Path):
     """Weights and batch-norm statistics of ColorNet stand still through EditNet's phases, and the reverse."""
-    config = small_config(tmp_path, rounds__cycles=0, rounds__pretrain_color=0.0)
+    config = small_config(tmp_path, recipe__rounds__cycles=0, recipe__rounds__pretrain_color=0.0)
     training = build(config, tmp_path)
     before = {name: tensor.clone() for name, tensor in training.engines["color"].module.state_dict().items()}
     assert training.run(StopRequest())
@@ -168,7 +170,7 @@ def test_a_skipped_step_leaves_batch_norm_statistics_as_they_were(tmp_path: Path
 
     def recipe(steps: int) -> Recipe:
         stage = Stage(name="s", phases=(phase("s", ("a",), (), loss),), rounds=steps * 8 / 4096)
-        return Recipe(name="t", networks={"a": WithStatistics}, stages=(stage,), colorizer="a", guides={})
+        return Recipe(name="t", networks={"a": WithStatistics}, stages=(stage,), published=COLORIZER_A)
 
     skipped = build(small_config(tmp_path / "two"), tmp_path / "two", recipe=recipe(2))
     assert skipped.run(StopRequest())
@@ -184,7 +186,7 @@ def test_a_broken_gradient_of_one_network_skips_the_step_of_both(tmp_path: Path)
         return {"joint": Term((colour(step, "a") * 0).abs().sum().sqrt() + colour(step, "b").mean())}
 
     recipe = two_networks((Stage(name="s", phases=(phase("s", ("a", "b"), (), loss),), rounds=9 * 8 / 4096),))
-    training = build(small_config(tmp_path, optimizer__patience=3), tmp_path, recipe=recipe)
+    training = build(small_config(tmp_path, run__patience=3), tmp_path, recipe=recipe)
     before = kernel(training.engines["b"]).clone()
     with pytest.raises(TrainingBroke, match="gradient of a was not finite in 3 steps in a row"):
         training.run(StopRequest())
@@ -192,7 +194,7 @@ def test_a_broken_gradient_of_one_network_skips_the_step_of_both(tmp_path: Path)
 
 
 def test_several_broken_steps_in_a_row_stop_and_name_phase_place_and_term(tmp_path: Path):
-    config = small_config(tmp_path, optimizer__patience=3)
+    config = small_config(tmp_path, run__patience=3)
     training = build(config, tmp_path, recipe=one_stage(nan_at({8, 24, 32, 40}), 9))
     with pytest.raises(
         TrainingBroke, match="spoiled was not finite in 3 steps in a row, last in phase s at photo 40"
@@ -284,9 +286,11 @@ def test_the_ruler_is_measured_once_and_joins_every_validation(tmp_path: Path, m
 
 
 def test_the_estimators_all_train(tmp_path: Path):
-    alone = {"rounds__pretrain_color": 0.0, "rounds__pretrain_edit": 0.0, "validation__photos": 2}
+    alone = {"recipe__rounds__pretrain_color": 0.0, "recipe__rounds__pretrain_edit": 0.0, "validation__photos": 2}
     for estimator in ESTIMATORS:
-        training = train(tmp_path / estimator, choice__estimator=estimator, choice__hint_size=(1, 3), **alone)
+        training = train(
+            tmp_path / estimator, recipe__choice__estimator=estimator, recipe__choice__hint_size=(1, 3), **alone
+        )
         assert training.progress.images_seen > 0
         assert training.progress.skipped_steps == 0
 
@@ -294,7 +298,7 @@ def test_the_estimators_all_train(tmp_path: Path):
 def test_both_targets_train_and_differ(tmp_path: Path):
     weights = []
     for target in ("error", "region"):
-        training = train(tmp_path / target, loss__target=target)
+        training = train(tmp_path / target, recipe__loss__target=target)
         assert training.progress.skipped_steps == 0
         weights.append(training.engines["edit_oracle"].module.get_parameter("unet.final_conv.weight"))
     assert not torch.equal(*weights)
@@ -304,13 +308,13 @@ def test_both_targets_train_and_differ(tmp_path: Path):
 def test_every_preset_takes_a_step_of_each_phase(tmp_path: Path, preset: str):
     """With its own settings, but small photos and networks of one channel, so that none is broken unseen."""
     config = PRESETS[preset]()
-    side = 2 ** (len(config.network.color) - 1)
+    side = 2 ** (len(own(config).color_widths) - 1)
     small = {
         "data.image_size": side, "data.batch_size": 2, "data.workers": 0, "run.work": str(tmp_path),
-        "network.color": (4,) * len(config.network.color), "network.edit": (4,) * len(config.network.edit),
-        "validation.photos": 2, "validation.clicks": (0, 1), "loss.perceptual": "off",
-        **{f"rounds.{name}": 2 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")},
-        "rounds.cycles": 1, "engine.threads": 1,
+        "recipe.color_widths": (4,) * len(own(config).color_widths), "recipe.edit_widths": (4,) *
+        len(own(config).edit_widths), "validation.photos": 2, "validation.clicks": (0, 1),
+        "recipe.loss.perceptual": "off", **{f"recipe.rounds.{name}": 2 / 4096 for name in ("pretrain_color",
+        "pretrain_edit", "ping", "pong")}, "recipe.rounds.cycles": 1, "engine.threads": 1,
     }  # fmt: skip
     training = build(override(config, small), tmp_path)
     assert training.run(StopRequest())
@@ -318,7 +322,7 @@ def test_every_preset_takes_a_step_of_each_phase(tmp_path: Path, preset: str):
 
 
 def test_the_recipe_is_the_thesis(tmp_path: Path):
-    recipe = pingpong(small_config(tmp_path, rounds__cycles=2))
+    recipe = small_config(tmp_path, recipe__rounds__cycles=2).recipe.build()
     assert [stage.name for stage in recipe.stages] == [
         "pretrain-color", "pretrain-edit", "ping-1", "pong-1", "ping-2", "pong-2"
     ]  # fmt: skip
@@ -338,7 +342,7 @@ def test_a_recipe_that_names_an_unknown_network_is_refused():
 
 
 def test_stages_of_zero_rounds_are_left_out(tmp_path: Path):
-    recipe = pingpong(small_config(tmp_path, rounds__pretrain_edit=0.0, rounds__cycles=0))
+    recipe = small_config(tmp_path, recipe__rounds__pretrain_edit=0.0, recipe__rounds__cycles=0).recipe.build()
     assert [stage.name for stage in recipe.stages] == ["pretrain-color"]
 
 

@@ -13,18 +13,44 @@ import torch
 from evaluator.registry.mlflow_registry import default_tracking_uri, load_colorizer, load_guide, versions
 from evaluator.system.environment import commit
 from tests import ROOT
+from tests.trainer.small_training import own
 from trainer.config import flatten
 from trainer.config.presets import PRESETS
 from trainer.main import main, parse
 from trainer.run_folder import start_run
 
 SMALL = (
-    *("--recipe.network", "unet", "--recipe.guide", "own", "--loss.color", "l1", "--loss.target", "region"),
-    *("--clicks.law", "uniform", "--clicks.maps", "1"),
-    *("--data.image-size", "16", "--data.batch-size", "8", "--network.color", "8", "8", "16"),
-    *("--network.edit", "4", "8", "8", "--loss.perceptual", "off", "--clicks.most-random", "4"),
-    *("--rounds.pretrain-color", "0.012", "--rounds.pretrain-edit", "0.004", "--rounds.ping", "0.004"),
-    *("--rounds.pong", "0.004", "--validation.photos", "4", "--validation.clicks", "0", "1", "2"),
+    *(
+        "--recipe.network",
+        "unet",
+        "--recipe.guide",
+        "own",
+        "--recipe.loss.color",
+        "l1",
+        "--recipe.loss.target",
+        "region",
+    ),
+    *("--recipe.clicks.law", "uniform", "--recipe.clicks.maps", "1"),
+    *("--data.image-size", "16", "--data.batch-size", "8", "--recipe.color-widths", "8", "8", "16"),
+    *(
+        "--recipe.edit-widths",
+        "4",
+        "8",
+        "8",
+        "--recipe.loss.perceptual",
+        "off",
+        "--recipe.clicks.most-random",
+        "4",
+    ),
+    *(
+        "--recipe.rounds.pretrain-color",
+        "0.012",
+        "--recipe.rounds.pretrain-edit",
+        "0.004",
+        "--recipe.rounds.ping",
+        "0.004",
+    ),
+    *("--recipe.rounds.pong", "0.004", "--validation.photos", "4", "--validation.clicks", "0", "1", "2"),
     *("--engine.threads", "1", "--engine.precision", "fp32", "--run.checkpoint-every", "8"),
 )
 
@@ -33,7 +59,7 @@ def test_no_words_mean_the_tiny_preset_and_the_first_word_may_name_one():
     assert parse([]).config == PRESETS["tiny"]()
     for name, preset in PRESETS.items():
         assert parse([name]).config == preset()
-    assert parse(["paper", "--loss.entropy", "0.05", "--resume"]).config.loss.entropy == 0.05
+    assert own(parse(["paper", "--recipe.loss.entropy", "0.05", "--resume"]).config).loss.entropy == 0.05
     assert parse(["paper", "--data.train", "a.tar", "b.tar"]).config.data.train == ("a.tar", "b.tar")
 
 
@@ -72,7 +98,7 @@ def test_an_unknown_option_gets_a_suggestion_and_exit_code_2(capsys: pytest.Capt
 def test_wrong_input_is_one_message_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ):
-    assert main(["--run.work", str(tmp_path / "runs"), "--loss.perceptual", "off", *words]) == 2
+    assert main(["--run.work", str(tmp_path / "runs"), "--recipe.loss.perceptual", "off", *words]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") < 12
@@ -89,7 +115,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_tables_pictures_and_registered_networks(finished: Path):
     run = finished / "whole"
-    for name in ("config.json", "results.json", "clicks.png", "curves.png", "validation.txt", "validation.csv"):
+    for name in (
+        "config.json",
+        "results.json",
+        "recipe.clicks.png",
+        "curves.png",
+        "validation.txt",
+        "validation.csv",
+    ):
         assert (run / name).stat().st_size > 0, name
     results = json.loads((run / "results.json").read_text())
     policies = {"random", "editnet-oracle", "editnet-blind", "no network"}
@@ -112,7 +145,7 @@ def test_mlflow_has_the_whole_run(finished: Path):
     assert experiment is not None
     run = next(r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == "whole")
     assert run.info.status == "FINISHED"
-    assert run.data.params["choice.estimator"] == "argmax_ste"
+    assert run.data.params["recipe.choice.estimator"] == "argmax_ste"
     assert set(run.data.params) >= set(flatten(PRESETS["tiny"]()))
     assert run.data.tags["perceptual"] == "off"
     assert run.data.tags["mlflow.source.git.commit"] == commit()
@@ -121,7 +154,7 @@ def test_mlflow_has_the_whole_run(finished: Path):
     for policy in ("editnet-blind", "no network"):
         assert f"validation/{policy}/ab_psnr_at_2" in run.data.metrics
     kept = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert kept >= {"clicks.png", "curves.png", "validation.txt", "validation.csv", "config.json"}
+    assert kept >= {"recipe.clicks.png", "curves.png", "validation.txt", "validation.csv", "config.json"}
 
 
 def test_registered_networks_are_the_trained_ones(finished: Path):
@@ -191,7 +224,7 @@ def test_a_signal_to_all_processes_spares_the_readers_until_the_state_is_saved(
         *SMALL,
         "--data.workers",
         "1",
-        "--rounds.pretrain-color",
+        "--recipe.rounds.pretrain-color",
         "9",
     ]
     command = [sys.executable, "trainer/main.py", *words, "--data.train", str(numbered_shards)]
@@ -219,7 +252,7 @@ def test_a_preset_is_the_first_word_and_not_an_option(capsys: pytest.CaptureFixt
 
 
 def test_networks_that_were_not_trained_are_not_registered(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    words = [*SMALL, "--rounds.pretrain-edit", "0", "--rounds.cycles", "0"]
+    words = [*SMALL, "--recipe.rounds.pretrain-edit", "0", "--recipe.rounds.cycles", "0"]
     assert main(["--run.work", str(tmp_path), *words]) == 0
     assert f"python -m evaluator serve --work {tmp_path}\n" in capsys.readouterr().out
     assert [version.name for version in versions(default_tracking_uri(tmp_path))] == ["colornet"]
@@ -277,7 +310,7 @@ def test_sigterm_saves_and_the_same_command_with_resume_ends_like_an_uninterrupt
     assert "Saved on SIGTERM" in "".join(before)
     assert list((tmp_path / "stopped" / "checkpoints").iterdir())
 
-    other = [*SMALL, "--loss.entropy", "0.5"]
+    other = [*SMALL, "--recipe.loss.entropy", "0.5"]
     assert main(["--run.work", str(tmp_path), "--resume", *other]) == 2
     assert "stopped: loss.entropy is 0.01 there and 0.5 here" in capsys.readouterr().err
 

@@ -43,8 +43,8 @@ def shard_settings(tmp_path_factory: pytest.TempPathFactory, make_shards) -> tup
     rounds = ("pretrain_color=4.0", "pretrain_edit=1.5", "ping=1.0", "pong=1.0")
     return (
         f'data.train=["{shards}"]',
-        *(f"rounds.{pair}" for pair in rounds),
-        'choice.estimator="gumbel_softmax"',
+        *(f"recipe.rounds.{pair}" for pair in rounds),
+        'recipe.choice.estimator="gumbel_softmax"',
     )
 
 

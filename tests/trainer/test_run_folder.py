@@ -70,7 +70,7 @@ def test_a_continuation_may_have_other_readers_and_micro_batches(config: Config)
 
 def test_other_settings_are_refused_whatever_the_first_start_has_left(config: Config):
     with_checkpoint(open_run(config, resume=False, or_start=True).folder.path)
-    other = override(config, {"loss.entropy": 0.5})
+    other = override(config, {"recipe.loss.entropy": 0.5})
     with pytest.raises(
         ValueError, match=r"other settings: loss\.entropy is 0\.01 there and 0\.5 here; give the same"
     ):

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from evaluator.system.interrupts import StopRequest
 from kernels.noise import sample_keys
-from tests.trainer.small_training import SPLIT, build, small_config, weights
+from tests.trainer.small_training import SPLIT, build, own, small_config, step_on, weights
 from tests.trainer.split_networks import CLICK, PHOTO, guide_head, photos, split_network
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, override
-from trainer.config.schedules import learning_rate
 from trainer.engines import Engine
 from trainer.main import main
 from trainer.networks import ColorNet, EditNet, GuideHead, SplitColorNet
 from trainer.networks.split import soft_bins, upsample_convex
 from trainer.recipes.base import Step
 from trainer.recipes.lab_batch import Scene, random_clicks
-from trainer.recipes.pingpong import edit_loss, guided_clicks_loss, pingpong, random_clicks_loss
+from trainer.recipes.pingpong_losses import edit_loss, guided_clicks_loss, random_clicks_loss
+from trainer.recipes.schedules import Decay
 
 
 def scene(batch: int, size: int = 32, seed: int = 0, first: int = 0) -> Scene:
@@ -38,7 +38,7 @@ def scene(batch: int, size: int = 32, seed: int = 0, first: int = 0) -> Scene:
 
 def step_of(config: Config, networks: Mapping[str, Any], batch: int = 3) -> Step:
     size = config.data.image_size
-    return Step(config, scene(batch, size), networks, images_seen=0, progress=0.5, perceptual=None)
+    return step_on(config, scene(batch, size), networks)
 
 
 def networks() -> dict[str, torch.nn.Module]:
@@ -64,7 +64,13 @@ def mean_error(kind: str, predicted: Tensor, truth_ab: Tensor) -> float:
 @torch.no_grad()
 def test_the_losses_of_pretraining(tmp_path: Path, kind: str, scale: float, maps: int):
     """The error under clicks, before them, and the colour distribution's cross-entropy at some cells."""
-    settings = config(tmp_path, loss__color=kind, clicks__maps=maps, loss__base=0.5, loss__distribution=0.03)
+    settings = config(
+        tmp_path,
+        recipe__loss__color=kind,
+        recipe__clicks__maps=maps,
+        recipe__loss__base=0.5,
+        recipe__loss__distribution=0.03,
+    )
     network, asked = split_network(), {}
 
     def recorded(lightness: Tensor, clicks: Tensor, *, places: Tensor) -> Any:
@@ -79,7 +85,7 @@ def test_the_losses_of_pretraining(tmp_path: Path, kind: str, scale: float, maps
     clicks = asked["clicks"]
     assert clicks.shape == (3 * maps, 3, 32, 32)
     for number in range(maps):
-        expected = random_clicks(step.scene, settings.clicks.most_random, (1, 1), "geometric", number)
+        expected = random_clicks(step.scene, own(settings).clicks.most_random, (1, 1), "geometric", number)
         assert torch.equal(clicks[number::maps], expected)
     assert len({tuple(one.flatten().tolist()) for one in clicks[:maps]}) == maps
     repeated = truth_ab.repeat_interleave(maps, 0)
@@ -105,7 +111,7 @@ def test_the_losses_of_pretraining(tmp_path: Path, kind: str, scale: float, maps
 def test_a_distribution_without_weight_still_gives_all_weights_a_gradient(tmp_path: Path):
     """Processes wait for each other's."""
     network = split_network().train()
-    terms = random_clicks_loss(step_of(config(tmp_path, loss__distribution=0.0), {"color": network}))
+    terms = random_clicks_loss(step_of(config(tmp_path, recipe__loss__distribution=0.0), {"color": network}))
     torch.stack([term.value * term.weight for term in terms.values()]).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -127,7 +133,9 @@ def test_every_weight_learns_in_ping(tmp_path: Path):
 
 @pytest.mark.parametrize("estimator", ["argmax_ste", "gumbel_softmax", "reinmax", "gumbel_rao", "reinforce"])
 def test_every_weight_of_a_guide_learns_with_every_estimator(tmp_path: Path, estimator: str):
-    settings = config(tmp_path, choice__estimator=estimator, clicks__interactions=2, choice__samples=2)
+    settings = config(
+        tmp_path, recipe__choice__estimator=estimator, recipe__clicks__interactions=2, recipe__choice__samples=2
+    )
     step = step_of(settings, networks())
     guide = step.networks["edit_blind"]
     assert isinstance(guide, GuideHead)
@@ -144,7 +152,7 @@ def test_every_weight_of_a_guide_learns_with_every_estimator(tmp_path: Path, est
 
 
 def test_tries_of_a_state_that_both_guides_see_are_made_once(tmp_path: Path):
-    step, calls = step_of(config(tmp_path, clicks__interactions=1), networks()), []
+    step, calls = step_of(config(tmp_path, recipe__clicks__interactions=1), networks()), []
     color = step.networks["color"]
     color.requires_grad_(False)  # pyright: ignore[reportFunctionMemberAccess]: a module
 
@@ -158,7 +166,7 @@ def test_tries_of_a_state_that_both_guides_see_are_made_once(tmp_path: Path):
         calls.clear()
         edit_loss(step, edit=edit, heatmap=True)
         counts.append(len(calls))
-    tries = step.config.loss.gain_tries
+    tries = step.config.recipe.loss.gain_tries
     assert counts == [1 + 1 + tries + 1, 1 + 1 + 3 + 1]  # look, automatic colours, tries, the choice
 
 
@@ -182,7 +190,7 @@ def test_the_geometric_law():
 
 @pytest.mark.parametrize("until", [0.5, 1.0])
 def test_the_learning_rate_reaches_its_floor_where_it_is_told(until: float):
-    rates = [learning_rate(progress, 1.0, 0.1, until) for progress in np.linspace(0, 1, 101)]
+    rates = [Decay(floor=0.1, until=until).at(1.0, progress) for progress in np.linspace(0, 1, 101)]
     assert rates[0] == pytest.approx(1.0)
     assert rates[round(100 * until)] == pytest.approx(0.1)
     assert rates[round(50 * until)] == pytest.approx(0.55)
@@ -190,15 +198,15 @@ def test_the_learning_rate_reaches_its_floor_where_it_is_told(until: float):
 
 
 def test_the_recipe_builds_what_the_config_says(tmp_path: Path):
-    recipe = pingpong(config(tmp_path, recipe__without=("copy",)))
+    recipe = config(tmp_path, recipe__without=("copy",)).recipe.build()
     colorizer, guide = (recipe.networks[name]() for name in ("color", "edit_oracle"))
     assert isinstance(colorizer, SplitColorNet)
     assert colorizer.without == {"copy"}
     assert isinstance(guide, GuideHead)
     assert (guide.variant, guide.feature_channels) == ("oracle", colorizer.feature_channels)
-    own = pingpong(override(config(tmp_path), {"recipe.guide": "own", "network.edit": (4, 8, 8)}))
+    own = override(config(tmp_path), {"recipe.guide": "own", "recipe.edit_widths": (4, 8, 8)}).recipe.build()
     assert isinstance(own.networks["edit_blind"](), EditNet)
-    plain = pingpong(small_config(tmp_path))
+    plain = small_config(tmp_path).recipe.build()
     assert isinstance(plain.networks["color"](), ColorNet)
 
 
@@ -239,8 +247,15 @@ def test_a_training_begins_with_another_runs_networks(
     """At other settings than its widths; with a learning rate of next to nothing they stay what they were."""
     no_tracking(monkeypatch)
     folder, expected = before
-    options = ("--recipe.begin-with", str(folder), "--optimizer.color-lr", "1e-12", "--optimizer.edit-lr", "1e-12")
-    assert main(words(tmp_path, *options, "--loss.color", "huber", "--run.name", "again")) == 0
+    options = (
+        "--recipe.begin-with",
+        str(folder),
+        "--recipe.optimizer.color-lr",
+        "1e-12",
+        "--recipe.optimizer.edit-lr",
+        "1e-12",
+    )
+    assert main(words(tmp_path, *options, "--recipe.loss.color", "huber", "--run.name", "again")) == 0
     state = Checkpoints(tmp_path / "again" / "checkpoints", keep=2).load()
     assert state is not None
     for name, tensors in expected.items():
@@ -298,14 +313,14 @@ def test_a_split_training_goes_on_bit_by_bit(tmp_path: Path, before: tuple[Path,
 
 
 def test_half_precision_trains(tmp_path: Path):
-    few = {f"rounds__{name}": 8 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")}
+    few = {f"recipe__rounds__{name}": 8 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")}
     found = trained(tmp_path, engine__precision="bf16", validation__photos=1, **few)[1]
     assert all(tensor.isfinite().all() for tensors in found.values() for tensor in tensors.values())
 
 
 def test_gains_teach_a_guide_where_a_click_helps(tmp_path: Path):
     """One bright square of each grey photo has a colour: a blind guide finds it, told by nothing but gains."""
-    settings = config(tmp_path, clicks__interactions=1, choice__hint_size=(3, 3))
+    settings = config(tmp_path, recipe__clicks__interactions=1, recipe__choice__hint_size=(3, 3))
     colorizer = split_network(untrained=True).requires_grad_(False)
     torch.manual_seed(0)
     guide = GuideHead("blind", PHOTO[0] + CLICK[0], (8, 8, 8))
@@ -338,7 +353,7 @@ def test_gains_teach_a_guide_where_a_click_helps(tmp_path: Path):
     for number in range(60):
         photo, _ = batch(number)
         guide.train()
-        step = Step(settings, photo, {"color": colorizer, "edit_blind": guide}, 0, 0.5, None)
+        step = step_on(settings, photo, {"color": colorizer, "edit_blind": guide})
         terms = edit_loss(step, edit="edit_blind", heatmap=False)
         optimizer.zero_grad()
         terms["gain"].value.backward()

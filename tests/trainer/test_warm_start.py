@@ -24,8 +24,8 @@ from trainer.warm_start import find_or_pretrain, fingerprint, shared_pretraining
 
 # Three steps of ColorNet's pretraining, so that the schedules and the optimizer's state can be got wrong.
 STEP = 8 / 4096
-SHORT = {f"rounds__{name}": STEP for name in ("pretrain_edit", "ping", "pong")} | {
-    "rounds__pretrain_color": 3 * STEP, "run__checkpoint_every": 1000, "clicks__interactions": 1
+SHORT = {f"recipe__rounds__{name}": STEP for name in ("pretrain_edit", "ping", "pong")} | {
+    "recipe__rounds__pretrain_color": 3 * STEP, "run__checkpoint_every": 1000, "recipe__clicks__interactions": 1
 }  # fmt: skip
 
 
@@ -85,30 +85,30 @@ def test_a_training_from_a_shared_pretraining_equals_one_from_scratch(tmp_path: 
     assert scratch.results is not None
     assert shared.results.rows() == scratch.results.rows()
     steps.clear()
-    other = override(config, {"run.name": "other", "loss.entropy": 0.5})
+    other = override(config, {"run.name": "other", "recipe.loss.entropy": 0.5})
     assert train(other, hooks).progress.curve[0] == scratch.progress.curve[0]
     assert set(steps) == {"pretrain-edit", "ping-1", "pong-1"}
 
 
 def test_a_training_without_that_stage_has_nothing_to_share(tmp_path: Path):
-    assert shared_pretraining(small_config(tmp_path, rounds__pretrain_color=0.0)) is None
+    assert shared_pretraining(small_config(tmp_path, recipe__rounds__pretrain_color=0.0)) is None
     assert not (tmp_path / "pretrained").exists()
 
 
-def another(name: str, value: Any) -> Any:
+def another(name: str, value: Any, config: Config) -> Any:
     """A value that the setting may have and does not."""
     special: dict[str, Any] = {
         "data.train": None, "data.manifest": "elsewhere.json", "data.image_size": 32, "data.batch_size": 16,
-        "network.color": (8, 12, 16), "network.edit": (4, 8, 12), "engine.precision": "bf16",
-        "choice.hint_size": (1, 2), "validation.clicks": (0, 3), "run.work": None, "choice.estimator": "reinmax",
-        "engine.compile": None, "loss.perceptual": "auto", "run.name": "other", "data.validation": None,
-        "recipe.begin_with": None, "recipe.without": ("copy",), "recipe.photo_widths": (8, 12, 8, 8),
-        "recipe.click_widths": (8, 12, 8), "recipe.guide_widths": (8, 12, 8), "recipe.guide": None,
-        "recipe.network": None,
+        "recipe.color_widths": (8, 12, 16), "recipe.edit_widths": (4, 8, 12), "engine.precision": "bf16",
+        "recipe.choice.hint_size": (1, 2), "validation.clicks": (0, 3), "run.work": None,
+        "recipe.choice.estimator": "reinmax", "engine.compile": None, "recipe.loss.perceptual": "auto",
+        "run.name": "other", "data.validation": None, "recipe.begin_with": None, "recipe.without": ("copy",),
+        "recipe.photo_widths": (8, 12, 8, 8), "recipe.click_widths": (8, 12, 8), "recipe.guide_widths": (8, 12,
+        8), "recipe.guide": None, "recipe.network": None,
     }  # fmt: skip
     if name in special:
         return special[name]
-    wanted = annotations()[name]
+    wanted = annotations(config)[name]
     if get_origin(wanted) is Literal:
         return next(choice for choice in get_args(wanted) if choice != value)
     if isinstance(value, bool):
@@ -120,12 +120,12 @@ def another(name: str, value: Any) -> Any:
 @pytest.mark.parametrize("kind", [{}, SPLIT], ids=["unet", "split"])
 def test_every_setting_changes_the_fingerprint_or_leaves_the_weights_alone(tmp_path: Path, kind: dict[str, Any]):
     """Each is changed by itself; left out: what needs shards or a compiler, names of files, other networks."""
-    base = small_config(tmp_path, **SHORT, **kind, loss__perceptual="off")
+    base = small_config(tmp_path, **SHORT, **kind, recipe__loss__perceptual="off")
     parts = Parts.of(base, quiet=True)
     name_of_base, before = fingerprint(parts), pretrain(parts, tmp_path / "pretrained")
     changed, unchanged = set(), set()
     for name, value in flatten(base).items():
-        other = another(name, value)
+        other = another(name, value, base)
         if other is None:
             continue
         parts = Parts.of(override(base, {name: other}), quiet=True)
@@ -135,29 +135,73 @@ def test_every_setting_changes_the_fingerprint_or_leaves_the_weights_alone(tmp_p
         unchanged.add(name)
         after = pretrain(parts, tmp_path / f"with-{name}")
         assert_same(networks(before), networks(after))
-    assert changed >= {"seed", "data.batch_size", "network.color", "clicks.most_random", "optimizer.color_lr"}
-    assert changed >= {"rounds.pretrain_color", "choice.hint_size", "engine.precision", "data.photo_share"}
-    assert changed >= {"loss.color", "loss.base", "loss.distribution", "clicks.law", "clicks.maps"}
+    assert changed >= {
+        "seed",
+        "data.batch_size",
+        "recipe.color_widths",
+        "recipe.clicks.most_random",
+        "recipe.optimizer.color_lr",
+    }
+    assert changed >= {
+        "recipe.rounds.pretrain_color",
+        "recipe.choice.hint_size",
+        "engine.precision",
+        "data.photo_share",
+    }
+    assert changed >= {
+        "recipe.loss.color",
+        "recipe.loss.base",
+        "recipe.loss.distribution",
+        "recipe.clicks.law",
+        "recipe.clicks.maps",
+    }
     assert changed >= {"recipe.encoder", "recipe.photo_widths", "recipe.click_widths", "recipe.without"}
-    assert changed >= {"optimizer.decay_until"}
-    assert unchanged >= {"loss.entropy", "choice.estimator", "choice.tau.start", "network.edit", "rounds.cycles"}
-    assert unchanged >= {"loss.target", "loss.gain", "loss.gain_loss", "loss.gain_tries", "loss.recoloured"}
-    assert unchanged >= {"recipe.guide_widths", "clicks.interactions"}
+    assert changed >= {"recipe.optimizer.decay_until"}
+    assert unchanged >= {
+        "recipe.loss.entropy",
+        "recipe.choice.estimator",
+        "recipe.choice.tau.start",
+        "recipe.edit_widths",
+        "recipe.rounds.cycles",
+    }
+    assert unchanged >= {
+        "recipe.loss.target",
+        "recipe.loss.gain",
+        "recipe.loss.gain_loss",
+        "recipe.loss.gain_tries",
+        "recipe.loss.recoloured",
+    }
+    assert unchanged >= {"recipe.guide_widths", "recipe.clicks.interactions"}
 
 
 def test_the_fingerprint_knows_what_a_split_pretraining_reads(tmp_path: Path):
     """The slow test above trains with every setting; these are the names alone."""
-    base = small_config(tmp_path, **SHORT, **SPLIT, loss__perceptual="off")
+    base = small_config(tmp_path, **SHORT, **SPLIT, recipe__loss__perceptual="off")
     of_base = fingerprint(Parts.of(base, quiet=True))
 
     def changes(name: str) -> bool:
-        other = override(base, {name: another(name, flatten(base)[name])})
+        other = override(base, {name: another(name, flatten(base)[name], base)})
         return fingerprint(Parts.of(other, quiet=True)) != of_base
 
-    read = ("recipe.encoder", "recipe.photo_widths", "recipe.without", "loss.color", "loss.base", "clicks.maps")
-    assert [name for name in (*read, "clicks.law", "optimizer.decay_until") if not changes(name)] == []
-    unread = ("recipe.guide_widths", "loss.gain", "loss.gain_loss", "loss.gain_tries", "loss.recoloured")
-    assert [name for name in (*unread, "loss.target", "clicks.interactions") if changes(name)] == []
+    read = (
+        "recipe.encoder",
+        "recipe.photo_widths",
+        "recipe.without",
+        "recipe.loss.color",
+        "recipe.loss.base",
+        "recipe.clicks.maps",
+    )
+    assert [
+        name for name in (*read, "recipe.clicks.law", "recipe.optimizer.decay_until") if not changes(name)
+    ] == []
+    unread = (
+        "recipe.guide_widths",
+        "recipe.loss.gain",
+        "recipe.loss.gain_loss",
+        "recipe.loss.gain_tries",
+        "recipe.loss.recoloured",
+    )
+    assert [name for name in (*unread, "recipe.loss.target", "recipe.clicks.interactions") if changes(name)] == []
 
 
 def test_a_shared_pretraining_begins_with_the_other_run_too(tmp_path: Path, steps: list[str]):
@@ -190,7 +234,7 @@ def test_shards_with_other_photos_have_another_fingerprint(tmp_path: Path, make_
 
 
 def test_a_pretraining_that_was_killed_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = small_config(tmp_path, rounds__pretrain_color=6 * STEP, run__checkpoint_every=16)
+    config = small_config(tmp_path, recipe__rounds__pretrain_color=6 * STEP, run__checkpoint_every=16)
     whole = pretrain(Parts.of(config, quiet=True), tmp_path / "whole")
     step, taken = Training.step, []
 

@@ -27,7 +27,7 @@ def made_up_sweep(work: Path, **settings: Any) -> Path:
         scheduler="none",
         budget="3",
         metrics=(Measure("ab_psnr", "max", "ab PSNR, dB"),),
-        space=({"path": "loss.entropy", "kind": "log_uniform", "low": 1e-3, "high": 0.1},),
+        space=({"path": "recipe.loss.entropy", "kind": "log_uniform", "low": 1e-3, "high": 0.1},),
         base=as_json(base),
         tracking_uri=default_tracking_uri(work),
     ).write(folder)
@@ -41,6 +41,6 @@ def trial(number: int, psnr: float | None, entropy: float) -> Trial:
         id=f"t{number}",
         number=number,
         status="failed" if psnr is None else "finished",
-        values={"loss.entropy": entropy},
+        values={"recipe.loss.entropy": entropy},
         reports=() if psnr is None else (Report(100, "ping 1", 1.0, {"ab_psnr": psnr}),),
     )

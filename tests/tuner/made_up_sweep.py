@@ -7,7 +7,6 @@ from typing import Any
 
 from numpy.random import default_rng
 
-from trainer.recipes.pingpong import pingpong
 from trainer.run_folder import as_json
 from tuner.objectives import measures_of
 from tuner.records import Report, Sweep, Trial, write_trials
@@ -41,12 +40,12 @@ class RandomDraw:
 
 def quality(values: dict[str, Any]) -> float:
     """ab PSNR at the end: the estimator matters most, the entropy weight a little, the rest not at all."""
-    return 24.0 + _EFFECT[values["choice.estimator"]] + 2 * values["loss.entropy"]
+    return 24.0 + _EFFECT[values["recipe.choice.estimator"]] + 2 * values["recipe.loss.entropy"]
 
 
 def made_up_trial(number: int, values: dict[str, Any], stages: int | None = None, **changes: Any) -> Trial:
     """That reported at the first so many stages, or at all."""
-    all_stages = pingpong(smoke().base).stages
+    all_stages = smoke().base.recipe.build().stages
     seen, reports = 0.0, []
     for place, stage in enumerate(all_stages[:stages]):
         seen += stage.rounds * PHOTOS
@@ -55,8 +54,8 @@ def made_up_trial(number: int, values: dict[str, Any], stages: int | None = None
         level = quality(values) - 1.0 / place
         metrics = {
             "ab_psnr": level,
-            "lpips": 0.2 - level / 200 + 0.002 * values["loss.entropy"] * number,
-            "dispersion": 0.1 + values["loss.entropy"],
+            "lpips": 0.2 - level / 200 + 0.002 * values["recipe.loss.entropy"] * number,
+            "dispersion": 0.1 + values["recipe.loss.entropy"],
         }
         reports.append(Report(round(seen), stage.name, 10.0 * place, metrics))
     trial = Trial(

@@ -111,11 +111,11 @@ def test_the_error_of_a_trial_that_ray_gave_up_is_what_its_traceback_ends_with(f
 
 def test_legs_of_a_trial_are_recorded_with_what_had_an_effect(folder: Path):
     watching, trial = recorder(folder), ray_trial("one")
-    values = {"choice.temperature.shape": "constant", "choice.temperature.end": 0.5}
+    values = {"recipe.choice.temperature.shape": "constant", "recipe.choice.temperature.end": 0.5}
     trial.config |= {POINT: values, LEGS: [{"images_seen": 0, "values": values, "trial": "two"}]}
     watching.on_trial_start(0, [], trial)
     (entry,) = read_trials(folder)
-    assert entry.legs == (Leg(0, {"choice.temperature.shape": "constant"}, "two"),)
+    assert entry.legs == (Leg(0, {"recipe.choice.temperature.shape": "constant"}, "two"),)
 
 
 def test_a_trial_that_ray_has_forgotten_keeps_no_sweep_open(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -26,15 +26,15 @@ def test_a_plan_is_the_preset_with_the_options_over_it(tmp_path: Path, monkeypat
     plan = new(
         tmp_path,
         set=(
-            ("seed=4", "loss.heatmap=0.5", "data.image_size=64"),
-            ("choice.estimator=reinmax", "validation.clicks=[0,2]"),
+            ("seed=4", "recipe.loss.heatmap=0.5", "data.image_size=64"),
+            ("recipe.choice.estimator=reinmax", "validation.clicks=[0,2]"),
         ),
         metric=(("ab_ssim,lpips",),),
         budget="3, 1h",
         seed=9,
     )
     flat = flatten(plan.base)
-    assert (flat["seed"], flat["loss.heatmap"], flat["choice.estimator"]) == (4, 0.5, "reinmax")
+    assert (flat["seed"], flat["recipe.loss.heatmap"], flat["recipe.choice.estimator"]) == (4, 0.5, "reinmax")
     assert flat["validation.clicks"] == (0, 2)
     assert flat["run.work"] == str(tmp_path.resolve())
     assert [measure.name for measure in plan.sweep.metrics] == ["ab_ssim", "lpips"]
@@ -47,7 +47,7 @@ def test_a_plan_is_the_preset_with_the_options_over_it(tmp_path: Path, monkeypat
 def test_a_plan_comes_back_from_its_folder(tmp_path: Path, monkeypatch):
     ready(monkeypatch)
     file = tmp_path / "space.yaml"
-    file.write_text("loss.entropy: {log_uniform: [1e-3, 1e-1], extra: [0]}\nseed: [0, 1]\n")
+    file.write_text("recipe.loss.entropy: {log_uniform: [1e-3, 1e-1], extra: [0]}\nseed: [0, 1]\n")
     plan = new(tmp_path, space=file, metric=(("lpips", "ab_psnr"),), set=(("seed=2", "data.image_size=64"),))
     assert Plan.read(plan.folder) == plan
     assert Plan.resumed(Options(work=tmp_path)) == plan
@@ -70,7 +70,7 @@ def test_the_base_can_be_a_file_of_the_trainer(tmp_path: Path):
     file = tmp_path / "base.yaml"
     file.write_text("preset: tiny\nloss.heatmap: 0.7\nrecipe.network: unet\nrecipe.guide: own\n")
     second = new(tmp_path, name="two", config=file)
-    assert flatten(second.base)["loss.heatmap"] == 0.7
+    assert flatten(second.base)["recipe.loss.heatmap"] == 0.7
     assert second.base.preset == "tiny"
     assert second.course != first.course
 
@@ -120,15 +120,15 @@ def test_a_search_that_has_ended_takes_no_more_trials(tmp_path: Path):
     ("words", "message"),
     [
         (["--metric", "ab_psnrr"], "did you mean ab_psnr"),
-        (["--set", "loss.entropi=1"], "did you mean loss.entropy"),
-        (["--set", "loss.entropy"], "write NAME=VALUE"),
-        (["--set", "loss.entropy=high"], "loss.entropy cannot be 'high'"),
+        (["--set", "recipe.loss.entropi=1"], "did you mean loss.entropy"),
+        (["--set", "recipe.loss.entropy"], "write NAME=VALUE"),
+        (["--set", "recipe.loss.entropy=high"], "recipe.loss.entropy cannot be 'high'"),
         (["--budget", "soon"], "is no amount"),
         (["--space", "missing.yaml"], "cannot be read"),
         (["--config", "missing.json"], "cannot be read"),
         (["--name", "../up"], "plain folder name"),
-        (["--mutate", "loss.entropy"], "no effect without --scheduler pbt"),
-        (["--scheduler", "pbt", "--mutate", "loss.heatmap"], "loss.heatmap is not searched"),
+        (["--mutate", "recipe.loss.entropy"], "no effect without --scheduler pbt"),
+        (["--scheduler", "pbt", "--mutate", "recipe.loss.heatmap"], "recipe.loss.heatmap is not searched"),
         (["--scheduler", "pbt", "--budget", "3"], "population of 3 is too small"),
         (["--scheduler", "pbt", "--search", "grid"], "grid has no effect with pbt"),
         (["--scheduler", "pbt", "--workers", "2"], "pbt with --workers above 1 could copy no weights"),
@@ -155,7 +155,7 @@ def test_what_a_person_got_wrong_is_one_message_and_exit_code_2(
 @pytest.mark.parametrize(
     ("path", "values"),
     [
-        ("rounds.cycles", "[1, 2]"),
+        ("recipe.rounds.cycles", "[1, 2]"),
         ("validation.hint_size", "[1, 2]"),
         ("engine.threads", "[1, 2]"),
         ("data.batch_size", "[1, 2]"),
@@ -172,15 +172,15 @@ def test_what_all_trials_must_share_is_not_searched(path: str, values: str, tmp_
 
 def test_shapes_that_would_all_be_the_same_are_not_searched(tmp_path: Path):
     space = tmp_path / "space.yaml"
-    space.write_text("choice.temperature.shape: [constant, exponential]\n")
+    space.write_text("recipe.choice.temperature.shape: [constant, exponential]\n")
     with pytest.raises(ValueError, match=r"choice\.temperature\.shape is searched, but every shape stays at 1"):
         new(tmp_path / "runs", space=space)
-    new(tmp_path / "runs", space=space, set=(("choice.temperature.end=0.5",),))
+    new(tmp_path / "runs", space=space, set=(("recipe.choice.temperature.end=0.5",),))
 
 
 def test_a_grid_is_whole_unless_the_budget_says_otherwise(tmp_path: Path):
     space = tmp_path / "space.yaml"
-    space.write_text("loss.entropy: [0.0, 0.1, 0.2]\nclicks.interactions: [1, 2, 3, 4]\n")
+    space.write_text("recipe.loss.entropy: [0.0, 0.1, 0.2]\nclicks.interactions: [1, 2, 3, 4]\n")
     assert new(tmp_path / "runs", name="a", space=space, search="grid").budget.trials == 12
     assert new(tmp_path / "runs", name="b", space=space, search="grid", budget="5").budget.trials == 5
 
@@ -211,11 +211,11 @@ def test_help_needs_no_heavy_library():
 
 def test_pbt_perturbs_the_schedules_that_are_searched(tmp_path: Path):
     plan = new(tmp_path, scheduler="pbt", budget="2h")
-    assert plan.mutated == ("choice.temperature.start", "choice.temperature.end")
+    assert plan.mutated == ("recipe.choice.temperature.start", "recipe.choice.temperature.end")
     assert plan.population == 8
     assert plan.sweep.search == "random"
-    named = new(tmp_path, name="named", scheduler="pbt", mutate=(("loss.entropy",),))
-    assert named.mutated == ("loss.entropy",)
+    named = new(tmp_path, name="named", scheduler="pbt", mutate=(("recipe.loss.entropy",),))
+    assert named.mutated == ("recipe.loss.entropy",)
 
 
 def test_the_course_is_the_trainings_own_arithmetic():

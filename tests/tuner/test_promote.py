@@ -12,7 +12,7 @@ from evaluator.registry import mlflow_registry
 from evaluator.registry.contract import Variant
 from evaluator.system.interrupts import StopRequest
 from tests.evaluator.made_up_run import made_up_rows, write_run
-from tests.trainer.small_training import small_config
+from tests.trainer.small_training import own, small_config
 from tests.tuner.made_up_promotion import made_up_sweep
 from trainer import export
 from trainer.monitoring.mlflow_tracker import Place, Tracker
@@ -131,7 +131,7 @@ def test_networks_that_are_champions_already_are_not_measured(contest: MadeUp, c
 def test_what_is_trained_is_the_best_trials_settings_in_full(tmp_path: Path):
     folder = made_up_sweep(tmp_path, seed=5)
     config = Retraining.of(folder, None).config
-    assert (config.loss.entropy, config.seed, config.run.publish) == (0.02, 5, True)
+    assert (own(config).loss.entropy, config.seed, config.run.publish) == (0.02, 5, True)
     assert config.run.name == "made-up-best-t1-seed-5"
     assert Retraining.of(folder, 7).config.run.name == "made-up-best-t1-seed-7"
 

@@ -20,14 +20,16 @@ SWEEP = Sweep(
     scheduler="asha",
     budget="8",
     metrics=(PSNR, LPIPS),
-    space=({"path": "loss.entropy"},),
+    space=({"path": "recipe.loss.entropy"},),
     base={"seed": 0, "validation.clicks": [0, 1]},
 )
 
 
 def trial(number: int, status: str, *values: float | None) -> Trial:
     reports = tuple(Report(100 * i, "ping-1", 1.0, {"ab_psnr": value}) for i, value in enumerate(values))
-    return Trial(id=f"t{number}", number=number, status=status, values={"loss.entropy": 0.1}, reports=reports)  # pyright: ignore[reportArgumentType]
+    return Trial(
+        id=f"t{number}", number=number, status=status, values={"recipe.loss.entropy": 0.1}, reports=reports
+    )  # pyright: ignore[reportArgumentType]
 
 
 def test_a_sweep_and_its_trials_come_back_as_they_were(tmp_path: Path):

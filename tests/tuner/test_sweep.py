@@ -13,6 +13,7 @@ import ray
 
 from evaluator.registry.mlflow_registry import new_client
 from tests import ROOT
+from tests.trainer.small_training import own
 from tests.tuner.toy import BEST, TOP, climb
 from tests.tuner.toy_sweep import NAME, mortal, options, sometimes_wrong
 from trainer.config.overrides import read_config
@@ -43,7 +44,7 @@ def test_a_planted_optimum_is_found_and_failures_do_not_stop_the_sweep(tmp_path:
     assert set(counts) == {"finished", "stopped", "failed"}, counts
     leader = best(trials, plan.sweep.metric)
     assert leader
-    assert leader.values["choice.estimator"] == BEST["choice.estimator"]
+    assert leader.values["recipe.choice.estimator"] == BEST["recipe.choice.estimator"]
     value = leader.value("ab_psnr")
     assert value
     assert value > TOP * (1 - 0.5**4) - 2, "two dB from the top, which a trial comes to within 1 / 32"
@@ -54,8 +55,8 @@ def test_a_planted_optimum_is_found_and_failures_do_not_stop_the_sweep(tmp_path:
         assert len(trial.reports) == {"finished": 5, "failed": 0}.get(trial.status, len(trial.reports))
 
     config = read_config(plan.folder / BEST_FILE)
-    assert config.choice.estimator == BEST["choice.estimator"]
-    assert config.loss.entropy == leader.values["loss.entropy"]
+    assert own(config).choice.estimator == BEST["recipe.choice.estimator"]
+    assert own(config).loss.entropy == leader.values["recipe.loss.entropy"]
     written = Sweep.read(plan.folder)
     assert written.options[FINISHED]
     assert written.options[SECONDS] > 0

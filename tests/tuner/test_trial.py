@@ -51,11 +51,11 @@ def tracking(monkeypatch: pytest.MonkeyPatch) -> type[Ended]:
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
-    rounds = {f"rounds__{name}": STEP for name in ("pretrain_color", "pretrain_edit", "ping")} | {
-        "rounds__pong": 0.0
+    rounds = {f"recipe__rounds__{name}": STEP for name in ("pretrain_color", "pretrain_edit", "ping")} | {
+        "recipe__rounds__pong": 0.0
     }
     return Setup(
-        base=small_config(tmp_path, run__checkpoint_every=1000, clicks__interactions=1, **rounds),
+        base=small_config(tmp_path, run__checkpoint_every=1000, recipe__clicks__interactions=1, **rounds),
         sweep_folder=tmp_path / "sweeps" / "one",
         parent_run="parent",
         tracking_uri="nowhere",
@@ -82,10 +82,10 @@ def first_leg(setup: Setup, values: dict[str, Any] | None = None, trial: str = "
 
 
 def test_a_trial_s_config_is_the_base_with_its_values_in_the_sweep_s_folder(setup: Setup):
-    values = {"loss.entropy": 0, "choice.hint_size": [1, 2]}
+    values = {"recipe.loss.entropy": 0, "recipe.choice.hint_size": [1, 2]}
     found, base = flatten(trial_config(values, replace(setup, threads=3), "t1")), flatten(setup.base)
     assert {name: value for name, value in found.items() if base[name] != value} == {
-        "loss.entropy": 0.0, "choice.hint_size": (1, 2), "engine.threads": 3, "run.name": "t1",
+        "recipe.loss.entropy": 0.0, "recipe.choice.hint_size": (1, 2), "engine.threads": 3, "run.name": "t1",
         "run.work": str(setup.sweep_folder / TRIALS),
     }  # fmt: skip
     assert found["run.publish"] is False
@@ -94,8 +94,8 @@ def test_a_trial_s_config_is_the_base_with_its_values_in_the_sweep_s_folder(setu
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"choice.estimator": "reinforce", "choice.samples": 1}, "reinforce needs at least 2"),
-        ({"loss.entropi": 1}, "did you mean loss.entropy"),
+        ({"recipe.choice.estimator": "reinforce", "recipe.choice.samples": 1}, "reinforce needs at least 2"),
+        ({"recipe.loss.entropi": 1}, "did you mean loss.entropy"),
         ({"data.image_size": 18}, "multiple of 4"),
     ],
 )
@@ -184,7 +184,7 @@ def test_another_trial_s_weights_begin_a_new_folder_in_the_same_run(setup: Setup
     latest = Checkpoints(setup.sweep_folder / TRIALS / "better" / "checkpoints", keep=2).list()[-1]
     taken = Path(shutil.copytree(latest, tmp_path / "kept by Ray"))
     _train(next_leg(first_leg(setup, trial="better"), None, {}, None), better)
-    leg = next_leg(first_leg(setup, {"loss.entropy": 0.01}), taken, {"trial": "better"}, None)
+    leg = next_leg(first_leg(setup, {"recipe.loss.entropy": 0.01}), taken, {"trial": "better"}, None)
     assert (leg.resume, leg.config.run.name, leg.hooks.start) == (False, "t1-2", taken)
     _train(leg, after)
     assert [report["stage"] for report in after] == ["ping-1"]

@@ -50,7 +50,7 @@ def stop_the_first_at_ping(trial: str, result: dict[str, Any]) -> bool:
 
 
 def sweep(tmp_path: Path, parent: Tracker, entropies: list[float], stop: Any = None, workers: int = 1) -> Any:
-    rounds = {f"rounds__{name}": STEP for name in ("pretrain_color", "pretrain_edit", "ping", "pong")}
+    rounds = {f"recipe__rounds__{name}": STEP for name in ("pretrain_color", "pretrain_edit", "ping", "pong")}
     setup = Setup(
         base=small_config(tmp_path, run__checkpoint_every=1000, **rounds),
         sweep_folder=tmp_path / "sweep",
@@ -65,7 +65,7 @@ def sweep(tmp_path: Path, parent: Tracker, entropies: list[float], stop: Any = N
 
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(trainable, setup=setup), {"cpu": 1 if workers == 1 else WAITING}),
-        param_space={"loss.entropy": tune.grid_search(entropies)},
+        param_space={"recipe.loss.entropy": tune.grid_search(entropies)},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
         run_config=tune.RunConfig(storage_path=str(tmp_path / "ray"), name="ray", verbose=0, stop=stop),
     ).fit()
@@ -83,7 +83,7 @@ def test_trials_are_children_with_their_settings_and_a_stopped_one_is_not_left_r
     for result, entropy, status in zip(results, ("0.0", "0.5"), ("KILLED", "FINISHED"), strict=True):
         run = client.get_run(result.metrics["run"])
         assert (run.info.status, run.data.tags[PARENT]) == (status, parent.run_id)
-        assert (run.data.tags["tuned.loss.entropy"], run.data.params["loss.entropy"]) == (entropy, entropy)
+        assert (run.data.tags["tuned.loss.entropy"], run.data.params["recipe.loss.entropy"]) == (entropy, entropy)
         assert run.data.metrics["ab_psnr"] == result.metrics["ab_psnr"]
         assert "pong/heatmap_kl" not in run.data.metrics or status == "FINISHED"
 

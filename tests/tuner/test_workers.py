@@ -17,7 +17,7 @@ from tuner.search.space import Domain, Space
 from tuner.trial import Setup, worker_resources
 
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.", RuntimeError("The actor died"))
-SPACE = Space((Domain(path="loss.entropy", kind="choice", values=(0.0, 1.0)),), tiny())
+SPACE = Space((Domain(path="recipe.loss.entropy", kind="choice", values=(0.0, 1.0)),), tiny())
 
 
 def own(error: Exception) -> UserExceptionWithTraceback:
@@ -58,7 +58,7 @@ def attempt(folder: Path, error: Exception | None = None, **changes: Any) -> Non
         if error:
             raise error
 
-    sweep.attempt({POINT: {"loss.entropy": 1.0}}, objective=objective, setup=setup, space=SPACE)
+    sweep.attempt({POINT: {"recipe.loss.entropy": 1.0}}, objective=objective, setup=setup, space=SPACE)
 
 
 @pytest.mark.parametrize("error", [ConnectionError("MLflow does not answer"), TimeoutError("t"), WorkerDied("w")])

@@ -13,15 +13,21 @@ from ray.tune import Checkpoint
 from tuner.plan import Course
 from tuner.trial import Setup
 
-BEST = {"choice.estimator": "gumbel_softmax", "loss.entropy": 0.03, "choice.temperature.start": 1.0}
+BEST = {
+    "recipe.choice.estimator": "gumbel_softmax",
+    "recipe.loss.entropy": 0.03,
+    "recipe.choice.temperature.start": 1.0,
+}
 TOP = 30.0
 
 
 def height(values: dict[str, Any]) -> float:
     """TOP at BEST, less elsewhere; settings that are not searched count as right."""
-    wrong = values.get("choice.estimator", BEST["choice.estimator"]) != BEST["choice.estimator"]
-    entropy = math.log10(max(values.get("loss.entropy", 0.03), 1e-5) / BEST["loss.entropy"])
-    temperature = math.log2(values.get("choice.temperature.start", 1.0))
+    wrong = (
+        values.get("recipe.choice.estimator", BEST["recipe.choice.estimator"]) != BEST["recipe.choice.estimator"]
+    )
+    entropy = math.log10(max(values.get("recipe.loss.entropy", 0.03), 1e-5) / BEST["recipe.loss.entropy"])
+    temperature = math.log2(values.get("recipe.choice.temperature.start", 1.0))
     return TOP - 3 * wrong - entropy**2 - temperature**2
 
 

@@ -26,8 +26,8 @@ def options(work: Path, **changes: Any) -> Options:
 
 def sometimes_wrong(values: dict[str, Any], setup: Setup) -> None:
     """Like `climb`, but one of the estimators fails."""
-    if values.get("choice.estimator") == "gumbel_softmax_soft":
-        raise ValueError(f"no {values['choice.estimator']} today\nnor tomorrow")
+    if values.get("recipe.choice.estimator") == "gumbel_softmax_soft":
+        raise ValueError(f"no {values['recipe.choice.estimator']} today\nnor tomorrow")
     climb(values, setup)
 
 

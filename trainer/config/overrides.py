@@ -11,8 +11,9 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from trainer.config import Config, override
-from trainer.config.presets import PRESETS
+from trainer.config.presets import PRESETS, paper
 from trainer.monitoring.tracker import flat
+from trainer.recipes import RecipeConfig
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -21,21 +22,32 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def annotations(config: Config) -> dict[str, Any]:
+    """Dotted names of every setting of a config with this recipe, and the types of their values."""
+    return _annotations(type(config.recipe))
+
+
 @cache
-def annotations() -> dict[str, Any]:
-    """Dotted names of every setting, and the types of their values."""
-    return dict(_leaves(Config, ""))
+def _annotations(recipe: type[RecipeConfig]) -> dict[str, Any]:
+    common = {name: wanted for name, wanted in _leaves(Config, "") if not name.startswith("recipe.")}
+    return common | dict(_leaves(recipe, "recipe."))
 
 
-def check_value(path: str, value: Any) -> None:
+def check_value(path: str, value: Any, config: Config) -> None:
     """Refuse an unknown setting, or a value that it cannot have.
+
+    Args:
+        path: dotted name.
+        value: as JSON or YAML would give it.
+        config: whose recipe's settings there are.
 
     Raises:
         ValueError: with the nearest name, or with what the setting takes.
     """
-    if path not in annotations():
-        raise ValueError(f"there is no setting {path!r}{nearest(path, annotations())}")
-    wanted = annotations()[path]
+    known = annotations(config)
+    if path not in known:
+        raise ValueError(f"there is no setting {path!r}{nearest(path, known)}")
+    wanted = known[path]
     if not fits(value, wanted):
         allowed = get_args(wanted) if get_origin(wanted) is Literal else ()
         hint = f"one of {', '.join(map(str, allowed))}" if allowed else _in_words(wanted)
@@ -66,8 +78,26 @@ def as_setting(value: Any) -> Any:
     return tuple(map(as_setting, value)) if isinstance(value, list | tuple) else value
 
 
-def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted names as `trainer.config.override` takes them.
+def overridden(config: Config, values: Mapping[str, Any]) -> Config:
+    """A config with values by dotted names, as JSON or YAML gives them.
+
+    Raises:
+        ValueError: see `checked`, and `trainer.config.override`.
+    """
+    return override(config, checked(values, config))
+
+
+def config_of(values: Mapping[str, Any]) -> Config:
+    """A whole config from all of its values by dotted names; its preset, where it is one, decides the recipe.
+
+    Raises:
+        ValueError: see `checked`.
+    """
+    return overridden(PRESETS.get(str(values.get("preset")), paper)(), values)
+
+
+def checked(values: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Values by dotted names as `trainer.config.override` takes them, for a config with this one's recipe.
 
     Raises:
         ValueError: see `check_value`; all that is wrong, a line each.
@@ -75,14 +105,13 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     problems = []
     for path, value in values.items():
         try:
-            check_value(path, value)
+            check_value(path, value, config)
         except ValueError as error:
             problems.append(str(error))
     if problems:
         raise ValueError("\n  ".join(problems[:10]))
-    return {
-        path: float(value) if annotations()[path] is float else as_setting(value) for path, value in values.items()
-    }
+    known = annotations(config)
+    return {path: float(value) if known[path] is float else as_setting(value) for path, value in values.items()}
 
 
 def _in_words(wanted: Any) -> str:
@@ -95,7 +124,9 @@ def _in_words(wanted: Any) -> str:
 
 
 def _leaves(owner: type, prefix: str) -> Iterable[tuple[str, Any]]:
-    for name, wanted in get_type_hints(owner).items():
+    hints = get_type_hints(owner)
+    for name in (item.name for item in dataclasses.fields(owner)):
+        wanted = hints[name]
         if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
             yield from _leaves(wanted, f"{prefix}{name}.")
         else:
@@ -111,7 +142,7 @@ else:  # YAML is imported on first use
 def read_config(path: Path, preset: str = "") -> Config:
     """The config that a file describes, with the values of a preset where it is silent.
 
-    Names are dotted (`"loss.entropy": 0.02`), or nested groups, or both.
+    Names are dotted (`"recipe.loss.entropy": 0.02`), or nested groups, or both.
 
     Args:
         path: a `.json`, `.yaml` or `.yml` file.
@@ -127,7 +158,7 @@ def read_config(path: Path, preset: str = "") -> Config:
         if preset not in PRESETS:
             known = f"{nearest(str(preset), PRESETS)}; choose one of {', '.join(PRESETS)}"
             raise ValueError(f"its preset is {preset!r}{known}" if preset else "it names no preset" + known)
-        return override(PRESETS[preset](), checked(values))
+        return overridden(PRESETS[preset](), values)
     except ValueError as error:
         raise ValueError(f"{path}:\n  {error}") from error
 
@@ -144,7 +175,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} must map settings to values, such as loss.entropy: 0.02")
+        raise ValueError(f"{path} must map settings to values, such as recipe.loss.entropy: 0.02")
     return {str(name): value for name, value in content.items()}
 
 

@@ -1,20 +1,15 @@
 """Trainings to start from, and which settings have no effect in one."""
 
-from trainer.config import (
+from trainer.config import Config, DataConfig, RunConfig, ValidationConfig, flatten
+from trainer.recipes.pingpong import PingPong
+from trainer.recipes.pingpong_settings import (
     ChoiceConfig,
     ClicksConfig,
-    Config,
-    DataConfig,
     LossConfig,
-    NetworkConfig,
     OptimizerConfig,
-    RecipeConfig,
     RoundsConfig,
-    RunConfig,
-    ValidationConfig,
-    flatten,
 )
-from trainer.config.schedules import Schedule
+from trainer.recipes.schedules import Schedule
 
 
 def tiny() -> Config:
@@ -22,19 +17,20 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         data=DataConfig(image_size=64, batch_size=16, scale_jitter=8),
-        recipe=RecipeConfig(
+        recipe=PingPong(
             network="split",
             photo_widths=(32, 48, 80, 128),
             click_widths=(24, 32, 48),
             guide="head",
             guide_widths=(24, 32, 48),
+            color_widths=(16, 32, 64, 96, 128, 128),
+            edit_widths=(8, 16, 32, 32, 48),
+            choice=ChoiceConfig(hint_size=(3, 3)),
+            loss=LossConfig(color="log_mse", target="gain", gain_tries=8),
+            clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=1),
+            optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3, decay_until=1.0),
+            rounds=RoundsConfig(pretrain_color=2.2, pretrain_edit=0.7, ping=0.15, pong=0.25, cycles=1),
         ),
-        network=NetworkConfig(color=(16, 32, 64, 96, 128, 128), edit=(8, 16, 32, 32, 48)),
-        choice=ChoiceConfig(hint_size=(3, 3)),
-        loss=LossConfig(color="log_mse", target="gain", gain_tries=8),
-        clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=1),
-        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3, decay_until=1.0),
-        rounds=RoundsConfig(pretrain_color=2.2, pretrain_edit=0.7, ping=0.15, pong=0.25, cycles=1),
         validation=ValidationConfig(photos=48, hint_size=3),
     )
 
@@ -44,13 +40,17 @@ def small() -> Config:
     return Config(
         preset="small",
         data=DataConfig(image_size=128, batch_size=16, scale_jitter=20, workers=1),
-        recipe=RecipeConfig(network="split", guide="head"),
-        network=NetworkConfig(color=(24, 48, 96, 128, 128, 192), edit=(8, 16, 32, 32, 32, 64)),
-        choice=ChoiceConfig(hint_size=(3, 3)),
-        loss=LossConfig(color="log_mse", target="gain", gain_tries=8, recoloured=0.0),
-        clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=2),
-        optimizer=OptimizerConfig(color_lr=2e-3, edit_lr=2e-3, decay_until=1.0),
-        rounds=RoundsConfig(pretrain_color=20.0, pretrain_edit=2.0, ping=0.5, pong=0.5, cycles=2),
+        recipe=PingPong(
+            network="split",
+            guide="head",
+            color_widths=(24, 48, 96, 128, 128, 192),
+            edit_widths=(8, 16, 32, 32, 32, 64),
+            choice=ChoiceConfig(hint_size=(3, 3)),
+            loss=LossConfig(color="log_mse", target="gain", gain_tries=8, recoloured=0.0),
+            clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=2),
+            optimizer=OptimizerConfig(color_lr=2e-3, edit_lr=2e-3, decay_until=1.0),
+            rounds=RoundsConfig(pretrain_color=20.0, pretrain_edit=2.0, ping=0.5, pong=0.5, cycles=2),
+        ),
         validation=ValidationConfig(photos=128, hint_size=3),
     )
 
@@ -63,12 +63,16 @@ def serving() -> Config:
     return Config(
         preset="serving",
         data=DataConfig(image_size=256, batch_size=16, scale_jitter=20, workers=1),
-        recipe=RecipeConfig(network="split", encoder="efficientnet-lite0", guide="head"),
-        choice=ChoiceConfig(hint_size=(3, 3)),
-        loss=LossConfig(color="log_mse", target="gain", gain_tries=8, recoloured=0.0),
-        clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=2),
-        optimizer=OptimizerConfig(color_lr=2e-3, edit_lr=2e-3, decay_until=1.0),
-        rounds=RoundsConfig(pretrain_color=10.0, pretrain_edit=1.0, ping=0.5, pong=0.5, cycles=1),
+        recipe=PingPong(
+            network="split",
+            encoder="efficientnet-lite0",
+            guide="head",
+            choice=ChoiceConfig(hint_size=(3, 3)),
+            loss=LossConfig(color="log_mse", target="gain", gain_tries=8, recoloured=0.0),
+            clicks=ClicksConfig(most_random=50, law="geometric", maps=2, interactions=2),
+            optimizer=OptimizerConfig(color_lr=2e-3, edit_lr=2e-3, decay_until=1.0),
+            rounds=RoundsConfig(pretrain_color=10.0, pretrain_edit=1.0, ping=0.5, pong=0.5, cycles=1),
+        ),
         validation=ValidationConfig(photos=128, hint_size=3),
     )
 
@@ -78,11 +82,13 @@ def paper() -> Config:
     return Config(
         preset="paper",
         data=DataConfig(image_size=256, batch_size=32, scale_jitter=20, workers=4),
-        choice=ChoiceConfig(tau=Schedule(shape="exponential", start=2.0, end=0.5)),
-        loss=LossConfig(target="error", heatmap_in_pretraining=False),
-        clicks=ClicksConfig(most_random=20, interactions=5),
-        optimizer=OptimizerConfig(color_lr=2e-4, edit_lr=2e-4),
-        rounds=RoundsConfig(),
+        recipe=PingPong(
+            choice=ChoiceConfig(tau=Schedule(shape="exponential", start=2.0, end=0.5)),
+            loss=LossConfig(target="error", heatmap_in_pretraining=False),
+            clicks=ClicksConfig(most_random=20, interactions=5),
+            optimizer=OptimizerConfig(color_lr=2e-4, edit_lr=2e-4),
+            rounds=RoundsConfig(),
+        ),
         validation=ValidationConfig(photos=5000),
         run=RunConfig(checkpoint_every=32768),
     )
@@ -95,34 +101,9 @@ def without_effect(config: Config) -> list[str]:
     """A sentence for each setting that was changed from its preset and does nothing in this training."""
     default = flatten(PRESETS.get(config.preset, paper)())
     given = flatten(config)
-    estimator, recipe = config.choice.estimator, config.recipe
-    split, head, gain = recipe.network == "split", recipe.guide == "head", config.loss.target == "gain"
     reasons = {
-        **dict.fromkeys(
-            (
-                *("recipe.encoder", "recipe.photo_widths", "recipe.click_widths", "recipe.without"),
-                *("loss.base", "loss.distribution"),
-            ),
-            "" if split else "recipe.network is unet",
-        ),
-        "network.color": "recipe.network is split" if split else "",
-        "network.edit": "recipe.guide is head" if head else "",
-        "recipe.guide_widths": "" if head else "recipe.guide is own",
-        **dict.fromkeys(
-            ("loss.gain", "loss.gain_loss", "loss.gain_tries"),
-            "" if gain else f"the target is `{config.loss.target}`",
-        ),
+        **{f"recipe.{name}": reason for name, reason in config.recipe.without_effect().items()},
         "data.photo_share": "it is for the embedded photos" if config.data.train else "",
-        "choice.tau": f"{estimator} has no tau" if estimator in ("argmax_ste", "reinforce") else "",
-        "choice.samples": "" if estimator in ("gumbel_rao", "reinforce") else f"{estimator} has no samples",
-        "loss.error_blur": "" if config.loss.target == "error" else f"the target is `{config.loss.target}`",
-        "loss.lpips": "loss.perceptual is off" if config.loss.perceptual == "off" else "",
-        "loss.entropy": "loss.heatmap is 0" if config.loss.heatmap == 0 else "",
-        "loss.heatmap": "loss.entropy is 0 and the target is `gain`" if gain and config.loss.entropy == 0 else "",
-        **{
-            f"choice.{name}.shape": "it starts and ends at the same value" if schedule.is_flat else ""
-            for name, schedule in {"temperature": config.choice.temperature, "tau": config.choice.tau}.items()
-        },
         "data.cache_gb": "" if config.data.cache else "data.cache is empty",
         **{
             f"data.{name}": "" if config.data.train else "it is for shards"

@@ -1,7 +1,7 @@
 """What a source of training photos hands over."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
@@ -14,6 +14,8 @@ class Batch:
 
     rgb: UInt8[Tensor, "b 3 h w"]
     """Photos on the CPU, contiguous; flips and Lab come later, on the device."""
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further members of the photos' samples by suffix, one row for each photo."""
     skipped: int = 0
     """Unreadable photos that were replaced since the batch before."""
 

@@ -191,7 +191,7 @@ class ShardLoader:
                     log.warning("skipped a corrupt photo: %s", failure)
                 self.failures += item.failures
                 self._check_limit()
-                yield Batch(item.rgb, len(item.failures))
+                yield Batch(item.rgb, skipped=len(item.failures))
         finally:
             source.close()  # now, and not when the garbage collector comes: it ends the worker processes
 

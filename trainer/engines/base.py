@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engines.batch_norm import Statistics
+from trainer.recipes.base import Optimizer
 
 Role = Literal["idle", "trained", "borrowed"]
 
@@ -178,16 +179,24 @@ def train(engines: Sequence[Engine]) -> Iterator[None]:
             engine.role = "idle"
 
 
+def make_optimizer(network: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
+    """Torch's own, in its fused form; the learning rate is set before every step."""
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optimizer.kind]
+    return kind(
+        network.parameters(), lr=1.0, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=True
+    )
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore AdamW; its settings stay this config's, and its moments get the memory layout of their weights.
+    """Restore its moments, in the memory layout of their weights; its settings stay this config's.
 
     The fused step goes through memory from end to end: moments that were saved with another layout (by DeepSpeed,
     or without channels_last) would meet other weights than their own.
     """
-    weight_decay = optimizer.param_groups[0]["weight_decay"]
+    settings = {name: optimizer.param_groups[0][name] for name in ("weight_decay", "betas")}
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
-        group["weight_decay"] = weight_decay
+        group.update(settings)
         for parameter in group["params"]:
             moments = optimizer.state.get(parameter, {})
             for name, value in moments.items():

@@ -14,10 +14,11 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import nn
 
 from evaluator.system.threads import use_threads
-from trainer.config import EngineConfig, OptimizerConfig
+from trainer.config import EngineConfig
 from trainer.engines.base import Engine
 from trainer.engines.ddp import ReplicatedEngine
 from trainer.engines.zero_config import ON_A_CPU, hidden_from_accelerate, zero_settings
+from trainer.recipes.base import Optimizer
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _SECOND_TIMEOUT = timedelta(minutes=30)
@@ -90,7 +91,7 @@ class Cluster:
             return ["engine.channels_last has no effect: DeepSpeed keeps weights in one flat piece of memory"]
         return []
 
-    def engine(self, name: str, network: nn.Module, optimizer: OptimizerConfig, config: EngineConfig) -> Engine:
+    def engine(self, name: str, network: nn.Module, optimizer: Optimizer, config: EngineConfig) -> Engine:
         """Prepare one network for training on this cluster's device and processes.
 
         Raises:

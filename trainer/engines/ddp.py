@@ -4,28 +4,23 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from trainer.config import OptimizerConfig
-from trainer.engines.base import Engine, load_optimizer
+from trainer.engines.base import Engine, load_optimizer, make_optimizer
+from trainer.recipes.base import Optimizer
 
 
 class ReplicatedEngine(Engine):
     """accelerate's model and optimizer."""
 
-    def __init__(
-        self, name: str, network: nn.Module, optimizer: OptimizerConfig, accelerator: Accelerator
-    ) -> None:
+    def __init__(self, name: str, network: nn.Module, optimizer: Optimizer, accelerator: Accelerator) -> None:
         super().__init__(name, network, accelerator.num_processes)
         self._clip = optimizer.clip
         self._accelerator = accelerator
-        self._optimizer = accelerator.prepare(
-            torch.optim.AdamW(network.parameters(), lr=1.0, weight_decay=optimizer.weight_decay, fused=True)
-        )
+        self._optimizer = accelerator.prepare(make_optimizer(network, optimizer))
         with warnings.catch_warnings():
             # torch 2.15 renames the option; accelerate 1.15 only knows the old name.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)

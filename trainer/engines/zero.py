@@ -14,9 +14,10 @@ from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_full_opti
 from torch import Tensor, nn
 from typing_extensions import override
 
-from trainer.config import EngineConfig, OptimizerConfig
-from trainer.engines.base import Engine, load_optimizer
+from trainer.config import EngineConfig
+from trainer.engines.base import Engine, load_optimizer, make_optimizer
 from trainer.engines.zero_config import ZeroSettings
+from trainer.recipes.base import Optimizer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _NEVER = 10**9
@@ -33,7 +34,7 @@ class ZeroEngine(Engine):
         self,
         name: str,
         network: nn.Module,
-        optimizer: OptimizerConfig,
+        optimizer: Optimizer,
         config: EngineConfig,
         settings: ZeroSettings,
         accelerator: Accelerator,
@@ -55,10 +56,7 @@ class ZeroEngine(Engine):
             deepspeed.init_distributed("nccl" if accelerator.device.type == "cuda" else "gloo")
         self._engine = deepspeed.initialize(
             model=network,
-            # Its lr is set before every step.
-            optimizer=torch.optim.AdamW(
-                network.parameters(), lr=1.0, weight_decay=optimizer.weight_decay, fused=True
-            ),
+            optimizer=make_optimizer(network, optimizer),
             config=_deepspeed_config(settings, optimizer, config, world_size),
         )[0]
 
@@ -237,7 +235,7 @@ def _set_moment(parameter: Any, value: Tensor, key: str) -> None:
 
 
 def _deepspeed_config(
-    settings: ZeroSettings, optimizer: OptimizerConfig, config: EngineConfig, world_size: int
+    settings: ZeroSettings, optimizer: Optimizer, config: EngineConfig, world_size: int
 ) -> dict[str, Any]:
     bucket = config.bucket_mb * 2**20 // 4  # in float32 elements
     return {

@@ -7,7 +7,6 @@ from typing import Any
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from trainer.config import Config
 from trainer.networks.split import Training
 
 
@@ -30,16 +29,19 @@ class Colored:
 class Colorizing:
     """Colours photos again and again; the split network looks at each of them once."""
 
-    def __init__(self, config: Config, network: Callable[..., Any], lightness: Float[Tensor, "b 1 h w"]) -> None:
+    def __init__(
+        self, network: Callable[..., Any], lightness: Float[Tensor, "b 1 h w"], *, split: bool, features: bool
+    ) -> None:
         """Look at the photos.
 
         Args:
-            config: says which network it is.
             network: an engine, or a borrowed module.
             lightness: CIE L* / 100.
+            split: whether it is a split network.
+            features: whether guides read its features.
         """
         self._network, self._lightness = network, lightness
-        self._split, self._reads = config.recipe.network == "split", config.recipe.guide == "head"
+        self._split, self._reads = split, features
         self._embedding = network(lightness) if self._split else None
 
     def __call__(self, clicks: Float[Tensor, "b 3 h w"], places: Int64[Tensor, "b n"] | None = None) -> Colored:

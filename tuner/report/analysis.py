@@ -152,7 +152,7 @@ def known_value(trial: Trial, measure: Measure) -> float:
     return value
 
 
-QUESTIONS = ("choice.estimator", "loss.entropy", "choice.temperature.shape")
+QUESTIONS = ("recipe.choice.estimator", "recipe.loss.entropy", "recipe.choice.temperature.shape")
 """Settings that the project asks about."""
 SEED = "seed"
 _MOST_EXACT = 6

@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluator.report.figures import INK, Picture, dress, looks, new_figure
-from trainer.config import Config, override
-from trainer.config.overrides import checked
-from trainer.config.schedules import Schedule
-from trainer.recipes.pingpong import pingpong
+from trainer.config import Config
+from trainer.config.overrides import overridden
+from trainer.recipes.schedules import Schedule
 from tuner.records import Measure, Sweep, Trial, best
 from tuner.report.analysis import (
     NOWHERE,
@@ -25,7 +24,6 @@ from tuner.report.analysis import (
     known_value,
     written,
 )
-from tuner.search.presets import RELAXED
 from tuner.search.space import Domain
 
 STEP, MARGIN, HEIGHT, TOP = 132.0, 62.0, 300.0, 48.0
@@ -175,8 +173,6 @@ def _y(place: float) -> float:
     return TOP + HEIGHT * (1 - place)
 
 
-WITHOUT_CHOICE = "pretrain-color"
-"""The stage in which no guide chooses clicks, so that temperatures have no effect."""
 _POINTS = 60
 
 
@@ -228,7 +224,7 @@ def _words(one: Schedule) -> str:
 
 def spans(config: Config, trial: Trial) -> list[Span]:
     """Its stages. Where it reported their ends are exact, elsewhere in proportion to the config's rounds."""
-    stages = pingpong(config).stages
+    stages = config.recipe.build().stages
     shares = list(accumulate(stage.rounds for stage in stages))
     reported = {report.stage: float(report.images_seen) for report in trial.reports}
     known = [
@@ -245,24 +241,23 @@ def spans(config: Config, trial: Trial) -> list[Span]:
 
 
 def curves(config: Config, trial: Trial) -> list[Curve]:
-    """The heat map's temperature, and the relaxation's where the estimator has one.
+    """What the recipe changes over its stages, such as the heat map's temperature.
 
     Args:
         config: the trial's last.
         trial: its legs say what held before.
     """
-    choosing = [span for span in spans(config, trial) if span.name != WITHOUT_CHOICE]
-    stages = [(span, _config_at(config, trial, span)) for span in choosing]
-    temperature = [_piece(span, there.choice.temperature) for span, there in stages]
-    tau = [_piece(span, there.choice.tau) for span, there in stages if there.choice.estimator in RELAXED]
-    named = {"T of the heat map": temperature, "tau of the estimator": tau}
-    return [Curve(name, tuple(pieces)) for name, pieces in named.items() if pieces]
+    pieces: dict[str, list[Piece]] = {}
+    for span in spans(config, trial):
+        for name, schedule in _config_at(config, trial, span).recipe.schedules(span.name).items():
+            pieces.setdefault(name, []).append(_piece(span, schedule))
+    return [Curve(name, tuple(found)) for name, found in pieces.items()]
 
 
 def _config_at(config: Config, trial: Trial, span: Span) -> Config:
     """What held in a stage: trials change their settings between stages alone."""
     begun = [leg for leg in trial.legs if leg.images_seen <= span.start + 0.5]
-    return override(config, checked(begun[-1].values)) if begun else config
+    return overridden(config, begun[-1].values) if begun else config
 
 
 def _piece(span: Span, schedule: Schedule) -> Piece:
@@ -319,8 +314,10 @@ def draw_curve(
         _draw_schedule(bottom, curve, look.color, look.linestyle)
     dress(bottom, "photos seen", "temperature")
     bottom.set_ylim(bottom=0)
-    bottom.legend(fontsize=8, edgecolor="none", framealpha=0.8)
-    _mark_stages(top, bottom, stages)
+    if drawn:
+        bottom.legend(fontsize=8, edgecolor="none", framealpha=0.8)
+    changing = [span for span in stages if config.recipe.schedules(span.name)]
+    _mark_stages(top, bottom, changing or stages)
 
 
 def best_curve(trials: Sequence[Trial], leader: Trial, config: Config, measure: Measure) -> Picture:
@@ -427,8 +424,7 @@ def _draw_schedule(panel: Axes, curve: Curve, color: str, linestyle: str) -> Non
 
 
 def _mark_stages(top: Axes, bottom: Axes, stages: Sequence[Span]) -> None:
-    """A line at the beginning of each stage with its name; what came before any choice is left out."""
-    stages = [span for span in stages if span.name != WITHOUT_CHOICE] or stages
+    """A line at the beginning of each stage with its name."""
     begin, whole = stages[0].start, stages[-1].end
     for span in stages:
         for panel in (top, bottom):

@@ -9,9 +9,8 @@ from typing import Any
 
 from evaluator.report.page import facts, style, templates
 from evaluator.system.files import write_atomically
-from trainer.config import Config, override
-from trainer.config.overrides import checked
-from trainer.config.presets import paper
+from trainer.config import Config
+from trainer.config.overrides import config_of, overridden
 from tuner.plan import FINISHED
 from tuner.records import BEST_FILE, LEGS_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
 from tuner.report import figures, tables
@@ -95,7 +94,7 @@ def _content(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> dict[str, A
 
 def _config(sweep: Sweep, trial: Trial) -> Config:
     """Of a trial's training."""
-    return override(override(paper(), checked(sweep.base)), checked(trial.values))
+    return overridden(config_of(sweep.base), trial.values)
 
 
 def _pareto(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any] | None:

@@ -5,26 +5,16 @@ from dataclasses import dataclass
 from typing import get_args
 
 from kernels.estimators import EstimatorName
-from trainer.config import (
-    ChoiceConfig,
-    ClicksConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    RoundsConfig,
-    RunConfig,
-    ValidationConfig,
-    override,
-)
+from trainer.config import Config, DataConfig, RunConfig, ValidationConfig, override
 from trainer.config.presets import paper, tiny
 from trainer.config.presets import small as small_training
-from trainer.config.schedules import Schedule
+from trainer.recipes.pingpong import WITHOUT_TAU, PingPong
+from trainer.recipes.pingpong_settings import ChoiceConfig, ClicksConfig, LossConfig, OptimizerConfig, RoundsConfig
+from trainer.recipes.schedules import Schedule
 from tuner.search.space import Domain
 
 ESTIMATORS: tuple[EstimatorName, ...] = get_args(EstimatorName)
-RELAXED = tuple(name for name in ESTIMATORS if name not in ("argmax_ste", "reinforce"))
+RELAXED = tuple(name for name in ESTIMATORS if name not in WITHOUT_TAU)
 """Estimators that have a tau."""
 MOVING = ("exponential", "warmup_cosine")
 """Shapes of a schedule that have an end."""
@@ -48,27 +38,27 @@ def whole_space() -> tuple[Domain, ...]:
 
     ColorNet's own learning rate is left out: it would change the pretraining that all trials share.
     """
-    moving = {"choice.temperature.shape": MOVING}
-    relaxed = {"choice.estimator": RELAXED}
+    moving = {"recipe.choice.temperature.shape": MOVING}
+    relaxed = {"recipe.choice.estimator": RELAXED}
     return (
-        Domain(path="choice.estimator", kind="choice", values=ESTIMATORS),
-        Domain(path="loss.entropy", kind="log_uniform", low=1e-4, high=0.3, extra=(0.0,)),
-        Domain(path="loss.heatmap", kind="log_uniform", low=0.01, high=1.0),
-        Domain(path="choice.temperature.shape", kind="choice", values=("constant", *MOVING)),
-        Domain(path="choice.temperature.start", kind="log_uniform", low=0.25, high=4.0),
-        Domain(path="choice.temperature.end", kind="log_uniform", low=0.1, high=2.0, when=moving),
+        Domain(path="recipe.choice.estimator", kind="choice", values=ESTIMATORS),
+        Domain(path="recipe.loss.entropy", kind="log_uniform", low=1e-4, high=0.3, extra=(0.0,)),
+        Domain(path="recipe.loss.heatmap", kind="log_uniform", low=0.01, high=1.0),
+        Domain(path="recipe.choice.temperature.shape", kind="choice", values=("constant", *MOVING)),
+        Domain(path="recipe.choice.temperature.start", kind="log_uniform", low=0.25, high=4.0),
+        Domain(path="recipe.choice.temperature.end", kind="log_uniform", low=0.1, high=2.0, when=moving),
         Domain(
-            path="choice.temperature.warmup",
+            path="recipe.choice.temperature.warmup",
             kind="uniform",
             low=0.02,
             high=0.4,
-            when={"choice.temperature.shape": ("warmup_cosine",)},
+            when={"recipe.choice.temperature.shape": ("warmup_cosine",)},
         ),
-        Domain(path="choice.tau.start", kind="log_uniform", low=0.5, high=4.0, when=relaxed),
-        Domain(path="choice.tau.end", kind="log_uniform", low=0.1, high=1.0, when=relaxed),
-        Domain(path="clicks.interactions", kind="integer", low=1, high=3),
-        Domain(path="optimizer.edit_lr", kind="log_uniform", low=3e-4, high=1e-2),
-        Domain(path="optimizer.pingpong_factor", kind="log_uniform", low=0.1, high=1.0),
+        Domain(path="recipe.choice.tau.start", kind="log_uniform", low=0.5, high=4.0, when=relaxed),
+        Domain(path="recipe.choice.tau.end", kind="log_uniform", low=0.1, high=1.0, when=relaxed),
+        Domain(path="recipe.clicks.interactions", kind="integer", low=1, high=3),
+        Domain(path="recipe.optimizer.edit_lr", kind="log_uniform", low=3e-4, high=1e-2),
+        Domain(path="recipe.optimizer.pingpong_factor", kind="log_uniform", low=0.1, high=1.0),
     )
 
 
@@ -76,17 +66,19 @@ def question_space() -> tuple[Domain, ...]:
     """The project's three questions alone: estimator, entropy weight, temperature schedule."""
     return (
         Domain(
-            path="choice.estimator", kind="choice", values=("argmax_ste", "gumbel_softmax", "gumbel_softmax_soft")
+            path="recipe.choice.estimator",
+            kind="choice",
+            values=("argmax_ste", "gumbel_softmax", "gumbel_softmax_soft"),
         ),
-        Domain(path="loss.entropy", kind="log_uniform", low=1e-3, high=0.3, extra=(0.0,)),
-        Domain(path="choice.temperature.shape", kind="choice", values=("constant", *MOVING)),
-        Domain(path="choice.temperature.start", kind="log_uniform", low=0.5, high=2.0),
+        Domain(path="recipe.loss.entropy", kind="log_uniform", low=1e-3, high=0.3, extra=(0.0,)),
+        Domain(path="recipe.choice.temperature.shape", kind="choice", values=("constant", *MOVING)),
+        Domain(path="recipe.choice.temperature.start", kind="log_uniform", low=0.5, high=2.0),
         Domain(
-            path="choice.temperature.end",
+            path="recipe.choice.temperature.end",
             kind="log_uniform",
             low=0.1,
             high=1.0,
-            when={"choice.temperature.shape": MOVING},
+            when={"recipe.choice.temperature.shape": MOVING},
         ),
     )
 
@@ -94,13 +86,13 @@ def question_space() -> tuple[Domain, ...]:
 THESIS = {
     "recipe.network": "unet",
     "recipe.guide": "own",
-    "loss.color": "l1",
-    "loss.target": "region",
-    "loss.recoloured": 1.0,
-    "clicks.law": "uniform",
-    "clicks.maps": 1,
-    "clicks.most_random": 20,
-    "optimizer.decay_until": 0.5,
+    "recipe.loss.color": "l1",
+    "recipe.loss.target": "region",
+    "recipe.loss.recoloured": 1.0,
+    "recipe.clicks.law": "uniform",
+    "recipe.clicks.maps": 1,
+    "recipe.clicks.most_random": 20,
+    "recipe.optimizer.decay_until": 0.5,
 }
 """Sweeps over estimators are about the thesis' networks; the split network takes no soft clicks."""
 
@@ -110,12 +102,15 @@ def smoke() -> Preset:
     base = Config(
         preset="tiny",
         data=DataConfig(image_size=32, batch_size=16, scale_jitter=4),
-        network=NetworkConfig(color=(8, 16, 32, 32), edit=(8, 16, 16)),
-        choice=ChoiceConfig(hint_size=(3, 3), temperature=Schedule(shape="constant")),
-        loss=LossConfig(perceptual="off"),
-        clicks=ClicksConfig(most_random=10, interactions=1),
-        optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
-        rounds=RoundsConfig(pretrain_color=0.5, pretrain_edit=0.125, ping=0.0625, pong=0.0625, cycles=2),
+        recipe=PingPong(
+            color_widths=(8, 16, 32, 32),
+            edit_widths=(8, 16, 16),
+            choice=ChoiceConfig(hint_size=(3, 3), temperature=Schedule(shape="constant")),
+            loss=LossConfig(perceptual="off"),
+            clicks=ClicksConfig(most_random=10, interactions=1),
+            optimizer=OptimizerConfig(color_lr=3e-3, edit_lr=3e-3),
+            rounds=RoundsConfig(pretrain_color=0.5, pretrain_edit=0.125, ping=0.0625, pong=0.0625, cycles=2),
+        ),
         validation=ValidationConfig(photos=32, clicks=(0, 1, 5, 10), hint_size=3),
         run=RunConfig(publish=False),
     )
@@ -124,13 +119,13 @@ def smoke() -> Preset:
 
 def small() -> Preset:
     """64 px and the whole space: an evening on two CPU cores, minutes on a GPU."""
-    own = {"rounds.pretrain_color": 4.0, "rounds.pretrain_edit": 0.6, "rounds.ping": 0.25}
+    own = {"recipe.rounds.pretrain_color": 4.0, "recipe.rounds.pretrain_edit": 0.6, "recipe.rounds.ping": 0.25}
     return Preset(base=override(tiny(), {**THESIS, **own}), domains=whole_space(), budget="2h")
 
 
 def medium() -> Preset:
     """128 px and the whole space, several trials on each GPU."""
-    own = {"optimizer.color_lr": 1e-3, "optimizer.edit_lr": 1e-3}
+    own = {"recipe.optimizer.color_lr": 1e-3, "recipe.optimizer.edit_lr": 1e-3}
     base = override(small_training(), {**THESIS, **own})
     return Preset(base=base, domains=whole_space(), budget="12h", gpus=0.25)
 

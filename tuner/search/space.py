@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from trainer.config import Config, flatten, override
-from trainer.config.overrides import check_value, checked, nearest, read_mapping
+from trainer.config import Config, flatten
+from trainer.config.overrides import check_value, nearest, overridden, read_mapping
 
 Kind = Literal["log_uniform", "uniform", "integer", "choice"]
 Number = int | float
@@ -258,13 +258,13 @@ class Space:
             if path in later:
                 raise ValueError(f"{domain.path}: its condition {path} must stand before it")
             for value in values:
-                check_value(path, value)
+                check_value(path, value, self.base)
             self._check_condition(domain.path, path, values)
         context = {path: values[0] for path, values in domain.when.items()}
         for value in domain.corners():
-            check_value(domain.path, value)
+            check_value(domain.path, value, self.base)
             try:
-                override(self.base, checked({**context, domain.path: value}))
+                overridden(self.base, {**context, domain.path: value})
             except ValueError as error:
                 raise ValueError(f"{domain.path} cannot be {value}: {error}") from error
 
@@ -308,7 +308,7 @@ def parse_space(content: Mapping[str, Any]) -> tuple[Domain, ...]:
     """Domains from a mapping such as a YAML file's; see `tuner/README.md`.
 
     A list is a choice. Otherwise a mapping with one of the kinds and its values, and, where wanted, `extra`,
-    `when` and `points`: `loss.entropy: {log_uniform: [0.0001, 0.1], extra: [0]}`.
+    `when` and `points`: `recipe.loss.entropy: {log_uniform: [0.0001, 0.1], extra: [0]}`.
 
     Raises:
         ValueError: an entry that is neither.

@@ -81,7 +81,7 @@ def last_only(loss: Callable[[Step], Mapping[str, Term]]) -> Callable[[Step], Ma
         def colour(*inputs: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
-            with torch.set_grad_enabled(calls > step.config.clicks.interactions):
+            with torch.set_grad_enabled(calls > step.config.recipe.clicks.interactions):
                 return network(*inputs)
 
         return loss(replace(step, networks={**step.networks, COLOR: colour}))

@@ -237,7 +237,7 @@ def row(
 
 def run(arguments: Arguments) -> list[dict[str, object]]:
     """Start the jobs, check them, let them take turns, and report."""
-    config = override(PRESETS[arguments.preset](), {"loss.perceptual": "off"})
+    config = override(PRESETS[arguments.preset](), {"recipe.loss.perceptual": "off"})
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         jobs = {

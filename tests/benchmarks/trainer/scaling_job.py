@@ -51,7 +51,7 @@ class Job:
 
     def __init__(self, arguments: JobArguments, scratch: Path) -> None:
         config = override(
-            PRESETS[arguments.preset](), {"loss.perceptual": "off", "engine.threads": arguments.threads}
+            PRESETS[arguments.preset](), {"recipe.loss.perceptual": "off", "engine.threads": arguments.threads}
         )
         self.cluster = Cluster(config.engine)
         # No batch is larger than this one, so that none is cut into micro-batches.

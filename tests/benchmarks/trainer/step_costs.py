@@ -23,7 +23,6 @@ from trainer.config import Config, override
 from trainer.recipes.base import Phase, Step
 from trainer.recipes.lab_batch import Scene
 from trainer.recipes.losses import Perceptual
-from trainer.recipes.pingpong import pingpong
 from trainer.step import total
 
 PHOTOS = 2
@@ -99,7 +98,7 @@ class RecipeCost:
     """
 
     one: Mapping[str, tuple[PhaseCost, ...]]
-    """With one interaction (`clicks.interactions`)."""
+    """With one interaction (`recipe.clicks.interactions`)."""
     two: Mapping[str, tuple[PhaseCost, ...]]
     """With two."""
 
@@ -142,7 +141,9 @@ def _extend(one: PhaseCost, two: PhaseCost, more: int) -> PhaseCost:
 
 def count_recipe(config: Config, *, fake: bool = True) -> RecipeCost:
     """Count a config's phases for any number of interactions; `fake` as in `count_stages`."""
-    one, two = (count_stages(override(config, {"clicks.interactions": number}), fake=fake) for number in (1, 2))
+    one, two = (
+        count_stages(override(config, {"recipe.clicks.interactions": number}), fake=fake) for number in (1, 2)
+    )
     return RecipeCost(one=one, two=two)
 
 
@@ -157,15 +158,31 @@ def count_stages(
         stages: which of the recipe's.
         fake: on tensors without memory, as large networks need it; small ones are counted sooner with memory.
     """
-    recipe = pingpong(config)
+    recipe = config.recipe.build()
     with FakeTensorMode() if fake else nullcontext():
         networks = {name: build() for name, build in recipe.networks.items()}
         judge = untrained_perceptual() if perceptual else None
         found = {}
         for stage in recipe.stages[stages]:  # phases of a stage share a batch and what one has tried on it
-            step = Step(config, _scene(config.data.image_size), networks, 0, PROGRESS, judge)
+            step = step_of(config, _scene(config.data.image_size), networks, judge)
             found[stage.name] = tuple(count_phase(phase, step, networks) for phase in stage.phases)
         return found
+
+
+def step_of(
+    config: Config, scene: Scene, networks: Mapping[str, nn.Module], perceptual: Perceptual | None
+) -> Step:
+    """What a phase's loss sees, in the middle of its stage."""
+    return Step(
+        config=config.recipe,
+        scene=scene,
+        networks=networks,
+        seed=config.seed,
+        images_seen=0,
+        progress=PROGRESS,
+        span_progress=PROGRESS,
+        perceptual=perceptual,
+    )
 
 
 def count_phase(phase: Phase, step: Step, networks: Mapping[str, nn.Module]) -> PhaseCost:

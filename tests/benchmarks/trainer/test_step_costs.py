@@ -39,7 +39,7 @@ def layers_flops(network: nn.Module, *inputs: torch.Tensor) -> int:
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[PhaseCost, ...]]:
-    config = small_config(tmp_path_factory.mktemp("costs"), clicks__interactions=3)
+    config = small_config(tmp_path_factory.mktemp("costs"), recipe__clicks__interactions=3)
     return count_stages(config, perceptual=False, fake=False)
 
 
@@ -72,7 +72,8 @@ def test_gradients_of_several_interactions_come_at_the_end(counted: dict[str, tu
 def test_two_counts_say_what_three_interactions_cost(counted: dict[str, tuple[PhaseCost, ...]], tmp_path: Path):
     config = small_config(tmp_path)
     one, two = (
-        count_stages(override(config, {"clicks.interactions": n}), perceptual=False, fake=False) for n in (1, 2)
+        count_stages(override(config, {"recipe.clicks.interactions": n}), perceptual=False, fake=False)
+        for n in (1, 2)
     )
     recipe = RecipeCost(one=one, two=two)
     assert recipe.at(3) == counted
@@ -83,7 +84,7 @@ def test_two_counts_say_what_three_interactions_cost(counted: dict[str, tuple[Ph
 
 def test_stages_do_not_share_the_clicks_that_were_tried(tmp_path: Path):
     """Both guides' phases of one batch do: the second has fewer to try."""
-    config = small_config(tmp_path, **SPLIT, clicks__interactions=1)
+    config = small_config(tmp_path, **SPLIT, recipe__clicks__interactions=1)
     counted = count_stages(config, perceptual=False, fake=False)
     for pretraining, pong in zip(counted["pretrain-edit"], counted["pong-1"], strict=True):
         assert pretraining.forward_flops == pong.forward_flops
@@ -92,7 +93,7 @@ def test_stages_do_not_share_the_clicks_that_were_tried(tmp_path: Path):
 
 
 def test_tensors_without_memory_cost_the_same(counted: dict[str, tuple[PhaseCost, ...]], tmp_path: Path):
-    config = small_config(tmp_path, clicks__interactions=3)
+    config = small_config(tmp_path, recipe__clicks__interactions=3)
     (fake,) = count_stages(config, perceptual=False, stages=slice(1))["pretrain-color"]
     (real,) = counted["pretrain-color"]
     assert replace(fake, operators=0) == replace(real, operators=0)

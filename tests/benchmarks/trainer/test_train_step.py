@@ -19,12 +19,11 @@ from tests.benchmarks.trainer.fast_path import (
     last_only,
     missing,
 )
-from tests.benchmarks.trainer.step_costs import PhaseCost, RecipeCost
+from tests.benchmarks.trainer.step_costs import PhaseCost, RecipeCost, step_of
 from tests.benchmarks.trainer.train_step_parts import ablate, compare, flops_of, largest_batch, peak_flops
 from tests.trainer.small_training import small_config
-from trainer.recipes.base import Step
 from trainer.recipes.lab_batch import prepare_scene
-from trainer.recipes.pingpong import COLOR, guided_clicks_loss, pingpong
+from trainer.recipes.pingpong import COLOR, guided_clicks_loss
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -68,13 +67,13 @@ def test_known_gpus_have_a_peak(name: str, peak: float | None, monkeypatch: pyte
 def test_early_interactions_keep_the_loss_and_lose_their_gradient(tmp_path: Path):
     config = small_config(tmp_path)
     networks = {}
-    for name, make in pingpong(config).networks.items():
+    for name, make in config.recipe.build().networks.items():
         torch.manual_seed(1)
         networks[name] = make().eval()
     photos = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     called = []
     networks[COLOR].register_forward_hook(lambda *_: called.append(torch.is_grad_enabled()))
-    step = Step(config, prepare_scene(photos, sample_keys(0, 0, 2)), networks, 0, 0.25, None)
+    step = step_of(config, prepare_scene(photos, sample_keys(0, 0, 2)), networks, None)
     whole, last = guided_clicks_loss(step)["l1"].value, last_only(guided_clicks_loss)(step)["l1"].value
     assert torch.equal(whole, last)
     assert called == [True, True, True, False, False, True]
@@ -110,7 +109,7 @@ def test_losses_that_differ_are_not_timed():
 def test_parts_are_timed_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(train_step_parts, "PARTS", (LAB, LAST_ONLY, COMPILE, GRAPHS))
-    config = small_config(tmp_path, data__image_size=32, data__batch_size=2, clicks__interactions=1)
+    config = small_config(tmp_path, data__image_size=32, data__batch_size=2, recipe__clicks__interactions=1)
     file = tmp_path / "report.json"
     ablate(config, repeats=1, json_file=file)
     content = json.loads(file.read_text())

@@ -61,7 +61,7 @@ class Arguments:
 
 def make_path(name: str, arguments: Arguments, scratch: Path) -> Training:
     """The plain training, or ours."""
-    config = override(PRESETS[arguments.preset](), {"loss.perceptual": "off"})
+    config = override(PRESETS[arguments.preset](), {"recipe.loss.perceptual": "off"})
     if name == "plain":
         config = override(config, NOTHING)
         return build(config, Cluster(config.engine), PlainTraining, scratch)

@@ -26,15 +26,14 @@ from tests.benchmarks.trainer.fast_path import (
     make,
     missing,
 )
-from tests.benchmarks.trainer.step_costs import RecipeCost, count_recipe, untrained_perceptual
-from tests.benchmarks.trainer.trainings import LOSS_TOLERANCE, PROGRESS
+from tests.benchmarks.trainer.step_costs import RecipeCost, count_recipe, step_of, untrained_perceptual
+from tests.benchmarks.trainer.trainings import LOSS_TOLERANCE
 from trainer.config import Config, override
 from trainer.data.batch import Batch
 from trainer.data.embedded import EmbeddedLoader
-from trainer.recipes.base import Step
 from trainer.recipes.lab_batch import Scene
 from trainer.recipes.losses import Perceptual
-from trainer.recipes.pingpong import COLOR, pingpong
+from trainer.recipes.pingpong import COLOR, PingPong
 
 PLAIN = "plain"
 PING = 2
@@ -108,9 +107,15 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
+def interactions_of(config: Config) -> int:
+    """K of ping-pong, whose step is taken apart here."""
+    assert isinstance(config.recipe, PingPong)
+    return config.recipe.clicks.interactions
+
+
 def gradient_kept(config: Config, scene: Scene, perceptual: Perceptual) -> float:
     """Cosine between ColorNet's gradients in ping with `last_only` and without, at the first weights."""
-    recipe = pingpong(config)
+    recipe = config.recipe.build()
     phase = next(phase for stage in recipe.stages for phase in stage.phases if phase.name == "ping")
     networks = {name: make().to(scene.keys.device) for name, make in recipe.networks.items()}
     for name, network in networks.items():
@@ -118,7 +123,7 @@ def gradient_kept(config: Config, scene: Scene, perceptual: Perceptual) -> float
     weights = list(networks[COLOR].parameters())
     found = []
     for loss in (phase.loss, last_only(phase.loss)):
-        terms = loss(Step(config, scene, networks, 0, PROGRESS, perceptual))
+        terms = loss(step_of(config, scene, networks, perceptual))
         value = torch.stack([term.value * term.weight for term in terms.values()]).sum()
         found.append(torch.cat([part.flatten() for part in torch.autograd.grad(value, weights)]))
     return torch.cosine_similarity(found[0], found[1], dim=0).item()
@@ -190,7 +195,7 @@ def ablate(
     rows.append({"phase": "ping", "path": f"+ {LAST_ONLY.name}", "cosine to the whole gradient": kept})
     return report(
         f"parts of a training step, preset {config.preset}: {photos} photos of {side} px, K = "
-        f"{config.clicks.interactions}, {device.type}; LPIPS with random weights; MFU against the bf16 peak",
+        f"{interactions_of(config)}, {device.type}; LPIPS with random weights; MFU against the bf16 peak",
         rows,
         goals(rows, device),
         json_file,
@@ -202,7 +207,7 @@ def timed(paths: Sequence[Variant], batch: Batch, counted: RecipeCost, repeats: 
     rows: list[dict[str, object]] = []
     device = paths[0].training.cluster.device
     peak, photos = peak_flops(device), len(batch.rgb)
-    interactions = paths[0].training.config.clicks.interactions
+    interactions = interactions_of(paths[0].training.config)
     for index, stage in enumerate(paths[0].training.recipe.stages[:4]):
 
         def run(path: Variant, index: int = index) -> Callable[[], float]:

@@ -12,7 +12,6 @@ from trainer.monitoring.console import Screen
 from trainer.monitoring.tracker import NullTracker
 from trainer.recipes.base import Stage
 from trainer.recipes.lab_batch import Scene, prepare_scene
-from trainer.recipes.pingpong import pingpong
 from trainer.validation import Validation
 
 NOTHING = {"engine.precision": "fp32", "engine.channels_last": False, "engine.compile": False}
@@ -35,7 +34,7 @@ class PlainTraining(Training):
 
 def build(config: Config, cluster: Cluster, kind: type[Training], scratch: Path) -> Training:
     """A training that nothing watches."""
-    recipe = pingpong(config)
+    recipe = config.recipe.build()
     photos, names = validation_photos(config.data.image_size, 1)
     return kind(
         config=config,

@@ -159,7 +159,7 @@ def run_alone(plan: Plan, trials: Sequence[Trial], work: Path) -> Way:
     values: dict[int, float] = {}
     for trial in trials:
         name = f"alone-{trial.number}"
-        config = override(plan.base, {**checked(trial.values), "run.work": str(work), "run.name": name})
+        config = override(plan.base, {**checked(trial.values, plan.base), "run.work": str(work), "run.name": name})
         file = work / f"{name}.json"
         work.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(as_json(config)))

@@ -14,7 +14,7 @@ def write_run(folder: Path, cycles: int, validations: int) -> Path:
         means = {f"validation/{p}/ab_psnr@{c}": 20.0 + stage + c / 100 for p in ("random", "o") for c in (1, 10)}
         return {**means, "images_seen": 100.0 * stage}
 
-    (folder / "config.json").write_text(json.dumps({"rounds.cycles": cycles}))
+    (folder / "config.json").write_text(json.dumps({"recipe.rounds.cycles": cycles}))
     (folder / "results.json").write_text(json.dumps({"curve": [entry(s) for s in range(1, validations + 1)]}))
     return folder
 

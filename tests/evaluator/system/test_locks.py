@@ -130,7 +130,14 @@ def test_a_run_that_is_being_trained_is_neither_resumed_nor_started_again(
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     words = ["--run.work", str(tmp_path), "--run.name", "one", *SMALL, "--run.no-publish"]
-    words += ["--rounds.pretrain-color", "0.004", "--rounds.pretrain-edit", "0", "--rounds.cycles", "0"]
+    words += [
+        "--recipe.rounds.pretrain-color",
+        "0.004",
+        "--recipe.rounds.pretrain-edit",
+        "0",
+        "--recipe.rounds.cycles",
+        "0",
+    ]
     with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", no_locks)
         assert main(words) == 0

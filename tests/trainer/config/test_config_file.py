@@ -27,7 +27,7 @@ def write(tmp_path: Path):
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_run_s_own_config_is_read_back(write, preset: str):
-    config = override(PRESETS[preset](), {"data.train": ("a.tar", "b.tar"), "choice.tau.shape": "constant"})
+    config = override(PRESETS[preset](), {"data.train": ("a.tar", "b.tar"), "recipe.choice.tau.shape": "constant"})
     assert read_config(write(json.dumps(as_json(config)), ".json")) == config
 
 
@@ -35,7 +35,8 @@ def test_names_may_be_dotted_or_nested_and_the_rest_is_the_preset(write):
     path = write("preset: small\nloss.entropy: 0.5\nchoice:\n  temperature: {shape: exponential, end: 1e-1}\n")
     found, before = flatten(read_config(path)), flatten(small())
     assert {name: value for name, value in found.items() if value != before[name]} == {
-        "loss.entropy": 0.5, "choice.temperature.shape": "exponential", "choice.temperature.end": 0.1
+        "recipe.loss.entropy": 0.5, "recipe.choice.temperature.shape": "exponential",
+        "recipe.choice.temperature.end": 0.1
     }  # fmt: skip
 
 
@@ -53,22 +54,25 @@ def test_yaml_numbers_are_as_they_look_and_nothing_is_a_date(write):
 
 def test_options_win_over_the_file_and_a_preset_before_it_is_what_it_fills_up(write):
     path = str(write("preset: small\nloss.entropy: 0.5\nseed: 3\n"))
-    assert parse(["--config", path]).config == override(small(), {"loss.entropy": 0.5, "seed": 3})
+    assert parse(["--config", path]).config == override(small(), {"recipe.loss.entropy": 0.5, "seed": 3})
     assert parse([f"--config={path}", "--seed", "4", "--resume"]).config.seed == 4
-    assert parse(["tiny", "--config", path]).config == override(tiny(), {"loss.entropy": 0.5, "seed": 3})
+    assert parse(["tiny", "--config", path]).config == override(tiny(), {"recipe.loss.entropy": 0.5, "seed": 3})
 
 
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
-        ("loss.entropi: 1", ["there is no setting 'loss.entropi'; did you mean loss.entropy?"]),
-        ("loss:\n  entropy: high", ["loss.entropy cannot be 'high'; it is a number"]),
-        ("loss.target: reggion", ["loss.target cannot be 'reggion'", "did you mean region?"]),
-        ("network.color: [8, 8.5]", ["network.color cannot be [8, 8.5]; it is a list, each a whole number"]),
-        ("choice.hint_size: [1]", ["it is a list of 2, each a whole number"]),
+        ("recipe.loss.entropi: 1", ["there is no setting 'recipe.loss.entropi'; did you mean loss.entropy?"]),
+        ("loss:\n  entropy: high", ["recipe.loss.entropy cannot be 'high'; it is a number"]),
+        ("recipe.loss.target: reggion", ["recipe.loss.target cannot be 'reggion'", "did you mean region?"]),
+        (
+            "recipe.color_widths: [8, 8.5]",
+            ["recipe.color_widths cannot be [8, 8.5]; it is a list, each a whole number"],
+        ),
+        ("recipe.choice.hint_size: [1]", ["it is a list of 2, each a whole number"]),
         ("seed: true", ["seed cannot be True; it is a whole number"]),
         ("seed: x\nengine.compile: 1", ["seed cannot be 'x'", "engine.compile cannot be 1; it is true or false"]),
-        ("loss.entropy: -1", ["entropy is -1"]),
+        ("recipe.loss.entropy: -1", ["entropy is -1"]),
         ("preset: tine", ["its preset is 'tine'; did you mean tiny?"]),
         ("- a list", ["must map settings to values"]),
         ("a: [", ["cannot be read"]),
@@ -97,14 +101,14 @@ def test_a_missing_file_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_every_setting_has_a_type_that_its_own_default_fits():
-    assert set(annotations()) == set(flatten(tiny()))
+    assert set(annotations(tiny())) == set(flatten(tiny()))
     for preset in PRESETS.values():
-        assert override(preset(), checked(as_json(preset()))) == preset()
+        assert override(preset(), checked(as_json(preset()), preset())) == preset()
 
 
 def test_a_run_is_repeated_and_resumed_by_its_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Resuming finds the run that the file belongs to; this one is finished."""
-    short = (*SMALL, "--rounds.pretrain-edit", "0", "--rounds.cycles", "0", "--run.no-publish")
+    short = (*SMALL, "--recipe.rounds.pretrain-edit", "0", "--recipe.rounds.cycles", "0", "--run.no-publish")
     assert main(["--run.work", str(tmp_path), "--run.name", "first", *short]) == 0
     config = str(tmp_path / "first" / "config.json")
     assert main(["--config", config, "--run.name", "again"]) == 0

@@ -5,18 +5,26 @@ import math
 import pytest
 import torch
 
-from trainer.config.schedules import Schedule, learning_rate, most_random_clicks
+from trainer.recipes.schedules import Decay, Schedule, most_random_clicks
 
 
 def test_the_learning_rate_is_torchs_cosine_and_minimal_from_half_of_the_phase():
     steps, peak, floor = 100, 3e-4, 1e-5
+    decay = Decay(floor=floor / peak)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps // 2, eta_min=floor)
     for step in range(steps // 2):
-        assert learning_rate(step / steps, peak, floor) == pytest.approx(reference.get_last_lr()[0])
+        assert decay.at(peak, step / steps) == pytest.approx(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
-    assert {learning_rate(step / steps, peak, floor) for step in range(steps // 2, steps)} == {floor}
+    late = [decay.at(peak, step / steps) for step in range(steps // 2, steps)]
+    assert late == pytest.approx([floor] * len(late))
+
+
+def test_a_linear_decay_holds_the_peak_and_ends_at_the_floor():
+    decay = Decay(shape="linear", floor=0.0, hold=0.5, until=1.0)
+    assert [decay.at(2.0, share) for share in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([2.0, 2.0, 1.0, 0.0])
+    assert Decay(shape="constant").at(2.0, 0.9) == 2.0
 
 
 def test_exponential_decay_is_the_thesis_formula():

@@ -133,7 +133,7 @@ def test_the_first_step_of_a_stage_and_validations_may_compile(tmp_path: Path, m
 
 
 def test_a_training_logs_its_pace_and_writes_its_figures(tmp_path: Path):
-    training = build(small_config(tmp_path, run__watch_every=3, rounds__cycles=0), tmp_path)
+    training = build(small_config(tmp_path, run__watch_every=3, recipe__rounds__cycles=0), tmp_path)
     training.watch.metrics_file = MetricsFile(tmp_path / "a.prom", "r", pytest.fail)
     with training.watch:
         assert training.run(StopRequest())

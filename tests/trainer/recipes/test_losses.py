@@ -54,7 +54,11 @@ def test_the_term_reaches_the_colours_but_not_the_metric(perceptual: Perceptual)
 
 def test_colornets_loss_logs_the_term(perceptual: Perceptual, tmp_path: Path):
     config = small_config(
-        tmp_path, data__image_size=64, rounds__pretrain_color=0.002, rounds__pretrain_edit=0.0, rounds__cycles=0
+        tmp_path,
+        data__image_size=64,
+        recipe__rounds__pretrain_color=0.002,
+        recipe__rounds__pretrain_edit=0.0,
+        recipe__rounds__cycles=0,
     )
     training = build(config, tmp_path)
     training.perceptual = perceptual

@@ -81,5 +81,5 @@ def test_the_conclusion_names_the_best_and_how_to_train_it():
 
 
 def test_settings_are_named_as_shortly_as_they_stay_clear():
-    values = {"choice.temperature.start": 0.123456, "seed": 3, "choice.estimator": "reinmax"}
+    values = {"recipe.choice.temperature.start": 0.123456, "seed": 3, "recipe.choice.estimator": "reinmax"}
     assert settings(values) == "temperature.start=0.123 seed=3 estimator=reinmax"

@@ -21,15 +21,17 @@ def test_the_setting_that_makes_the_difference_comes_first_and_those_without_eff
     assert found
     joint = {one.path: one.share for one in found.shares if not one.conditional}
     assert set(joint) == {
-        "choice.estimator",
-        "loss.entropy",
-        "choice.temperature.shape",
-        "choice.temperature.start",
+        "recipe.choice.estimator",
+        "recipe.loss.entropy",
+        "recipe.choice.temperature.shape",
+        "recipe.choice.temperature.start",
         "seed",
     }
-    assert found.shares[0].path == "choice.estimator"
-    assert joint["choice.estimator"] > 0.8
-    assert all(joint[path] < 0.05 for path in joint if path not in ("choice.estimator", "loss.entropy"))
+    assert found.shares[0].path == "recipe.choice.estimator"
+    assert joint["recipe.choice.estimator"] > 0.8
+    assert all(
+        joint[path] < 0.05 for path in joint if path not in ("recipe.choice.estimator", "recipe.loss.entropy")
+    )
     assert 0.9 < sum(joint.values()) <= 1.0 + 1e-6
 
 
@@ -37,7 +39,7 @@ def test_another_metric_has_another_reason(made_up: tuple[Sweep, list[Trial]]):
     sweep, trials = made_up
     found = importance(sweep, trials, sweep.metrics[2])
     assert found
-    assert found.shares[0].path == "loss.entropy"
+    assert found.shares[0].path == "recipe.loss.entropy"
     assert found.shares[0].share > 0.9
 
 
@@ -46,7 +48,7 @@ def test_a_conditional_setting_is_judged_among_the_trials_that_have_it(made_up: 
     found = importance(sweep, trials, sweep.metric)
     assert found
     (conditional,) = [one for one in found.shares if one.conditional]
-    assert conditional.path == "choice.temperature.end"
+    assert conditional.path == "recipe.choice.temperature.end"
     moving = [one for one in trials if one.status == "finished" and conditional.path in one.values]
     assert conditional.trials == len(moving) < found.trials
 

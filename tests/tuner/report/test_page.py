@@ -163,7 +163,7 @@ def test_the_findings_name_the_best_the_estimators_and_what_entropy_goes_along_w
 
 def test_groups_have_means_spreads_and_a_mark_on_the_best_mean(page: Page):
     heading, *rows = page.table("By choice.estimator")
-    assert heading == ["choice.estimator", "trials", *METRICS]
+    assert heading == ["recipe.choice.estimator", "trials", *METRICS]
     marked = {
         row[0]: [name for name, cell in zip(heading, row, strict=True) if "best mean" in cell] for row in rows
     }

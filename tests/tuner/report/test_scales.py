@@ -6,7 +6,9 @@ from tuner.search.space import EXTRA_SHARE, Domain
 
 
 def test_a_logarithmic_range_lies_above_its_extra_values():
-    scale = SettingScale(Domain(path="loss.entropy", kind="log_uniform", low=1e-4, high=1e-1, extra=(0.0, 1e-6)))
+    scale = SettingScale(
+        Domain(path="recipe.loss.entropy", kind="log_uniform", low=1e-4, high=1e-1, extra=(0.0, 1e-6))
+    )
     places = [scale.place(value) for value in (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1)]
     above = 1 - EXTRA_SHARE
     wanted = [
@@ -22,14 +24,14 @@ def test_a_logarithmic_range_lies_above_its_extra_values():
 
 
 def test_a_range_without_extra_values_fills_the_axis_and_nothing_leaves_it():
-    scale = SettingScale(Domain(path="clicks.interactions", kind="integer", low=1, high=3))
+    scale = SettingScale(Domain(path="recipe.clicks.interactions", kind="integer", low=1, high=3))
     assert [scale.place(value) for value in (1, 2, 3, 9)] == [0.0, 0.5, 1.0, 1.0]
     assert scale.place(None) == NOWHERE
     assert scale.thirds()[1] == pytest.approx((1 + 2 / 3, 1 + 4 / 3))
 
 
 def test_choices_are_evenly_spaced_and_lists_are_choices_too():
-    scale = SettingScale(Domain(path="choice.hint_size", kind="choice", values=((1, 1), (3, 3), (1, 5))))
+    scale = SettingScale(Domain(path="recipe.choice.hint_size", kind="choice", values=((1, 1), (3, 3), (1, 5))))
     assert [scale.place(value) for value in ([1, 1], (3, 3), [1, 5])] == [0.0, 0.5, 1.0]
     assert scale.ticks[2] == (1.0, "1 5")
     assert SettingScale(Domain(path="seed", kind="choice", values=(7,))).place(7) == 0.5

@@ -9,11 +9,11 @@ from tuner.report.figures import curves, spans
 from tuner.search.presets import smoke
 
 VALUES = {
-    "choice.estimator": "argmax_ste",
-    "loss.entropy": 0.0,
-    "choice.temperature.shape": "exponential",
-    "choice.temperature.start": 2.0,
-    "choice.temperature.end": 0.5,
+    "recipe.choice.estimator": "argmax_ste",
+    "recipe.loss.entropy": 0.0,
+    "recipe.choice.temperature.shape": "exponential",
+    "recipe.choice.temperature.start": 2.0,
+    "recipe.choice.temperature.end": 0.5,
 }
 
 
@@ -46,7 +46,7 @@ def test_a_schedule_begins_anew_in_each_stage_in_which_a_guide_chooses():
 
 
 def test_an_estimator_with_a_relaxation_has_a_second_curve():
-    values = {**VALUES, "choice.estimator": "gumbel_softmax", "choice.temperature.shape": "constant"}
+    values = {**VALUES, "recipe.choice.estimator": "gumbel_softmax", "recipe.choice.temperature.shape": "constant"}
     temperature, tau = curves(override(smoke().base, values), made_up_trial(0, values))
     assert temperature.words == "T of the heat map, constant at 2"
     assert tau.name == "tau of the estimator"
@@ -59,7 +59,7 @@ def test_stage_names_that_are_not_the_recipes_still_give_a_scale():
 
 
 def test_a_schedule_that_changed_on_the_way_is_drawn_as_it_was():
-    before = {**VALUES, "choice.temperature.start": 3.0}
+    before = {**VALUES, "recipe.choice.temperature.start": 3.0}
     legs = (Leg(0, before, "other"), Leg(round(0.75 * PHOTOS), VALUES, "mine"))
     (curve,) = curves(override(smoke().base, VALUES), replace(made_up_trial(0, VALUES), legs=legs))
     assert [piece.values[0] for piece in curve.pieces] == pytest.approx([3.0, 3.0, 3.0, 2.0, 2.0])

@@ -64,7 +64,7 @@ def test_brushing_an_axis_leaves_out_the_other_trials_until_it_is_released(brows
     expect(page.locator("#brush-help")).to_be_visible()
     drag(page, 0, 1.02, 0.75)  # the last of three estimators
     trials = read_trials(folder)
-    kept = [one for one in trials if one.values["choice.estimator"] == "gumbel_softmax_soft"]
+    kept = [one for one in trials if one.values["recipe.choice.estimator"] == "gumbel_softmax_soft"]
     assert 0 < len(kept) < len(trials)
     state = page.locator("#brush-state")
     expect(state).to_have_text(f"{len(kept)} of {len(trials)} trials are within the marked ranges.")

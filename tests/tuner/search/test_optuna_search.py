@@ -45,7 +45,7 @@ def run_all(search: SpaceSearch, count: int) -> list[tuple[dict[str, Any], float
 def test_tpe_finds_the_planted_optimum_and_random_search_does_not_come_as_near():
     tpe, random = run_all(searcher("tpe", seed=1), 60), run_all(searcher("random", seed=1), 60)
     values, top = max(tpe, key=lambda one: one[1])
-    assert values["choice.estimator"] == BEST["choice.estimator"]
+    assert values["recipe.choice.estimator"] == BEST["recipe.choice.estimator"]
     assert top > 29.9
     late = [sum(value for _, value in trials[30:]) / 30 for trials in (tpe, random)]
     assert late[0] > late[1] + 1, "what it learned shows in the mean of the later half"
@@ -173,9 +173,9 @@ def test_asha_remembers_the_trials_of_an_earlier_session(tmp_path: Path):
 @pytest.mark.parametrize(
     "domain",
     [
-        Domain(path="clicks.interactions", kind="integer", low=1, high=3),
-        Domain(path="loss.entropy", kind="log_uniform", low=1e-3, high=0.1),
-        Domain(path="choice.temperature.warmup", kind="uniform", low=0.1, high=0.5),
+        Domain(path="recipe.clicks.interactions", kind="integer", low=1, high=3),
+        Domain(path="recipe.loss.entropy", kind="log_uniform", low=1e-3, high=0.1),
+        Domain(path="recipe.choice.temperature.warmup", kind="uniform", low=0.1, high=0.5),
     ],
 )
 def test_mutations_draw_from_the_whole_domain(domain: Domain):
@@ -200,8 +200,12 @@ def copied(seed: int) -> dict[str, Any]:
     """The config of a trial that takes over a better one's weights."""
     preset = smoke()
     space = Space(preset.domains, preset.base)
-    scheduler = Pbt(PSNR, COURSE, space, ["loss.entropy", "choice.temperature.start"], seed)
-    point = {"choice.estimator": "argmax_ste", "loss.entropy": 0.02, "choice.temperature.start": 1.0}
+    scheduler = Pbt(PSNR, COURSE, space, ["recipe.loss.entropy", "recipe.choice.temperature.start"], seed)
+    point = {
+        "recipe.choice.estimator": "argmax_ste",
+        "recipe.loss.entropy": 0.02,
+        "recipe.choice.temperature.start": 1.0,
+    }
     donor, other = Copied("x_00001", {POINT: point}), named("x_00002")
     scheduler._trial_state = {donor: SimpleNamespace(last_result={"images_seen": 1100})}  # pyright: ignore
     with pbt._drawn_from(seed, "00002", 1100):
@@ -224,7 +228,7 @@ def test_pbt_draws_from_its_own_place_in_the_seeds_stream_and_leaves_others_thei
     monkeypatch.setattr(pbt.PopulationBasedTraining, "on_trial_result", perturb)
     preset = smoke()
     for seed, name in ((1, "x_00002"), (1, "y_00002"), (2, "x_00002")):
-        scheduler = Pbt(PSNR, COURSE, Space(preset.domains, preset.base), ["loss.entropy"], seed)
+        scheduler = Pbt(PSNR, COURSE, Space(preset.domains, preset.base), ["recipe.loss.entropy"], seed)
         random.seed(0)
         scheduler.on_trial_result(None, named(name), result(1100, 20.0))
         assert random.random() == random.Random(0).random()
@@ -234,6 +238,6 @@ def test_pbt_draws_from_its_own_place_in_the_seeds_stream_and_leaves_others_thei
 def test_a_copy_knows_which_settings_made_its_weights():
     config = copied(1)
     first, second = config[LEGS]
-    assert (first["images_seen"], first["trial"], first["values"]["loss.entropy"]) == (0, "x_00001", 0.02)
+    assert (first["images_seen"], first["trial"], first["values"]["recipe.loss.entropy"]) == (0, "x_00001", 0.02)
     assert (second["images_seen"], second["trial"], second["values"]) == (1100, "x_00002", config[POINT])
     assert config[PARENT] == "x_00001"

@@ -9,7 +9,7 @@ ScheduleShape = Literal["constant", "exponential", "warmup_cosine"]
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A temperature over one phase."""
+    """A temperature over one stage."""
 
     shape: ScheduleShape = "constant"
     """constant: `start` throughout. exponential: start * exp(-k t), reaching `end` at the end (section 3.3.2).
@@ -43,9 +43,39 @@ class Schedule:
         return self.end + (self.start - self.end) * _cosine((progress - self.warmup) / (1 - self.warmup))
 
 
-def learning_rate(progress: float, peak: float, floor: float, until: float = 0.5) -> float:
-    """Cosine from `peak` to `floor`, which it reaches at `until` of the phase and then keeps (section 3.5)."""
-    return floor + (peak - floor) * _cosine(min(progress / until, 1.0))
+@dataclass(frozen=True, kw_only=True)
+class Decay:
+    """A learning rate over one phase, or over all stages of its span."""
+
+    shape: Literal["cosine", "constant", "linear"] = "cosine"
+    """cosine: from the peak down to the floor (section 3.5). constant: the peak. linear: the peak, from `hold` on
+    a straight line down to the floor."""
+    floor: float = 0.05
+    """Smallest learning rate, as a share of the peak."""
+    until: float = 0.5
+    """Share of the phase at which the floor is reached; it is kept from then on."""
+    hold: float = 0.5
+    """Share of the phase during which `linear` keeps the peak, below `until`."""
+    over: Literal["stage", "span"] = "stage"
+    """What the shares are of."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor is {self.floor}; it is a share, from 0 to 1")
+        if not 0 < self.until <= 1:
+            raise ValueError(f"until is {self.until}; give a share of the phase above 0, up to 1")
+        if self.shape == "linear" and not 0 <= self.hold < self.until:
+            raise ValueError(f"hold is {self.hold} and until {self.until}; the first must be below the second")
+
+    def at(self, peak: float, progress: float) -> float:
+        """The learning rate when a stage, or its span, has come so far."""
+        if self.shape == "constant":
+            return peak
+        floor = peak * self.floor
+        if self.shape == "cosine":
+            return floor + (peak - floor) * _cosine(min(progress / self.until, 1.0))
+        left = (self.until - progress) / (self.until - self.hold)
+        return floor + (peak - floor) * min(max(left, 0.0), 1.0)
 
 
 def most_random_clicks(progress: float, first: int, last: int) -> int:
