@@ -145,7 +145,7 @@ def test_every_setting_explains_itself():
         ),
         (
             {"recipe.loss.heatmap": 0.2, "recipe.loss.entropy": 0.0},
-            "recipe.loss.heatmap 0.2 has no effect: loss.entropy is 0",
+            "recipe.loss.heatmap 0.2 has no effect: recipe.loss.entropy is 0",
         ),
         (
             {"recipe.choice.temperature.shape": "exponential"},

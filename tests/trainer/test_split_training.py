@@ -166,7 +166,7 @@ def test_tries_of_a_state_that_both_guides_see_are_made_once(tmp_path: Path):
         calls.clear()
         edit_loss(step, edit=edit, heatmap=True)
         counts.append(len(calls))
-    tries = step.config.recipe.loss.gain_tries
+    tries = step.config.loss.gain_tries
     assert counts == [1 + 1 + tries + 1, 1 + 1 + 3 + 1]  # look, automatic colours, tries, the choice
 
 

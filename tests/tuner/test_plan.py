@@ -68,7 +68,7 @@ def test_lpips_that_cannot_be_measured_is_refused_before_any_trial(tmp_path: Pat
 def test_the_base_can_be_a_file_of_the_trainer(tmp_path: Path):
     first = new(tmp_path)
     file = tmp_path / "base.yaml"
-    file.write_text("preset: tiny\nloss.heatmap: 0.7\nrecipe.network: unet\nrecipe.guide: own\n")
+    file.write_text("preset: tiny\nrecipe.loss.heatmap: 0.7\nrecipe.network: unet\nrecipe.guide: own\n")
     second = new(tmp_path, name="two", config=file)
     assert flatten(second.base)["recipe.loss.heatmap"] == 0.7
     assert second.base.preset == "tiny"
@@ -120,7 +120,7 @@ def test_a_search_that_has_ended_takes_no_more_trials(tmp_path: Path):
     ("words", "message"),
     [
         (["--metric", "ab_psnrr"], "did you mean ab_psnr"),
-        (["--set", "recipe.loss.entropi=1"], "did you mean loss.entropy"),
+        (["--set", "recipe.loss.entropi=1"], "did you mean recipe.loss.entropy"),
         (["--set", "recipe.loss.entropy"], "write NAME=VALUE"),
         (["--set", "recipe.loss.entropy=high"], "recipe.loss.entropy cannot be 'high'"),
         (["--budget", "soon"], "is no amount"),
@@ -180,7 +180,7 @@ def test_shapes_that_would_all_be_the_same_are_not_searched(tmp_path: Path):
 
 def test_a_grid_is_whole_unless_the_budget_says_otherwise(tmp_path: Path):
     space = tmp_path / "space.yaml"
-    space.write_text("recipe.loss.entropy: [0.0, 0.1, 0.2]\nclicks.interactions: [1, 2, 3, 4]\n")
+    space.write_text("recipe.loss.entropy: [0.0, 0.1, 0.2]\nrecipe.clicks.interactions: [1, 2, 3, 4]\n")
     assert new(tmp_path / "runs", name="a", space=space, search="grid").budget.trials == 12
     assert new(tmp_path / "runs", name="b", space=space, search="grid", budget="5").budget.trials == 5
 

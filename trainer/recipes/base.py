@@ -310,7 +310,7 @@ def at_least(config: Any, **smallest: int) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {bound}")
 
 
-def above_zero(config: Any, *names: str) -> None:
+def above_zero(config: Any, *names: str, prefix: str = "") -> None:
     """Refuse fields that are not above 0.
 
     Raises:
@@ -318,7 +318,7 @@ def above_zero(config: Any, *names: str) -> None:
     """
     for name in names:
         if not getattr(config, name) > 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
+            raise ValueError(f"{prefix}{name} is {getattr(config, name)}; it must be above 0")
 
 
 def share(config: Any, *names: str) -> None:

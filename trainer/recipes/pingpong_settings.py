@@ -130,7 +130,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, weight_decay=0)
-        above_zero(self, "color_lr", "edit_lr", "pingpong_factor", "clip")
+        above_zero(self, "color_lr", "edit_lr", "pingpong_factor", "clip", prefix="recipe.optimizer.")
         share(self, "floor", "decay_until")
         if not self.decay_until:
             raise ValueError("recipe.optimizer.decay_until is 0; give a share of the phase above 0, such as 0.5")

@@ -135,7 +135,7 @@ def test_a_grid_that_nobody_could_want_is_refused():
 @pytest.mark.parametrize(
     ("domain", "message"),
     [
-        (Domain(path="recipe.loss.entropi", kind="choice", values=(1,)), "did you mean loss.entropy"),
+        (Domain(path="recipe.loss.entropi", kind="choice", values=(1,)), "did you mean recipe.loss.entropy"),
         (Domain(path="loss", kind="choice", values=(1,)), "no setting 'loss'"),
         (
             Domain(path="recipe.choice.estimator", kind="choice", values=("gumbel_sofmax",)),
@@ -212,12 +212,12 @@ def test_yaml_gives_domains(tmp_path: Path):
     file = tmp_path / "space.yaml"
     file.write_text(
         """
-        loss.entropy: {log_uniform: [1e-3, 0.1], extra: [0]}
-        choice.temperature.shape: [constant, exponential]
-        choice.temperature.end:
+        recipe.loss.entropy: {log_uniform: [1e-3, 0.1], extra: [0]}
+        recipe.choice.temperature.shape: [constant, exponential]
+        recipe.choice.temperature.end:
           log_uniform: [0.1, 1.0]
-          when: {choice.temperature.shape: exponential}
-        clicks.interactions: {integer: [1, 4], points: 2}
+          when: {recipe.choice.temperature.shape: exponential}
+        recipe.clicks.interactions: {integer: [1, 4], points: 2}
         """
     )
     assert read_space(file)[:3] == (ENTROPY, SHAPE, END)
@@ -227,7 +227,7 @@ def test_yaml_gives_domains(tmp_path: Path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (0.1, "write loss.entropy:"),
+        (0.1, "write recipe.loss.entropy:"),
         ({"log_unifrom": [1, 2]}, "did you mean log_uniform"),
         ({"extra": [0]}, "no kind"),
         ({"uniform": [0, 1], "choice": [1]}, "uniform and choice"),
