@@ -1,77 +1,125 @@
-"""The import rule of the house, read from the source: kernels <- evaluator <- trainer <- tuner."""
+"""What each room of the house may import, which of them owns a heavy library, and what files may be called."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests import ROOT
 
-MAY_IMPORT = {
-    "kernels": set(),
-    "evaluator": {"kernels"},
-    "trainer": {"kernels", "evaluator"},
-    "tuner": {"kernels", "evaluator", "trainer"},
+MAY_IMPORT = {  # a room, and the rooms that it may import beside itself; the longest name that fits counts
+    "kernels": "",
+    "evaluator.system": "",
+    "evaluator.baselines": "",
+    "evaluator.photos": "kernels evaluator.system",
+    "evaluator.metrics": "kernels",
+    "evaluator.registry": "kernels evaluator.baselines evaluator.weights",
+    "evaluator.weights": "evaluator.registry",
+    "evaluator.policies": "kernels evaluator.registry",
+    "evaluator.protocol": "kernels evaluator.system evaluator.baselines evaluator.metrics evaluator.policies "
+    "evaluator.registry",
+    "evaluator.report": "kernels evaluator.system evaluator.metrics evaluator.policies evaluator.protocol "
+    "evaluator.registry",
+    "evaluator.benchmark": "kernels evaluator.system evaluator.baselines evaluator.metrics evaluator.photos "
+    "evaluator.policies evaluator.protocol evaluator.registry evaluator.report",
+    "evaluator.service.images": "kernels evaluator.system evaluator.photos",
+    "evaluator.service.inference": "kernels evaluator.system evaluator.metrics evaluator.registry "
+    "evaluator.weights",
+    "evaluator.service.rendering": "kernels evaluator.service.images",
+    "evaluator.service.middleware": "evaluator.service",
+    "evaluator.service": "evaluator.system evaluator.registry evaluator.service.*",
+    "evaluator.service.api": "evaluator.system evaluator.registry evaluator.service evaluator.service.*",
+    "evaluator": "kernels evaluator.*",
+    "trainer.networks": "kernels",
+    "trainer.recipes": "kernels evaluator.metrics trainer.networks",
+    "trainer.config": "trainer.recipes",
+    "trainer.data": "kernels evaluator.photos evaluator.system trainer.config",
+    "trainer.shards": "evaluator.photos evaluator.system trainer.data",
+    "trainer.engines": "evaluator.system trainer.config trainer.recipes",
+    "trainer.monitoring": "evaluator.registry trainer.config trainer.data trainer.engines",
+    "trainer": "kernels evaluator.* trainer.*",
+    "tuner": "kernels evaluator.* trainer.* trainer tuner.*",
+    "tuner.search": "kernels trainer.config trainer.recipes tuner",
+    "tuner.report": "evaluator.report evaluator.system trainer.config trainer.recipes tuner tuner.search",
 }
-OWNERS = {  # files, or whole packages with a slash
-    "accelerate": {"trainer/engines/"},
-    "deepspeed": {"trainer/engines/"},
-    "webdataset": {
-        "trainer/data/storage.py",
-        "tests/benchmarks/trainer/loader_paths.py",
-    },  # which times its own recipe
-    "boto3": {"trainer/data/storage.py"},
-    "ray": {"evaluator/service/ray_serve.py", "tuner/"},
-    "optuna": {"tuner/"},
-    "mlflow": {"trainer/monitoring/mlflow_tracker.py", "evaluator/registry/mlflow_registry.py"},
+OWNERS = {  # rooms, or single files
+    "accelerate": "trainer.engines",
+    "deepspeed": "trainer.engines",
+    "webdataset": "trainer.data trainer.shards",
+    "boto3": "trainer.data.storage",
+    "ray": "tuner evaluator.service.ray_serve",
+    "optuna": "tuner",
+    "mlflow": "trainer.monitoring.mlflow_tracker evaluator.registry.mlflow_registry",
 }
-SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+KERNELS_NEED = {"torch", "triton", "jaxtyping", "kernels"}
+SOURCES = [
+    path for package in ("kernels", "evaluator", "trainer", "tuner") for path in (ROOT / package).rglob("*.py")
+]
 
 
-def imported_packages(path: Path) -> set[str]:
-    """Top-level names that a file imports, anywhere in it."""
-    names: set[str] = set()
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
-    return names
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: {ast.unparse(node)}; write the whole name"
+            files = [f"{node.module}.{alias.name}" for alias in node.names]
+            inside = [name for name in files if exists(name)]
+            yield from inside if len(inside) == len(files) else [node.module, *inside]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path):
-    package = path.relative_to(ROOT).parts[0]
-    forbidden = set(MAY_IMPORT) - MAY_IMPORT[package] - {package} | {"launch", "infra", "tests"}
-    assert not imported_packages(path) & forbidden
+def exists(module: str) -> bool:
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_one_module_owns_each_heavy_library(path: Path):
-    where = str(path.relative_to(ROOT))
-    folders = {f"{parent}/" for parent in path.relative_to(ROOT).parents}
-    for library in imported_packages(path) & set(OWNERS):
-        assert {where, *folders} & OWNERS[library], f"{where} imports {library}; only {OWNERS[library]} may"
+def room_of(module: str) -> str:
+    return max((room for room in MAY_IMPORT if is_in(module, room)), key=len, default="")
 
 
-def test_kernels_need_only_torch():
-    """Its benchmarks are programs, which may also print tables and read a command line."""
-    library = {"torch", "triton", "jaxtyping", "kernels"} | set(sys.stdlib_module_names)
-    for path in (ROOT / "kernels").rglob("*.py"):
-        program = path.parent.name == "kernels" and path.stem.startswith("bench")
-        assert imported_packages(path) <= library | ({"numpy", "rich", "tyro"} if program else set()), path
+def is_in(module: str, place: str) -> bool:
+    return module == place or module.startswith(f"{place}.")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_replaces_the_standard_library(path: Path):
-    """`accelerate launch trainer/main.py` puts trainer/ on sys.path, in front of the standard library."""
-    assert path.stem == "__init__" or path.stem not in sys.stdlib_module_names
+def test_each_room_imports_what_its_row_says():
+    for path in SOURCES:
+        module = module_of(path)
+        own = room_of(module)
+        allowed = MAY_IMPORT[own].split()
+        for name in imported(path):
+            room = room_of(name)
+            fits = room in allowed or any(one.endswith(".*") and room.startswith(one[:-1]) for one in allowed)
+            assert not room or room == own or fits, f"{module} imports {name}; {own} may import {allowed}"
+            assert name.partition(".")[0] not in {"tests", "launch", "infra"}, f"{module} imports {name}"
 
 
-def test_the_rule_sees_every_package():
-    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} >= set(MAY_IMPORT)
+def test_one_room_owns_each_heavy_library():
+    for path in SOURCES:
+        module = module_of(path)
+        libraries = {name.partition(".")[0] for name in imported(path)}
+        for library in libraries & set(OWNERS):
+            owners = OWNERS[library].split()
+            assert any(is_in(module, owner) for owner in owners), f"{module} imports {library}; only {owners} may"
+        if is_in(module, "kernels"):
+            assert libraries <= KERNELS_NEED | set(sys.stdlib_module_names), f"{module} imports {libraries}"
+
+
+def test_files_are_few_in_a_room_and_replace_no_library():
+    """`accelerate launch trainer/main.py` puts trainer/ on sys.path, in front of everything else."""
+    folders: dict[Path, list[str]] = {}
+    for path in SOURCES:
+        if path.stem not in ("__init__", "__main__"):
+            folders.setdefault(path.parent, []).append(path.stem)
+    taken = set(sys.stdlib_module_names) | {*OWNERS, "torch", "numpy", "pandas", "requests", "filelock", "tyro"}
+    for folder, names in folders.items():
+        assert not taken & set(names), folder
+        assert len(names) <= 13, f"{folder} holds {len(names)} files"
 
 
 def test_an_error_message_waits_for_no_package_that_only_a_training_needs():

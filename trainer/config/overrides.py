@@ -10,9 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from trainer.config import Config, override
+from trainer.config import Config, flat, override
 from trainer.config.presets import PRESETS, paper
-from trainer.monitoring.tracker import flat
 from trainer.recipes import RecipeConfig
 
 

@@ -25,8 +25,9 @@ from evaluator.registry.mlflow_registry import (
     unreachable,
     write_model_file,
 )
+from trainer.config import flat
 from trainer.monitoring.metric_queue import Entry, Outbox, Rejected, brief, now, within
-from trainer.monitoring.tracker import NullTracker, Place, flat
+from trainer.monitoring.tracker import NullTracker, Place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

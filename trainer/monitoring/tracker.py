@@ -75,14 +75,3 @@ class Place:
     """Log the machine's state beside the training's metrics."""
     warn: Callable[[str], None] = field(default=logging.getLogger("chromaclick").warning, repr=False)
     """Gets each warning as one line; sometimes from another thread."""
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    values: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{name}.")
-        else:
-            values[f"{prefix}{name}"] = value
-    return values

@@ -12,7 +12,6 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
-import evaluator
 from evaluator.service.images.decode import Broken, Limits, NotAPhoto, TooLarge
 from evaluator.service.images.parser import LENGTH
 from evaluator.service.images.store import PhotoStore, StoredPhoto, photo_id
@@ -166,7 +165,7 @@ class _Parser:
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(evaluator.__file__).parent.parent)
+    root = str(Path(__file__).parents[3])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     given = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return {**given, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
