@@ -47,7 +47,7 @@ import io
 import numpy as np
 from PIL import Image
 from evaluator.registry.mlflow_registry import connect, load_colorizer
-from evaluator.service import samples
+from evaluator.service.images import samples
 from evaluator.service.images.decode import Limits, parse
 from evaluator.service.inference.runtimes import choose
 from tests import ROOT
