@@ -4,13 +4,11 @@ The only module of the evaluator that uses MLflow, which takes most of a second 
 on first use. Pickles are never loaded.
 """
 
-import argparse
 import json
 import logging
 import os
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +30,6 @@ from evaluator.registry.networks import (
     SplitParts,
     load_baseline,
 )
-from evaluator.registry.wording import described
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -383,28 +380,3 @@ def promote(tracking_uri: str, name: str, version: str, why: Mapping[str, str]) 
 def in_words(why: Mapping[str, str]) -> str:
     """Reasons in one line."""
     return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in why.items())
-
-
-def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None) -> None:
-    """Print the registered networks: `python -m evaluator.registry list --work runs`."""
-    parser = argparse.ArgumentParser(prog="python -m evaluator.registry", description="Registered networks.")
-    parser.add_argument("command", choices=["list"], help="list: name, version, aliases, commit, metrics")
-    parser.add_argument("--work", default="runs", help="work folder with mlflow.db (default: %(default)s)")
-    work = parser.parse_args(arguments).work
-    try:
-        found = versions(tracking_uri or default_tracking_uri(work))
-    except (ValueError, ConnectionError) as error:
-        sys.exit(_refused(str(error)))
-    if not found:
-        print(f"nothing is registered in {work} yet; accelerate launch trainer/main.py registers three networks")
-    for version in found:
-        print(described(version.name, str(version.version), version.aliases, version.tags))
-
-
-def _refused(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
-
-
-if __name__ == "__main__":
-    main()
