@@ -1,4 +1,4 @@
-"""What a finished training leaves behind: tables, pictures, registered networks, and what to type next."""
+"""Results of a finished training: tables, pictures, registered networks, and the commands to type next."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PHOTOS_IN_PICTURE = 6
 
 
 def conclude(training: Training, folder: RunFolder, tracker: NullTracker) -> None:
-    """Report, publish and say what to do next; on the main process, after the last stage."""
+    """Report and publish the results, on the main process after the last stage."""
     results = training.results
     assert results is not None, "conclude() comes after run()"
     screen = training.screen
@@ -40,7 +40,7 @@ def conclude(training: Training, folder: RunFolder, tracker: NullTracker) -> Non
 
 
 def draw(training: Training, folder: Path) -> dict[str, Path]:
-    """Photos under clicks, and the validation curves over the training."""
+    """Draw a grid of photos under clicks, and the validation curves over the training."""
     # The report brings matplotlib: a second that no error message should wait for.
     from evaluator.report.click_grid import click_grid
     from evaluator.report.figures import training_curves
@@ -120,7 +120,7 @@ def export_network(training: Training, published: str, engine: Engine):
 
 
 def write_results(training: Training, folder: Path, versions: dict[str, int]) -> None:
-    """Everything that was measured; the file's presence says that the run is finished."""
+    """Write all measurements; the file marks the run as finished."""
     content = {
         "results": training.results.rows() if training.results else [],
         "curve": training.progress.curve,
@@ -136,7 +136,7 @@ def write_results(training: Training, folder: Path, versions: dict[str, int]) ->
 
 
 def next_commands(training: Training) -> str:
-    """The commands that a person would want next."""
+    """Commands to run next."""
     work = training.config.run.work
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     look = (
