@@ -52,7 +52,7 @@ class Course:
 
     @property
     def own(self) -> tuple[int, ...]:
-        """Photos that the trial itself was trained on at each of its reports, without a shared pretraining."""
+        """Photos that the trial itself was trained on at each of its reports, excluding the shared pretraining."""
         return tuple(end - self.shared for end in self.ends if end > self.shared)
 
     @property
