@@ -1,1 +1,1 @@
-"""What a colorizer is worth: metrics, policies, protocol and registry. Never imports the trainer."""
+"""Evaluation and serving of colorizers: metrics, policies, protocol, benchmark, registry, service."""

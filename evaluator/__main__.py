@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    """Imported only now: each of them brings libraries that take seconds."""
+    """Function of a command, imported on demand: each brings libraries that take seconds."""
     if name == "benchmark":
         return import_module("evaluator.benchmark.command").main
     if name in _SERVING:

@@ -1,4 +1,4 @@
-"""`python -m evaluator colorize`: a photo in full size from the command line, with the service's own parts."""
+"""`python -m evaluator colorize`: color a photo in full size from the command line, with the service's parts."""
 
 import re
 import tempfile
@@ -67,7 +67,7 @@ class Options:
 
 
 class Colored(NamedTuple):
-    """A photo at the working size."""
+    """Colors of a photo at the working size."""
 
     clicks: Float[Tensor, "1 3 h w"]
     ab: Float[Tensor, "1 2 h w"]
@@ -138,7 +138,7 @@ def color(
 def suggested(
     photo: StoredPhoto, colored: Colored, guide: LoadedGuide, count: int
 ) -> list[tuple[int, int, float]]:
-    """Row and column in the photo, and share of the heat map, of the best places for the next click."""
+    """Positions (row, col) in the photo and shares of the heat map of the best next clicks."""
     features = colored.features if guide.reads_features else None
     logits = guide(photo.working, colored.ab, colored.clicks, features=features)
     found = peaks(logits[0] / (guide.contract.temperature or 1.0), clicked(colored.clicks)[0], count)
@@ -146,7 +146,7 @@ def suggested(
 
 
 def check(options: Options) -> None:
-    """Raise a ValueError for a file name or a number that cannot work."""
+    """Raise a ValueError for an unusable file name or number."""
     if options.out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out is {options.out}; end it in one of {', '.join(FORMATS)}")
     if not options.photo.is_file():
@@ -159,7 +159,7 @@ def check(options: Options) -> None:
 
 
 def read_clicks(options: Options) -> list[Click]:
-    """The clicks of the file, then those of the command line.
+    """Clicks of the file, then those of the command line.
 
     Raises:
         ValueError: one that is none.

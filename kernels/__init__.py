@@ -1,4 +1,4 @@
-"""The numerics: pure tensor functions over torch. No config, no files, no network; `bench*.py` are programs."""
+"""Numerics as pure tensor functions over torch: no configuration, no files, no network access."""
 
 from kernels.choose_click import Click, choose_click
 

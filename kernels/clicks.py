@@ -1,6 +1,6 @@
-"""The click map: what is already clicked, and how a click writes its colour.
+"""Click maps: where clicks are, and how a click writes its colour.
 
-A click at pixel (row, col) with hint size s stamps the s x s square of pixels row - (s-1)//2 ... row + s//2 (and
+A click at pixel (row, col) with hint size s fills a hint patch: rows row - (s-1)//2 ... row + s//2 (and
 the same for columns), cut off at the border. It sets the mask to 1 there and the colour to the mean of the true
 ab inside that square. With s = 1 this is the thesis' click (section 3.1.2): the pixel and its own colour.
 """
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 LARGEST_HINT = 31
-"""Side of the largest stamp of `choose_click` and of training, in pixels."""
+"""Side of the largest hint patch of `choose_click` and of training, in pixels."""
 
 
 def no_clicks(like_ab: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -21,18 +21,18 @@ def no_clicks(like_ab: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
 
 
 def clicked(clicks: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b h w"]:
-    """True where a click has already put a colour."""
+    """Mask of the clicked pixels."""
     return clicks[:, 0] > 0.5
 
 
 def one_hot(choice: Int64[Tensor, " b"], height: int, width: int) -> Float[Tensor, "b h w"]:
-    """1 at each photo's chosen pixel (flat index row * width + col), 0 elsewhere, in float32."""
+    """One-hot maps of the chosen pixels (flat index row * width + col), in float32."""
     flat = torch.zeros(len(choice), height * width, device=choice.device)
     return flat.scatter_(1, choice[:, None], 1.0).view(-1, height, width)
 
 
 def hint_colours(truth_ab: Float[Tensor, "b 2 h w"], hint_size: int) -> Float[Tensor, "b 2 h w"]:
-    """The colour that a click of `hint_size` would carry at each pixel: the mean of true ab under its stamp."""
+    """Colour that a click of `hint_size` has at each pixel: the mean true ab over its hint patch."""
     _check_hint_size(hint_size)
     if hint_size == 1:
         return truth_ab
@@ -53,11 +53,11 @@ def place(
         clicks: the map so far; not modified.
         colours: the hint colour at each pixel, from `hint_colours` with the same hint size.
         selection: one-hot, or a relaxed selection that sums to at most 1 (soft Gumbel-Softmax).
-        hint_size: side of the stamp in pixels, at least 1.
+        hint_size: side of the hint patch in pixels, at least 1.
 
     Computed in float32, or in float64 for a float64 selection. The newest click covers older ones under its
-    stamp. The gradient at a pixel is d(mask) + d(a) * a + d(b) * b, summed over that pixel's stamp, of its
-    candidate colour (a, b).
+    hint patch. The gradient at a pixel is d(mask) + d(a) * a + d(b) * b, summed over that pixel's hint patch, of
+    its candidate colour (a, b).
     """
     _check_hint_size(hint_size)
     selection = _exact(selection).unsqueeze(1)
@@ -69,7 +69,7 @@ def place(
 def scatter_clicks(
     colours: Float[Tensor, "b 2 h w"], places: Float[Tensor, "b h w"], hint_size: int = 1
 ) -> Float[Tensor, "b 3 h w"]:
-    """A click map with clicks at all `places` (0 or 1) at once; where stamps overlap, their colours average."""
+    """A click map with clicks at all `places` (0 or 1) at once; overlapping hint patches average."""
     _check_hint_size(hint_size)
     places = places.float().unsqueeze(1)
     written = box_sum(torch.cat([places, places * colours.float()], dim=1), hint_size, mirrored=True)
@@ -88,7 +88,7 @@ def place_clicks(
 
 
 def random_choice(clicks: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b h w"]) -> Int64[Tensor, " b"]:
-    """The unclicked pixel with the largest noise in each photo: a uniform choice for i.i.d. noise.
+    """The unclicked pixel with the largest noise in each photo: uniform for i.i.d. noise.
 
     Raises:
         ValueError: every pixel of some photo is already clicked.
@@ -125,7 +125,7 @@ def check_some_pixel_is_free(taken: Bool[Tensor, "b h w"]) -> None:
 
 
 def _exact(x: Tensor) -> Tensor:
-    """In float32; float64 stays float64."""
+    """The tensor in float32; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -135,7 +135,7 @@ def _check_hint_size(hint_size: int) -> None:
 
 
 def box_sum(x: Float[Tensor, "b c h w"], size: int, *, mirrored: bool) -> Float[Tensor, "b c h w"]:
-    """Sum over each pixel's stamp (`mirrored`: over the pixels whose stamp covers it), zero outside."""
+    """Sum over each pixel's hint patch (`mirrored`: over the pixels whose patch covers it), zero outside."""
     if size == 1:
         return x
     before, after = (size - 1) // 2, size // 2
@@ -157,11 +157,11 @@ def stamp(
         clicks: the map so far; not modified.
         positions: flat index row * width + col of each photo's click.
         colours: ab that each click carries, CIE / 128.
-        hint_size: side of the stamp in pixels, at least 1; cut off at the border.
+        hint_size: side of the hint patch in pixels, at least 1; cut off at the border.
     """
     batch, _, height, width = clicks.shape
     offset = torch.arange(-((hint_size - 1) // 2), hint_size // 2 + 1, device=positions.device)
-    # A pixel beyond the border becomes the border's own, which lies under the stamp too.
+    # A pixel beyond the border becomes the border's own, which lies under the hint patch too.
     rows = ((positions // width)[:, None] + offset).clamp(0, height - 1)
     cols = ((positions % width)[:, None] + offset).clamp(0, width - 1)
     under = (rows[:, :, None] * width + cols[:, None, :]).view(batch, 1, -1).expand(-1, 3, -1)
@@ -188,5 +188,5 @@ def nearest_free(positions: Int64[Tensor, " b"], taken: Bool[Tensor, "b h w"]) -
 
 
 def at_places(values: Float[Tensor, "b k h w"], places: Int64[Tensor, "b c"]) -> Float[Tensor, "b c k"]:
-    """The values at flat indices row * width + col."""
+    """Values at flat indices row * width + col."""
     return values.flatten(2).gather(2, places[:, None].expand(-1, values.shape[1], -1)).mT

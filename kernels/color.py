@@ -29,7 +29,7 @@ _XYZ_FROM_RGB: Matrix = (
 
 
 def _inverse(m: Matrix) -> Matrix:
-    """Invert a 3x3 matrix in double precision, by cofactors."""
+    """Inverse of a 3x3 matrix in double precision, by cofactors."""
     cofactors = [
         [
             m[(row + 1) % 3][(col + 1) % 3] * m[(row + 2) % 3][(col + 2) % 3]
@@ -94,7 +94,7 @@ def to_uint8(rgb: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
 
 
 def lab_to_uint8(lightness: Float[Tensor, "b 1 h w"], ab: Float[Tensor, "b 2 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-    """`to_uint8(lab_to_rgb(lightness, ab))` in float32 by a table, a few times as fast on a CPU.
+    """`to_uint8(lab_to_rgb(lightness, ab))` by a table in float32, a few times faster on a CPU.
 
     Linear RGB is rounded to 16 bits before its gamma: a value may lie one level beside the exact one where that is
     near the middle between two levels. No gradient.
@@ -122,7 +122,7 @@ _LEVELS = 65536
 
 @cache
 def _encoded_levels(device: torch.device) -> Tensor:
-    """uint8 sRGB of every 16-bit level of linear RGB."""
+    """Table of the uint8 sRGB value of every 16-bit level of linear RGB."""
     linear = torch.arange(_LEVELS, dtype=torch.float64) / (_LEVELS - 1)
     return (_encode(linear).clamp(0.0, 1.0) * 255.0).round_().to(device, torch.uint8)
 
@@ -140,7 +140,7 @@ def _at_least_float32(value: Tensor) -> Tensor:
 
 
 def _linear(rgb: Tensor) -> Planes:
-    """Undo the sRGB gamma; uint8 goes through a table of 256 entries, 4x quicker than a power per value."""
+    """Undo the sRGB gamma; uint8 by a table of 256 entries, 4x faster than a power per value."""
     if rgb.dtype != torch.uint8:
         return [_decode(plane) for plane in _at_least_float32(rgb).unbind(1)]
     table = _decode(torch.arange(256, device=rgb.device, dtype=torch.float32) / 255.0)
@@ -175,7 +175,7 @@ def _expand(f: Tensor) -> Tensor:
 
 
 def _combine(matrix: Matrix, planes: Planes) -> Planes:
-    """Multiply the three planes (B,H,W) by a 3x3 matrix."""
+    """Multiply three planes (B,H,W) by a 3x3 matrix."""
     first, second, third = planes
     return [first.mul(a).add_(second, alpha=b).add_(third, alpha=c) for a, b, c in matrix]
 
@@ -204,7 +204,7 @@ _CUBE_OFFSET = 709_958_130
 def photo_to_lab(
     rgb: UInt8[Tensor, "b 3 h w"],
 ) -> tuple[Float32[Tensor, "b 1 h w"], Float32[Tensor, "b 2 h w"]]:
-    """Convert uint8 sRGB to `(lightness, ab)` like `kernels.color.rgb_to_lab`, to 1e-4 CIE units.
+    """Convert uint8 sRGB to `(lightness, ab)` in one compilable pass; agrees with `rgb_to_lab` to 1e-4 CIE units.
 
     Not differentiable: bytes have no gradient.
     """
@@ -224,7 +224,7 @@ def _decode_byte(plane: Tensor) -> Tensor:
 
 
 def _power_08(x: Tensor) -> Tensor:
-    """x ** 0.8 for x in 0.3 ... 1."""
+    """x ** 0.8 for x in 0.3 ... 1, by a polynomial."""
     offset = x - _CENTRE
     total = offset * _POWER_08[-1] + _POWER_08[-2]
     for coefficient in reversed(_POWER_08[:-2]):

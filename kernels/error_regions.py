@@ -1,4 +1,4 @@
-"""Where a colorization is wrong: error maps, wrong regions and their centres, target heat maps for EditNet.
+"""Errors of a colorization: error maps, wrong regions and their centres, target heat maps for EditNet.
 
 Everything here is a constant for training: computed in float32 without gradient, elementwise, so that neither
 autocast nor a GPU's TF32 setting changes a number.
@@ -59,7 +59,7 @@ def distance_to_background(
 
 @torch.no_grad()
 def gaussian_blur(values: Float[Tensor, "b h w"], sigma: float) -> Float32[Tensor, "b h w"]:
-    """Blur each map with a Gaussian of `sigma` pixels; the map continues as its reflection (d c b a | a b c d).
+    """Gaussian blur with `sigma` pixels and reflected borders (d c b a | a b c d).
 
     The kernel is cut off at 4 sigma and normalised: `scipy.ndimage.gaussian_filter` with its defaults. The sum
     of each map is preserved. sigma = 0 returns the map.
@@ -128,7 +128,7 @@ def region_target(
 def region_centre(
     error: Float[Tensor, "b h w"], clicked: Bool[Tensor, "b h w"], *, inhibition: int = 3
 ) -> Int64[Tensor, " b"]:
-    """Flat index of the unclicked pixel deepest inside a wrong region: a simulated user's next click.
+    """Flat index of the unclicked pixel deepest inside a wrong region: the simulated user's next click.
 
     Ties go to the first. In a photo where nothing is wrong outside the inhibited discs it is the unclicked pixel
     farthest from all earlier clicks and from the border.
@@ -147,7 +147,7 @@ def region_centre(
 def region_depth(
     error: Float[Tensor, "b h w"], clicked: Bool[Tensor, "b h w"], *, inhibition: int = 3
 ) -> Float32[Tensor, "b h w"]:
-    """How deep each pixel lies inside a wrong region: pixels to the nearest one that is not wrong.
+    """Depth inside a wrong region: distance in pixels to the nearest pixel that is not wrong.
 
     Wrong is an error above 5 CIE units and above the 70th percentile of the photo's error, outside the discs of
     radius `inhibition` around earlier clicks. Outside of the image nothing is wrong.
@@ -177,7 +177,7 @@ def _row_distance(mask: Tensor, *, border: bool) -> Tensor:
 
 
 def _across_rows(along_rows: Tensor, *, border: bool) -> Tensor:
-    """Squared distance: the minimum over row offsets k of the squared distance along row `r + k`, plus k^2."""
+    """Squared distance over all rows: the minimum over row offsets k of the row's squared distance plus k^2."""
     height = along_rows.shape[-2]
     squared = along_rows.clone()
     if border:

@@ -1,4 +1,4 @@
-"""The choice of a click, in plain torch: temperature softmax, gradient estimators, entropy and divergence.
+"""Choice of a click in plain torch: temperature softmax, gradient estimators, entropy and divergence.
 
 This is the reference that defines the numbers; everything runs in float32 (float64 stays float64) also inside
 autocast. Notation: theta = z / T, pi = softmax(theta) over the free pixels, G standard Gumbel noise, D the
@@ -35,7 +35,7 @@ class Selection(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What an estimator chooses from."""
+    """Input of an estimator."""
 
     theta: Float[Tensor, "b h w"]
     """z / T, -inf at taken pixels and nowhere else."""
@@ -103,7 +103,7 @@ def heatmap(
 
 
 def log_probability(log_heat: Float[Tensor, "b h w"], choice: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """log pi of each photo's chosen pixel, in nats; differentiable with respect to the heat map."""
+    """Log probability of each photo's chosen pixel, in nats; differentiable in the heat map."""
     return log_heat.flatten(1).gather(1, choice[:, None]).squeeze(1)
 
 
@@ -191,7 +191,7 @@ def reinmax(scores: Scores) -> Selection:
 
 
 def gumbel_rao(scores: Scores) -> Selection:
-    """Gumbel-Rao (arXiv 2010.04838): straight-through Gumbel-Softmax, averaged over what D leaves open.
+    """Gumbel-Rao (arXiv 2010.04838): straight-through Gumbel-Softmax averaged over the noise given D.
 
     D ~ Cat(pi); Z_1 ... Z_k are `conditional_scores` given D, s_k = softmax(Z_k / tau); gradient at theta:
     mean_k J(s_k) g / tau. It has the mean of `gumbel_softmax` and at most its variance. The conditional draw is
@@ -262,7 +262,10 @@ def _straight_through(soft: Tensor, choice: Tensor) -> Selection:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward: exactly the hard selection (hard + soft - soft would be off by a rounding). Backward: to soft."""
+    """Straight-through estimator: exactly the hard selection forward, the soft one's gradient backward.
+
+    (hard + soft - soft.detach() would be off by a rounding.)
+    """
 
     @staticmethod
     def forward(ctx: Any, hard: Tensor, soft: Tensor) -> Tensor:
@@ -274,7 +277,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _SoftmaxAt(torch.autograd.Function):
-    """A softmax of `theta` that came out as the given probabilities: forward p, backward J(p) g."""
+    """Softmax of `theta` with its probabilities given: forward p, backward J(p) g."""
 
     @staticmethod
     def forward(ctx: Any, theta: Tensor, p: Tensor) -> Tensor:

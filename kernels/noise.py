@@ -1,4 +1,4 @@
-"""Counter-based noise: every number is a pure function of (key, stream, position).
+"""Counter-based random numbers: each is a pure function of (key, stream, position).
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), computed with int64
 tensors. The same numbers come out on every device, for every batch split and number of processes, so a run
@@ -39,7 +39,7 @@ def fold(*parts: int) -> int:
 def sample_keys(
     seed: int, first: int, count: int, device: torch.device | str | None = None
 ) -> Int64[Tensor, " b"]:
-    """One key for each of the samples `first ... first + count - 1` of a stream that `seed` names."""
+    """Keys of the samples `first ... first + count - 1` of a stream named by `seed`."""
     return torch.tensor(
         [fold(seed, index) for index in range(first, first + count)], dtype=torch.int64, device=device
     )
@@ -48,7 +48,7 @@ def sample_keys(
 def philox(
     key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: four 32-bit words of key and counter, held in broadcastable int64 tensors, to four words."""
+    """Philox4x32-10 on broadcastable int64 tensors of 32-bit words: four output words."""
     shape = torch.broadcast_shapes(*(word.shape for word in (*key, *counter)))
     c0, c1, c2, c3 = (word.expand(shape).clone(memory_format=torch.contiguous_format) for word in counter)
     spare = torch.empty_like(c0)
@@ -66,7 +66,7 @@ def philox(
 
 
 def _round_keys(word: Tensor, step: int) -> tuple[Tensor, ...]:
-    """One word of the key in each round."""
+    """One key word for each round."""
     rounds = torch.arange(_ROUNDS, dtype=torch.int64, device=word.device).view(-1, *[1] * word.ndim)
     return (rounds * step + word).bitwise_and_(_LOW32).unbind()
 
@@ -81,7 +81,7 @@ def random_words(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int =
 
 
 def _words(keys: Tensor, stream: int, count: int, draw: int, dtype: torch.dtype) -> Tensor:
-    """`random_words` as numbers of `dtype`, in memory of their own."""
+    """`random_words` as contiguous numbers of `dtype`."""
     for name, value in (("stream", stream), ("draw", draw)):
         if not 0 <= value <= _LOW32:
             raise ValueError(f"{name} is {value}; it must fit in 32 bits")
@@ -96,7 +96,7 @@ def _words(keys: Tensor, stream: int, count: int, draw: int, dtype: torch.dtype)
 
 
 def _turns(keys: Tensor, words: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys (b,1) and places for their words (b,n,4), in the parts that are computed one after another.
+    """Chunks of keys (b,1) and of the memory for their words (b,n,4), computed one after another.
 
     On a CPU a part stays in the caches through all passes of `philox`. A traced graph takes batches of any size.
     """
@@ -125,7 +125,7 @@ def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) ->
 
 
 def box_muller(numbers: Float[Tensor, "*n 2"]) -> Float64[Tensor, "*n 2"]:
-    """Two independent standard normal numbers for every two uniform ones in (0, 1) (Box and Muller 1958).
+    """Pairs of independent standard normal numbers from pairs of uniform ones (Box and Muller 1958).
 
     In float64, so that devices whose logarithms differ in the last bit round to the same pixel.
     """

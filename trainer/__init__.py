@@ -1,1 +1,1 @@
-"""How a colorizer is learned: data, networks, losses, recipes, the loop, checkpoints, publishing."""
+"""Training of colorizers and guides: data, networks, losses, recipes, the loop, checkpoints, export."""

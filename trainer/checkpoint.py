@@ -1,4 +1,4 @@
-"""How far a training is, and its atomic checkpoints: a kill or a full disk never costs the previous one."""
+"""Training progress and atomic checkpoints: a kill or a full disk never costs the previous one."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ import torch
 
 @dataclass
 class Progress:
-    """All state of the loop beside the networks'; saved and restored whole."""
+    """State of the loop besides the networks', saved and restored as a whole."""
 
     stage: int = 0
     """Index of the present stage."""
@@ -41,7 +41,7 @@ _log = logging.getLogger("chromaclick")
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last."""
+    """Checkpoints of one run, newest last."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
@@ -77,14 +77,14 @@ class Checkpoints:
         return target
 
     def list(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Complete checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         found = [(match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
         return [path for match, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))]
 
     def load(self) -> dict[str, Any] | None:
-        """The newest checkpoint's state on the CPU, or None where there is none.
+        """State of the newest checkpoint on the CPU, or None where there is none.
 
         Raises:
             ValueError: it cannot be read; the message says which folder to remove to use the one before.
@@ -93,7 +93,7 @@ class Checkpoints:
         return read_state(whole[-1]) if whole else None
 
     def _drop_old(self) -> None:
-        """Out of the way first, as half of one must not be taken for a whole one.
+        """Remove a checkpoint by renaming it first, so that half of one is never taken for a whole one.
 
         What cannot be removed, because a file server's other reader has it open, say, costs no training: it is
         tried again before the next checkpoint.
@@ -111,7 +111,7 @@ class Checkpoints:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's state on the CPU.
+    """State of a checkpoint, on the CPU.
 
     Raises:
         ValueError: it cannot be read; the message says which folder to remove to use the one before.
@@ -126,7 +126,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def networks_of(run: str) -> dict[str, Any]:
-    """The networks' weights and statistics in a run's newest checkpoint, by name.
+    """Weights and statistics of the networks in a run's newest checkpoint, by name.
 
     Raises:
         ValueError: the run has no checkpoint, or it cannot be read.
@@ -138,14 +138,14 @@ def networks_of(run: str) -> dict[str, Any]:
 
 
 def _cause(error: BaseException) -> str:
-    """The operating system's words where it has any: torch wraps them in a page about its archive."""
+    """The operating system's error message where there is one; torch buries it in text about its archive."""
     while not isinstance(error, OSError) and error.__context__ is not None:
         error = error.__context__
     return str(error).partition("\n")[0]
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename durable."""
+    """Sync a folder to the disk, which makes a rename durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

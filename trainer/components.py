@@ -1,4 +1,4 @@
-"""What a training is put together from, opened on every rank; a run folder is not needed for it."""
+"""Components of a training, opened on every rank; none of them needs a run folder."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +106,7 @@ class Parts:
 
 
 def on_main(cluster: Cluster, work: Callable[[], T]) -> T:
-    """Do something on the main process and give every rank its result, or its error."""
+    """Run a function on the main process; every rank gets its result or its error."""
     result, error = None, None
     if cluster.is_main:
         try:
@@ -120,7 +120,7 @@ def on_main(cluster: Cluster, work: Callable[[], T]) -> T:
 
 
 def on_every(cluster: Cluster, work: Callable[[], T]) -> T:
-    """Do something on every process; where one fails, all raise, and none waits for another.
+    """Run a function on every process; if it fails on one, it raises on all, so that none waits for another.
 
     Raises:
         WRONG_INPUT: a process's own error; a ValueError with the rank and the error of another one.
@@ -140,7 +140,7 @@ def on_every(cluster: Cluster, work: Callable[[], T]) -> T:
 
 
 def check_agreement(cluster: Cluster, mine: Mapping[str, object]) -> None:
-    """Refuse processes that would not do the same training: each has its own command line, photos and hardware.
+    """Refuse processes whose settings, photos or hardware differ: they would not do the same training.
 
     Raises:
         ValueError: on every process, with the first that differs from the main one.
@@ -156,19 +156,19 @@ def check_agreement(cluster: Cluster, mine: Mapping[str, object]) -> None:
 
 
 def _shared_settings(config: Config) -> dict[str, object]:
-    """All but those that say where and how on one machine; photos are compared by what they are."""
+    """Settings that all processes must share; photos are compared by content, machine paths left out."""
     return {name: value for name, value in as_json(config).items() if not name.startswith(_OF_A_MACHINE)}
 
 
 def _fingerprint(photos: UInt8[Tensor, "n 3 h w"], names: Sequence[str]) -> str:
-    """Equal where names and pixels are: each rank validates on its share of them."""
+    """Hash of the names and pixels of validation photos, of which each rank measures a share."""
     content = hashlib.sha256("\n".join(names).encode())
     content.update(photos.contiguous().numpy().data)
     return f"{len(names)}, sha256 {content.hexdigest()[:16]}"
 
 
 def perceptual_everywhere(cluster: Cluster, config: Config) -> tuple[Perceptual | None, str]:
-    """LPIPS on every rank or on none, and its status; the main process loads first, so that one downloads.
+    """LPIPS on every rank or on none, with its status; the main process loads first, so only it downloads.
 
     Raises:
         ValueError: it is required, and some rank cannot have it.

@@ -1,4 +1,4 @@
-"""A trained network becomes an exported graph with a contract. Knows nothing of MLflow."""
+"""Export of trained networks as graphs with contracts, independent of MLflow."""
 
 import copy
 import hashlib
@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 
 def _without(network: SplitColorNet, *names: str) -> SplitColorNet:
-    """A copy without some of its layers, whose weights the graph of a part would carry unused."""
+    """A copy without some of its layers, whose unused weights a part's graph would carry."""
     part = copy.deepcopy(network)
     for name in names:
         setattr(part, name, None)
@@ -30,19 +30,19 @@ def _without(network: SplitColorNet, *names: str) -> SplitColorNet:
 
 
 class EmbedPart(nn.Module):
-    """`embed` as a network."""
+    """`embed` as a module."""
 
     def __init__(self, network: SplitColorNet) -> None:
         super().__init__()
         self.network = _without(network, "decoder", "palette")
 
     def forward(self, lightness: Tensor) -> tuple[Tensor, ...]:
-        """The parts of the embedding."""
+        """Tensors of the embedding."""
         return tuple(self.network.embed(lightness))
 
 
 class ColourPart(nn.Module):
-    """`colour` as a network."""
+    """`colour` as a module."""
 
     def __init__(self, network: SplitColorNet) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class ColourPart(nn.Module):
 
 
 class PalettePart(nn.Module):
-    """`palette` as a network of cells."""
+    """`palette` as a module of cells."""
 
     def __init__(self, network: SplitColorNet) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class PalettePart(nn.Module):
 
 
 def export_parts(network: SplitColorNet) -> dict[str, ExportedProgram]:
-    """Graphs of the parts, by name in `PART_FILES`, batch and sides free; of a network in evaluation mode.
+    """Graphs of the parts by name in `PART_FILES`, with free batch and sides, of a network in evaluation mode.
 
     Raises:
         RuntimeError: the parts together do not give what the network gives.
@@ -95,7 +95,7 @@ def export_parts(network: SplitColorNet) -> dict[str, ExportedProgram]:
 
 @torch.no_grad()
 def _check_parts(programs: Mapping[str, ExportedProgram], network: SplitColorNet) -> None:
-    """At another size, with more clicks."""
+    """Compare the exported parts with the network at another size and with more clicks."""
     lightness, clicks = _split_example(1, 3 * MULTIPLE, 2 * MULTIPLE, seed=1)
     found, features = programs["colour"].module()(lightness, clicks, *programs["embed"].module()(lightness))
     whole = network.colour(network.embed(lightness), lightness, clicks)
@@ -122,7 +122,7 @@ def save_parts(programs: Mapping[str, ExportedProgram], bins: Tensor, folder: Pa
 
 
 def _split_example(batch: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise, and a few clicked cells in each photo."""
+    """Example input: noise, and a few clicked cells in each photo."""
     generator = torch.Generator().manual_seed(seed)
     lightness = torch.rand(batch, 1, height, width, generator=generator)
     clicks = torch.zeros(batch, 3, height, width)
@@ -135,7 +135,7 @@ def _split_example(batch: int, height: int, width: int, seed: int) -> tuple[Tens
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph that was checked against its network, and what it takes and gives."""
+    """A graph that was checked against its network, with its inputs and outputs."""
 
     program: ExportedProgram
     contract: Contract
@@ -157,13 +157,13 @@ def describe(
     config: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Contract:
-    """The contract of a network of this repository.
+    """Contract of a network of this repository.
 
     Args:
         network: has `multiple`, the divisor of its sides in pixels.
         name: its name in the registry.
         variant: "blind" or "oracle" makes it a guide; None a colorizer.
-        hint_size: side of a click's stamp in training, in pixels, or smallest and largest.
+        hint_size: side of a hint patch in training, in pixels, or smallest and largest.
         temperature: T of a guide's heat map.
         follows_clicks: whether a colorizer uses clicks at all.
         colorizer: the network whose features a guide reads; without effect for one that reads none.
@@ -257,7 +257,7 @@ def save(exported: Exported, folder: Path) -> Path:
 
 
 class Called(nn.Module):
-    """A network behind its contract's call: the inputs in the order of the ports."""
+    """A network behind its contract's call, with inputs in the order of the ports."""
 
     def __init__(self, network: nn.Module, contract: Contract) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ class Called(nn.Module):
         self._names = [port.name for port in contract.inputs]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The network's output."""
+        """Output of the network."""
         named = dict(zip(self._names, inputs, strict=True))
         features = {"features": named.pop("features")} if "features" in named else {}
         return self.network(*named.values(), **features)
@@ -280,7 +280,7 @@ def _free_dimensions(contract: Contract) -> tuple[dict[int, Any], ...]:
 
 
 def _example(contract: Contract, batch: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Uniform noise over each input's range."""
+    """Example input: uniform noise over each input's range."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(port: Port) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a finished training leaves behind: tables, pictures, registered networks, and what to type next."""
+"""Results of a finished training: tables, pictures, registered networks, and the commands to type next."""
 
 import json
 import os
@@ -10,7 +10,6 @@ from torch import nn
 
 from evaluator.protocol.tables import plain_text, report
 from evaluator.registry.mlflow_registry import default_tracking_uri
-from evaluator.report.click_grid import click_grid
 from trainer.config import RunConfig, flatten
 from trainer.export import Exported, describe, export, save
 from trainer.loop import Training
@@ -23,7 +22,7 @@ PHOTOS_IN_PICTURE = 6
 
 
 def conclude(training: Training, folder: RunFolder, tracker: NullTracker) -> None:
-    """Report, publish and say what to do next; on the main process, after the last stage."""
+    """Report and publish the results, on the main process after the last stage."""
     results = training.results
     assert results is not None, "conclude() comes after run()"
     screen = training.screen
@@ -42,7 +41,11 @@ def conclude(training: Training, folder: RunFolder, tracker: NullTracker) -> Non
 
 
 def draw(training: Training, folder: Path) -> dict[str, Path]:
-    """Photos under clicks, and the validation curves over the training."""
+    """Draw a grid of photos under clicks, and the validation curves over the training."""
+    # The report brings matplotlib: a second that no error message should wait for.
+    from evaluator.report.click_grid import click_grid
+    from evaluator.report.figures import training_curves
+
     config, recipe = training.config, training.recipe
     networks = {name: engine.whole for name, engine in training.engines.items()}
     shown = policies(recipe, networks, recipe.trained)
@@ -56,9 +59,6 @@ def draw(training: Training, folder: Path) -> dict[str, Path]:
         seed=config.seed,
         title=f"{config.preset}: {config.data.image_size} px, hint size {config.validation.hint_size} px",
     )
-    # Here: matplotlib takes a second that no error message should wait for.
-    from evaluator.report.figures import training_curves
-
     files = {"clicks": folder / "clicks.png", "curves": folder / "curves.png"}
     grid.save(files["clicks"])
     training_curves(training.progress.curve, list(shown)).save(files["curves"])
@@ -125,7 +125,7 @@ def on_cpu(build: Callable[[], nn.Module], trained: nn.Module) -> nn.Module:
 
 
 def write_results(training: Training, folder: Path, versions: dict[str, int]) -> None:
-    """Everything that was measured; the file's presence says that the run is finished."""
+    """Write all measurements; the file marks the run as finished."""
     content = {
         "results": training.results.rows() if training.results else [],
         "curve": training.progress.curve,
@@ -141,7 +141,7 @@ def write_results(training: Training, folder: Path, versions: dict[str, int]) ->
 
 
 def next_commands(training: Training) -> str:
-    """The commands that a person would want next."""
+    """Commands to run next."""
     work = training.config.run.work
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     look = (

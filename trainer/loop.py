@@ -1,4 +1,4 @@
-"""The training loop, written once: stages of a recipe, batch by batch, resumable at any step."""
+"""The training loop: stages of a recipe, batch by batch, resumable at any step."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -29,20 +29,20 @@ AfterValidation = Callable[["Training", Stage], bool | None]
 
 
 def carry_on(training: "Training", stage: Stage) -> None:
-    """Does nothing: an `AfterValidation`."""
+    """Default `AfterValidation` callback; does nothing."""
 
 
 @runtime_checkable
 class Metrics(Protocol):
-    """Where numbers go; `trainer.monitoring.mlflow_tracker` has the real ones."""
+    """Sink for metrics; implemented by the trackers of `trainer.monitoring`."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Note values at a number of photos seen."""
+        """Log values at a number of photos seen."""
 
 
 @dataclass
 class Training:
-    """Everything a training needs; `run` is the loop."""
+    """State of a training; `run` is the loop."""
 
     config: Config
     recipe: Recipe
@@ -104,7 +104,7 @@ class Training:
         return True
 
     def validate_again(self) -> Stage | None:
-        """Measure again, without noting it, what the stage before had measured at its end.
+        """Repeat the previous stage's final validation without logging it.
 
         Returns:
             That stage; None where this one has begun, or there is none before.
@@ -115,7 +115,7 @@ class Training:
         return self.recipe.stages[self.progress.stage - 1]
 
     def train_stage(self, stage: Stage, stop: StopRequest) -> bool:
-        """Train the rest of a stage and save; False if asked to stop.
+        """Train the rest of a stage and save a checkpoint; False if asked to stop.
 
         Raises:
             TrainingBroke: the loss was not finite several times in a row.
@@ -125,7 +125,7 @@ class Training:
         return finished and not self._asked_to_stop(stop)
 
     def _asked_to_stop(self, stop: StopRequest) -> bool:
-        """Whether some rank was; validation may have taken minutes."""
+        """Whether any rank was asked to stop; validation may have taken minutes."""
         return self.cluster.agree(finite=True, stop=stop.signal_name is not None).stop
 
     def save(self) -> None:
@@ -155,7 +155,7 @@ class Training:
             raise OSError(problem)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `save` wrote.
+        """Continue from a checkpoint that `save` wrote.
 
         A network that the state does not have keeps its initial weights, as if trained from the beginning: a
         shared pretraining holds ColorNet alone.
@@ -185,7 +185,7 @@ class Training:
             self.engines[name].load_state_dict(saved)
 
     def take_networks(self, networks: Mapping[str, Any], source: str, wanted: Collection[str] = ()) -> None:
-        """Begin with networks of another training; one that it does not have keeps its first weights.
+        """Start from another training's networks; those that it lacks keep their initial weights.
 
         Args:
             networks: their weights and statistics, by name.
@@ -210,12 +210,12 @@ class Training:
             self.screen.say(f"begins with {', '.join(taken)} of {source}{others}")
 
     def _conditions(self) -> dict[str, Any]:
-        """What a continuation must share with the training before it, to repeat it exactly."""
+        """Settings that a resumed training must share with its first part to repeat it exactly."""
         batch_size = self.config.data.batch_size
         return {**self.loader.signature, "precision": self.cluster.precision, "global batch": batch_size}
 
     def _run_stage(self, stage: Stage, stop: StopRequest) -> bool:
-        """Run the rest of a stage; False if asked to stop before its end."""
+        """Train the rest of a stage; False if asked to stop before its end."""
         progress, batch_size = self.progress, self.config.data.batch_size
         images = self._images_of(stage)
         between = {images // batch_size * part // stage.parts * batch_size for part in range(1, stage.parts)}
@@ -280,7 +280,7 @@ class Training:
         return logged, stopping
 
     def _scene(self, batch: Batch) -> Scene:
-        """The batch on the device, with a noise key for each photo's position in the stream."""
+        """The batch on the device in Lab, with a noise key for each photo's position in the stream."""
         local = len(batch.rgb)
         first = self.progress.images_seen + self.cluster.rank * local
         keys = sample_keys(self.config.seed, first, local, self.cluster.device)
@@ -313,7 +313,7 @@ class Training:
         )
 
     def _refuse_corrupt_data(self) -> None:
-        """Stop, on all ranks at once, at too many corrupt photos since the training began, resumed or not.
+        """Stop all ranks when too many photos were corrupt since the training began, resumed or not.
 
         At first they are held against one epoch, as in the loader, which checks where it serves a single process.
 
@@ -340,7 +340,7 @@ class Training:
         self.screen.say(f"    {where} {stage.name}: {headline(self.results)}")
 
     def _measure(self, stages: int) -> Results:
-        """With the networks that so many stages train."""
+        """Validate after a number of stages."""
         for engine in self.engines.values():
             engine.collect()
         phases = [phase for stage in self.recipe.stages[:stages] for phase in stage.phases]

@@ -66,7 +66,7 @@ def parse(words: Sequence[str]) -> Arguments:
 
 
 def config_file(options: Sequence[str]) -> str:
-    """The value of `--config`, which the defaults of all other options depend on; empty where there is none."""
+    """Value of `--config`, which the defaults of all other options depend on; empty where it is not given."""
     parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", default="", metavar="FILE")
     return parser.parse_known_args(options)[0].config

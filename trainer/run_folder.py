@@ -1,4 +1,4 @@
-"""The work folder: one folder per run, with its config, checkpoints, pictures and results."""
+"""The work folder: one folder per run with its config, checkpoints, pictures and results."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ _FREE_TO_CHANGE = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's files."""
+    """Files of one run."""
 
     path: Path
 
@@ -38,31 +38,31 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of its checkpoints."""
+        """Folder of the run's checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains it."""
+        """Lock file, held by the process that trains the run."""
         return self.path / LOCK_FILE
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has finished."""
         return (self.path / RESULTS_FILE).exists()
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return bool(Checkpoints(self.checkpoints, keep=1).list())
 
     @property
     def micro_batch(self) -> object:
-        """The setting that it was started with."""
+        """Micro-batch setting that the run was started with."""
         return json.loads((self.path / CONFIG_FILE).read_text()).get("engine.micro_batch")
 
     def differences(self, config: Config) -> list[str]:
-        """Settings in which `config` differs from the one this run was started with."""
+        """Settings in which `config` differs from the one that this run was started with."""
         started = json.loads((self.path / CONFIG_FILE).read_text())
         wanted = as_json(config)
         names = sorted({*started, *wanted})
@@ -75,7 +75,7 @@ class RunFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedRun:
-    """A run folder, as the main process found or made it; plain values, which every rank is told."""
+    """A run folder as the main process found or made it, in plain values for broadcasting to every rank."""
 
     folder: RunFolder
     made: bool = False
@@ -87,7 +87,7 @@ class OpenedRun:
 
 
 class Claim:
-    """Keeps other processes from training a run; on the main process.
+    """Lock that keeps other processes from training a run; held on the main process.
 
     Args:
         warn: hears of file systems without locks, and of a wait.
@@ -99,7 +99,7 @@ class Claim:
         self._lock: Lock | None = None
 
     def take(self, folder: RunFolder) -> None:
-        """Have the run for as long as `release` is not called.
+        """Lock a run until `release`.
 
         Raises:
             ValueError: another process trains it.
@@ -128,7 +128,7 @@ class Claim:
         self._lock = lock
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         if self._lock:
             self._lock.release()
 
@@ -136,7 +136,7 @@ class Claim:
 def open_run(
     config: Config, *, resume: bool, or_start: bool = False, claim: Callable[[RunFolder], None] = lambda _: None
 ) -> OpenedRun:
-    """Find the run to continue, or make the folder of a new one.
+    """Find the run to resume, or create the folder of a new one.
 
     Args:
         config: of the training.
@@ -157,12 +157,12 @@ def open_run(
 
 
 def as_json(config: Config) -> dict[str, object]:
-    """The flat config as JSON would give it back (tuples as lists)."""
+    """The flat config as JSON returns it (tuples as lists)."""
     return json.loads(json.dumps(flatten(config)))
 
 
 def start_run(config: Config, claim: Callable[[RunFolder], None] = lambda _: None) -> RunFolder:
-    """Make the folder of a new run and write its config; `claim` as in `open_run`.
+    """Create the folder of a new run and write its config; `claim` as in `open_run`.
 
     Raises:
         ValueError: a run of that name exists.
@@ -187,7 +187,7 @@ def _write_config(folder: RunFolder, config: Config) -> None:
 
 
 def _unused_name(config: Config) -> str:
-    """The preset and the time, and a number for jobs that start in the same second."""
+    """A run name of preset and time, numbered for jobs that start in the same second."""
     name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(name for name in numbered if not (Path(config.run.work) / name).exists())
@@ -222,7 +222,7 @@ def find_run(config: Config) -> RunFolder:
 
 
 def find_or_start_run(config: Config, claim: Callable[[RunFolder], None] = lambda _: None) -> OpenedRun:
-    """The run of this name: a new one, or the one that an earlier start of the same command has left.
+    """The run of this name: a new one, or the one that an earlier start of the same command left.
 
     One that ended before its first checkpoint begins again in its folder. Starts at the same time, of an array of
     jobs, say, meet at `claim`, so that the config is that of the one that trains.

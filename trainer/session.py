@@ -1,4 +1,4 @@
-"""One invocation of the trainer: open everything, train, report, publish, close; and what a caller may hook in."""
+"""One invocation of the trainer (open, train, report, publish, close), and its hooks for callers."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ from trainer.warm_start import find_or_pretrain
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Whose child a training is, where it begins, and who hears of its validations."""
+    """Hooks for callers: parent run, starting point, and a callback for validations."""
 
     parent_run: str = ""
     """MLflow run that this one is a child of."""
@@ -68,12 +68,12 @@ TO_BE_CONTINUED = 75
 
 
 class AlreadyFinished(Exception):
-    """The run that a second start of the same command would go on with has come to its end."""
+    """Raised when the run that a repeated command would continue is already finished."""
 
 
 @dataclass
 class Session:
-    """A training with its folder and its tracker, open."""
+    """An open training with its folder and tracker."""
 
     training: Training
     folder: RunFolder
@@ -143,7 +143,7 @@ class Session:
         return session
 
     def train(self, stop: StopRequest) -> int:
-        """`run` for a person; returns the exit code.
+        """`run` for the command line; returns the exit code.
 
         Raises:
             SystemExit: with code 1 when the training cannot go on; what it had is in the latest checkpoint.
@@ -162,7 +162,7 @@ class Session:
         return exit_code(finished)
 
     def run(self, stop: StopRequest) -> bool:
-        """Train to the end or until asked to stop, conclude, and end the tracking run.
+        """Train to the end or until asked to stop, report, and end the tracking run.
 
         Returns:
             Whether it came to its end.
@@ -195,7 +195,7 @@ class Session:
         self.training.cluster.close()
 
     def _watch(self) -> None:
-        """Say where figures and traces go, and what is said and done when the job stands still."""
+        """Set up metrics, traces and the reaction to a hanging job."""
         training = self.training
         run, watch, screen = training.config.run, training.watch, training.screen
         watch.dog.last_words = self._stand_still
@@ -205,7 +205,7 @@ class Session:
             watch.metrics_file = MetricsFile(path, self.folder.name, screen.warn)
 
     def _stand_still(self) -> str:
-        """End the tracking run while the main thread cannot."""
+        """End the tracking run of a hanging job, whose main thread cannot."""
         self.tracker.finish("FAILED")
         return f"Latest checkpoint: {self._latest_checkpoint()}" if self.training.cluster.is_main else ""
 
@@ -256,7 +256,7 @@ class Session:
 
 
 def exit_code(finished: bool) -> int:
-    """0, or `TO_BE_CONTINUED` where torchrun is to start the rest of an unfinished training.
+    """0, or `TO_BE_CONTINUED` where torchrun should restart an unfinished training.
 
     All processes stop when one machine is told to. With 0 the other machines' agents would take the job for done.
     """
@@ -265,7 +265,7 @@ def exit_code(finished: bool) -> int:
 
 
 def _beginning(parts: Parts, hooks: Hooks) -> Path | None:
-    """The checkpoint that a new run begins from; None: from the beginning."""
+    """Checkpoint that a new run starts from; None for a start from scratch."""
     return find_or_pretrain(parts, hooks.pretrained) if hooks.pretrained else hooks.start
 
 
@@ -283,7 +283,7 @@ def _open_tracker(parts: Parts, folder: RunFolder, hooks: Hooks, run_id: str, st
 
 
 def _on_main_only(cluster: Cluster, work: Callable[[], NullTracker]) -> NullTracker:
-    """Open something on the main process alone; every rank raises its error."""
+    """Open something on the main process only; its error is raised on every rank."""
     opened: list[NullTracker] = []
     on_main(cluster, lambda: opened.append(work()))
     return opened[0] if opened else NullTracker()

@@ -1,4 +1,4 @@
-"""One update of a phase: gradients over the batch's micro-batches, a verdict that all ranks share, one step."""
+"""One update of a phase: gradients over micro-batches, a verdict shared by all ranks, one optimizer step."""
 
 import math
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ SCALER_PATIENCE = 20
 
 
 class TrainingBroke(RuntimeError):
-    """The loss was not finite too often in a row."""
+    """Raised when the loss was not finite too many times in a row."""
 
 
 class Update:
-    """Updates the networks that a phase trains, on one batch."""
+    """Update of the networks that a phase trains, on one batch."""
 
     def __init__(self, config: Config, cluster: Cluster, watch: Watch, screen: Screen) -> None:
-        """Divide each rank's part of a batch into micro-batches.
+        """Divide each rank's share of a batch into micro-batches.
 
         Raises:
             ValueError: `engine.micro_batch` does not divide it.
@@ -46,7 +46,7 @@ class Update:
     def __call__(
         self, phase: Phase, trained: list[Engine], step: Step, progress: Progress, skipped: int, stop: StopRequest
     ) -> tuple[dict[str, float], bool]:
-        """One optimizer step, unless a loss or gradient is not finite on some rank; all ranks decide alike.
+        """Take one optimizer step, unless a loss or gradient is not finite on any rank; all ranks decide alike.
 
         Args:
             phase: whose loss.
@@ -88,7 +88,7 @@ class Update:
     def _accumulate(
         self, trained: list[Engine], phase: Phase, step: Step, skipped: int, stop: StopRequest
     ) -> tuple[dict[str, float], Verdict]:
-        """Add up the gradients of the batch's micro-batches; the mean of each of the loss' terms.
+        """Accumulate the gradients of the batch's micro-batches; returns the mean of each loss term.
 
         The ranks meet before the backward pass that shares their gradients, in which all would be equally late:
         who keeps the others waiting, or stands still, is seen there (`trainer.monitoring.stragglers`,
@@ -125,7 +125,7 @@ class Update:
             )
 
     def _skip(self, phase: Phase, trained: list[Engine], progress: Progress, broken: list[str]) -> None:
-        """Count a step that was left out; stop after several in a row."""
+        """Count a skipped step; stop after several in a row."""
         progress.skipped_steps += 1
         in_row = progress.broken_in_row[phase.name] = progress.broken_in_row.get(phase.name, 0) + 1
         names = ", ".join(sorted(set(broken)))
@@ -145,5 +145,5 @@ def _not_finite(values: Mapping[str, float]) -> list[str]:
 
 
 def total(terms: Mapping[str, Term]) -> Tensor:
-    """The weighted sum that a step minimises."""
+    """Weighted sum of the loss terms, which a step minimises."""
     return torch.stack([term.value * term.weight for term in terms.values() if term.weight]).sum()

@@ -1,4 +1,4 @@
-"""Validation through the evaluator's own protocol, split over processes, and its headline for a terminal."""
+"""Validation by the evaluator's protocol, split over processes, and its headline for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from trainer.recipes.base import Recipe, Stage
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed set of photos and the protocol they are measured with."""
+    """A fixed set of photos with the protocol that they are measured by."""
 
     photos: UInt8[Tensor, "n 3 h w"]
     """The whole set, on every process."""
@@ -65,7 +65,7 @@ class Validation:
         return Results.merge(cluster.gather(part.beside(ruler)))
 
     def _ruler(self, first: int, last: int, cluster: Cluster, dog: Watchdog) -> Results:
-        """The same photos and random clicks without a network."""
+        """Results without a network on the same photos and random clicks."""
         if (first, last) not in self._rulers:
             self._rulers[first, last] = measure_ruler(
                 self.photos[first:last],
@@ -79,7 +79,7 @@ class Validation:
 
 
 def middle_budget(clicks: Sequence[int]) -> int:
-    """The number of clicks that headlines and searches look at: the last but one, where there are several."""
+    """Number of clicks for headlines and searches: the last but one, where there are several."""
     return clicks[max(0, len(clicks) - 2)]
 
 
@@ -94,7 +94,7 @@ def policies(recipe: Recipe, networks: Mapping[str, nn.Module], trained: set[str
 
 
 def first_losses(stage: Stage, losses: Mapping[str, float]) -> dict[str, float]:
-    """The first term of each phase, named shortly enough for a progress bar."""
+    """First term of each phase, with names short enough for a progress bar."""
     found: dict[str, float] = {}
     for phase in stage.phases:
         terms = [name for name in losses if name.startswith(f"{phase.name}/")]
@@ -106,7 +106,7 @@ def first_losses(stage: Stage, losses: Mapping[str, float]) -> dict[str, float]:
 
 
 def headline(results: Results) -> str:
-    """Each policy's mean ab PSNR at the middle of the curve, in a line."""
+    """Mean ab PSNR of each policy at the middle budget, in one line."""
     middle = middle_budget(results.protocol.clicks)
     found = {s.policy: s.mean for s in results.table() if s.metric == "ab_psnr" and s.clicks == middle}
     return f"ab PSNR at {middle} clicks: " + ", ".join(f"{name} {value:.2f} dB" for name, value in found.items())

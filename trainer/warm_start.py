@@ -92,7 +92,7 @@ def pretraining(config: Config) -> Recipe | None:
 
 
 def shared_pretraining(config: Config) -> Path | None:
-    """`find_or_pretrain` in the config's work folder; for a process that has nothing open."""
+    """`find_or_pretrain` in the config's work folder, for a process without an open cluster."""
     parts = Parts.of(config, quiet=True)
     try:
         return find_or_pretrain(parts, Path(config.run.work) / FOLDER)
@@ -125,7 +125,7 @@ def find_or_pretrain(parts: Parts, folder: Path) -> Path | None:
 
 
 def _pretrain(parts: Parts, recipe: Recipe, target: Path) -> None:
-    """Train the stage and put its last checkpoint at `target`, whole or not at all."""
+    """Train the stage and move its last checkpoint to `target`, atomically."""
     work = target.with_suffix(".unfinished")
     training = parts.training(recipe, Checkpoints(work, keep=1))
     state = on_main(parts.cluster, training.checkpoints.load)
@@ -152,7 +152,7 @@ def _is_there(cluster: Cluster, target: Path) -> bool:
 
 @contextmanager
 def _turn(cluster: Cluster, path: Path) -> Iterator[None]:
-    """Have a lock while the block runs; the ranks ask together, so that none waits in a collective for long."""
+    """Context that holds a lock; ranks poll together, so that none waits long in a collective."""
     lock = Lock(path)
 
     def try_to_lock() -> bool:

@@ -1,1 +1,1 @@
-"""Ray Tune searches over the trainer's settings: which ones teach the colorizer best."""
+"""Hyperparameter search over the trainer's settings with Ray Tune."""

@@ -62,7 +62,7 @@ def _sweep(words: list[str]) -> int:
 
 
 def _machines(options: "Options") -> "Sequence[Machine]":
-    """Where trials will run. Only a cluster has to be asked for it, by Ray."""
+    """Machines on which trials will run; Ray is asked only in a cluster."""
     if options.address:
         return import_module("tuner.sweep").machines(options)
     return import_module("tuner.resources").here()
@@ -72,7 +72,7 @@ def _report(words: list[str]) -> int:
     import tyro
 
     def report(folder: tyro.conf.Positional[Path], picture: Path | None = None) -> Path:
-        """Write the page of a sweep anew.
+        """Rewrite the report page of a sweep.
 
         Args:
             folder: of the sweep, such as runs/sweeps/NAME.
@@ -93,7 +93,7 @@ def _promote(words: list[str]) -> int:
 
 
 def _check_installed() -> None:
-    """Refuse to begin without the libraries of the extra, which the rest of the project does without."""
+    """Refuse to begin without the libraries of the extra `tune`."""
     missing = [name for name in ("ray", "optuna") if find_spec(name) is None]
     if missing:
         raise ValueError(f"{' and '.join(missing)} not installed; pip install 'chromaclick[tune]'")

@@ -1,4 +1,4 @@
-"""What happens in a sweep, event by event: into `trials.json`, onto the screen, and to the ends of MLflow runs.
+"""Ray Tune callbacks: record a sweep's events in `trials.json`, on the terminal and in MLflow; stop it by budget.
 
 Ray pickles its callbacks with the sweep and unpickles them when it is resumed; so these hold no more than the
 sweep's folder until they are used.
@@ -42,7 +42,7 @@ _MLFLOW_STATUS = {"stopped": "KILLED", "failed": "FAILED", "finished": "FINISHED
 
 
 class _Lazy:
-    """Something of which only the folder is pickled."""
+    """Holder of an object of which only the folder is pickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,10 +52,10 @@ class _Lazy:
 
 
 class Recorder(_Lazy, Callback):
-    """Keeps the sweep's files up to date."""
+    """Callback that keeps the sweep's files up to date."""
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Begin, or go on from what the files say."""
+        """Begin, or continue from what the files record."""
         self._plan = Plan.read(self.folder)
         self._trials = {trial.id: trial for trial in read_trials(self.folder)}
         self._before: float = self._plan.sweep.options.get(SECONDS, 0.0)
@@ -66,15 +66,15 @@ class Recorder(_Lazy, Callback):
 
     @property
     def trials(self) -> list[Trial]:
-        """All so far."""
+        """All trials so far."""
         return list(self._trials.values())
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Keep the screen alive."""
+        """Refresh the screen."""
         self._screen.show(self.trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a trial that starts, or goes on."""
+        """Record a trial that starts or continues."""
         entry = self._entry(trial)
         self._running_since[entry.id] = time.monotonic() - entry.seconds
         active, parent = self._plan.space.active, trial.config.get(PARENT)
@@ -85,7 +85,7 @@ class Recorder(_Lazy, Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
-        """Note a report. Ray marks it as done where the scheduler stops the trial at it."""
+        """Record a report; Ray marks it as done where the scheduler stops the trial at it."""
         entry = self._timed(trial)
         if ERROR in result:
             self._put(replace(entry, status="failed", error=result[ERROR]))
@@ -111,20 +111,20 @@ class Recorder(_Lazy, Callback):
         )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note the end of a trial that returned or was stopped."""
+        """Record the end of a trial that returned or was stopped."""
         entry = self._timed(trial)
         self._end(entry if entry.status != "running" else replace(entry, status="finished"))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a trial whose process or node died more often than is put up with."""
+        """Record a trial whose process or node died more often than it may."""
         self._end(replace(self._timed(trial), status="failed", error=_system_error(trial)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial's process or node died, and that it is tried again."""
+        """Announce that a trial's process or node died, and that the trial is retried."""
         self._screen.say(f"trial {self._entry(trial).number} died and moves: {_system_error(trial)}")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """End what the budget's end has stopped; after an interruption it stays open, to be resumed.
+        """Close the trials that the budget's end stopped; after an interruption they stay open to be resumed.
 
         A trial that Ray does not know, as it was killed before it had written down that it began, is forgotten.
         """
@@ -149,7 +149,7 @@ class Recorder(_Lazy, Callback):
         return self._before + time.monotonic() - self._started
 
     def _entry(self, trial: Any) -> Trial:
-        """What is known of a trial; its process may die before it starts."""
+        """Record of a trial; its process may die before it starts."""
         if trial.trial_id in self._trials:
             return self._trials[trial.trial_id]
         values = self._plan.space.active(trial.config[POINT])
@@ -167,7 +167,7 @@ class Recorder(_Lazy, Callback):
         self._close(entry, _MLFLOW_STATUS[entry.status])
 
     def _close(self, entry: Trial, status: str) -> None:
-        """End the trial's run in MLflow, where it has one."""
+        """End the trial's MLflow run, where it has one."""
         run, uri = entry.run or noted_run(self.folder, entry.id), self._plan.sweep.tracking_uri
         if not run:
             return
@@ -187,20 +187,20 @@ class Recorder(_Lazy, Callback):
 
 
 class Spending(_Lazy, Stopper):
-    """Ends the sweep when its budget of time or photos is spent, or when nothing but failures comes of it."""
+    """Stopper that ends the sweep when its budget of time or photos is spent, or when every trial fails."""
 
     _photos: dict[str, int] | None = None
     _written = 0
     """When the recorder wrote the trials that were last looked at, in nanoseconds."""
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Count the photos of a report; stops no single trial."""
+        """Count the photos of a report; never stops a single trial."""
         photos = self._begin()
         photos[trial_id] = max(photos.get(trial_id, 0), result.get("images_seen", 0))
         return False
 
     def stop_all(self) -> bool:
-        """Whether the budget is spent, or there is no hope."""
+        """Whether the budget is spent, or every trial fails."""
         photos = self._begin()
         own = sum(max(0, seen - self._plan.course.shared) for seen in photos.values())
         seconds = self._before + time.monotonic() - self._started
@@ -224,13 +224,13 @@ class Spending(_Lazy, Stopper):
 
 
 def spending(plan: Plan, trials: list[Trial], seconds: float) -> str:
-    """Which limit of time or photos has been reached; empty while there is some left."""
+    """The limit of time or photos that has been reached, as a sentence; empty while there is some left."""
     photos = sum(max(0, _images_seen(trial) - plan.course.shared) for trial in trials)
     return plan.budget.spent(seconds=seconds, photos=photos)
 
 
 def is_hopeless(plan: Plan, trials: list[Trial]) -> bool:
-    """Whether as many trials have failed as are put up with, and none has measured anything."""
+    """Whether the allowed number of trials has failed without a single measurement."""
     failed = sum(trial.status == "failed" for trial in trials)
     return 0 < plan.options.give_up <= failed and not any(trial.reports for trial in trials)
 
@@ -240,7 +240,7 @@ def _images_seen(trial: Trial) -> int:
 
 
 def _system_error(trial: Any) -> str:
-    """What the latest entry in Ray's own error file is about: its first line, or what a traceback ends with."""
+    """Cause in the latest entry of Ray's own error file: its first line, or the last line of a traceback."""
     text = Path(trial.error_file).read_text() if trial.error_file else ""
     lines = [line for line in text.rpartition("Failure #")[2].splitlines()[1:] if line.strip()]
     code = [number for number, line in enumerate(lines) if line.startswith("  ")]

@@ -1,4 +1,4 @@
-"""The command line of a sweep, and how much it may spend: trials, time or photos."""
+"""Command line of a sweep, and its budget of trials, time or photos."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Repeated = Annotated[tuple[Words, ...], tyro.conf.UseAppendAction]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Search over the trainer's settings. Other commands: `python -m tuner report | promote | bench --help`."""
+    """Search over the trainer's settings. Other commands: `python -m tuner report | promote --help`."""
 
     preset: Literal["smoke", "small", "medium", "full"] = "small"
     """What to start from: smoke (32 px, minutes), small (64 px), medium (128 px, GPUs), full (the thesis)."""
@@ -88,7 +88,7 @@ _PHOTOS = re.compile(r"(\d+(?:\.\d+)?)([kM]?) photos?")
 
 @dataclass(frozen=True)
 class Budget:
-    """What is allowed; None does not limit."""
+    """Limits of a sweep; None is unlimited."""
 
     trials: int | None = None
     """Trials that may start."""
@@ -99,7 +99,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """From words such as `20`, `20 trials`, `2h`, `1h30m`, `500k photos`, or several with commas.
+        """A budget from text such as `20`, `20 trials`, `2h`, `1h30m`, `500k photos`, or several with commas.
 
         Raises:
             ValueError: it is none of these, or nothing at all is allowed.
@@ -116,7 +116,7 @@ class Budget:
         return cls(seconds=limits.get("seconds"), **whole)
 
     def spent(self, *, seconds: float, photos: int) -> str:
-        """Which limit has been reached, as a sentence; empty while there is some left.
+        """The limit that has been reached, as a sentence; empty while there is some left.
 
         The number of trials is not among them: a last trial that has started may finish.
         """
@@ -128,7 +128,7 @@ class Budget:
 
 
 def startup(trials: int | None) -> int:
-    """Trials that TPE draws at random before it learns: a quarter of the budget's, within 4 to 10."""
+    """Number of random trials before TPE learns: a quarter of the budget's, within 4 to 10."""
     if trials is None:
         return MOST_STARTUP
     return min(MOST_STARTUP, max(FEWEST_STARTUP, trials // 4))

@@ -1,4 +1,4 @@
-"""From options to a sweep that can start, or the message that says why not; and back from its folder."""
+"""Plan of a sweep, made from options or read back from its folder, with everything checked before it starts."""
 
 import json
 import time
@@ -35,7 +35,7 @@ class Course:
 
     @classmethod
     def of(cls, config: Config, *, share_pretraining: bool) -> "Course":
-        """Of a training with this config.
+        """Course of a training with this config.
 
         Raises:
             ValueError: its training photos cannot be used.
@@ -50,12 +50,12 @@ class Course:
 
     @property
     def own(self) -> tuple[int, ...]:
-        """Photos that a trial itself was trained on at each of its reports."""
+        """Photos that the trial itself was trained on at each of its reports, excluding the shared pretraining."""
         return tuple(end - self.shared for end in self.ends if end > self.shared)
 
     @property
     def shortest(self) -> int:
-        """Photos of its shortest own stage."""
+        """Photos of the trial's shortest own stage."""
         return min(end - start for start, end in pairwise([0, *self.own]))
 
 
@@ -115,17 +115,17 @@ class Plan:
 
     @property
     def population(self) -> int:
-        """Trials of population-based training."""
+        """Number of trials in population-based training."""
         return self.budget.trials or POPULATION
 
     @property
     def busy(self) -> str:
-        """What to say where another process runs it."""
+        """Message for a sweep that another process runs."""
         return f"sweep {self.folder} is running in another process; wait for it, or stop it"
 
     @classmethod
     def new(cls, options: Options, machines: Machines = lambda _: here()) -> "Plan":
-        """Check everything, and make the sweep's folder.
+        """A new sweep: check everything and make its folder.
 
         Args:
             options: of the command line.
@@ -175,7 +175,7 @@ class Plan:
 
     @classmethod
     def resumed(cls, options: Options, machines: Machines = lambda _: here()) -> "Plan":
-        """The newest unfinished sweep, or the one that is named; with another budget or cluster where given.
+        """The newest unfinished sweep, or the named one; with another budget or cluster where given.
 
         Raises:
             ValueError: there is none, it runs, or there is no room for it; an option that cannot be changed.
@@ -203,7 +203,7 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path) -> "Plan":
-        """From a sweep's folder.
+        """The plan in a sweep's folder.
 
         Raises:
             ValueError: there is no sweep, or its photos are gone.
@@ -225,13 +225,13 @@ class Plan:
         )
 
     def _for(self, machines: Sequence[Machine], preset: Preset) -> "Plan":
-        """With the GPUs that each trial gets on these machines."""
+        """The plan with the GPUs that each trial gets on these machines."""
         options = replace(self.options, gpus=default_gpus(self.options, preset.gpus, machines))
         check_room(options, machines)
         return replace(self, options=options, sweep=replace(self.sweep, options=_options_as_json(options)))
 
     def _changed(self, options: Options) -> "Plan":
-        """With the budget, the cluster and the promotion of a resumed sweep's options, where they are given."""
+        """The plan with the budget, cluster and promotion of a resumed sweep's options, where given."""
         budget = Budget.parse(options.budget or self.sweep.budget)
         if budget.trials != self.budget.trials:
             begun = len(read_trials(self.folder))
@@ -254,7 +254,7 @@ class Plan:
         return replace(self, budget=budget, options=kept, sweep=sweep)
 
     def _check(self) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse contradicting options."""
         sweep = self.sweep
         check_measurable([measure.name for measure in sweep.metrics], self.base)
         for domain in self.space.domains:
@@ -289,7 +289,7 @@ class Plan:
             self.space.grid()
 
     def _refuse_flat_schedules(self) -> None:
-        """Shapes whose trials would all be the same training."""
+        """Refuse schedule shapes whose trials would all be the same training."""
         settings, searched = flatten(self.base), {domain.path for domain in self.space.domains}
         for group in ("recipe.choice.temperature", "recipe.choice.tau"):
             start, end = f"{group}.start", f"{group}.end"
@@ -301,7 +301,7 @@ class Plan:
 
 
 def words(groups: Repeated) -> tuple[str, ...]:
-    """What a repeated option with several words, or commas between them, was given."""
+    """Values of a repeated option, which may hold several words or commas."""
     return tuple(word for group in groups for part in group for word in part.split(",") if word)
 
 
@@ -319,7 +319,7 @@ def _base(options: Options, preset: Preset) -> Config:
 
 
 def _value(text: str) -> Any:
-    """As in JSON; whatever is none is a text."""
+    """A JSON value; text that is no JSON stays text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -337,7 +337,7 @@ def _options_as_json(options: Options) -> dict[str, Any]:
 
 
 def _options_from_json(content: dict[str, Any]) -> Options:
-    """What `_options_as_json` gave, or read back from a file, beside other entries."""
+    """Options from the output of `_options_as_json`, or from a file that also has other entries."""
     names = [name for name in Options.__dataclass_fields__ if name in content]
     values = {name: content[name] for name in names}
     for name in ("set", "metric", "mutate"):

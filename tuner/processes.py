@@ -1,4 +1,4 @@
-"""The processes of a trial: which GPUs they see, and that none outlives its parent."""
+"""Processes of a trial: the GPUs that they see, and their end when the parent dies."""
 
 import os
 import threading
@@ -9,16 +9,16 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 
 class WorkerDied(RuntimeError):
-    """One of a trial's several workers, or its machine, died."""
+    """Raised when one of a trial's several workers, or its machine, died."""
 
 
 def hide_gpus() -> None:
-    """Keep this process off the machine's GPUs, all of which Ray shows to a process that asked for none."""
+    """Hide the machine's GPUs from this process; Ray shows all of them to a process that asked for none."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def worker_error(error: Exception) -> Exception:
-    """What failed the workers of a trial: one that died, else the lowest rank; others often fail because of it.
+    """Root error of a trial's workers: that of one that died, else of the lowest rank, as others often follow.
 
     Returns:
         `WorkerDied` for a worker or its machine that died, or could not be started; `ConnectionError` for one that
@@ -46,7 +46,7 @@ _SECONDS = 1.0
 
 
 def end_with_parent() -> None:
-    """Watch this process's parent from now on, and end at once when it has ended; a second call does nothing."""
+    """End this process as soon as its parent has ended; a second call does nothing."""
     name = "parent-watch"
     if all(thread.name != name for thread in threading.enumerate()):
         threading.Thread(target=_watch, args=(os.getppid(),), name=name, daemon=True).start()

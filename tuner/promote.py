@@ -1,4 +1,4 @@
-"""`python -m tuner promote FOLDER`: the best settings of a sweep are trained in full; @champion if they win.
+"""`python -m tuner promote FOLDER`: train a sweep's best settings in full, and promote the result if it wins.
 
 The retraining registers its networks as every training does. Then the evaluator measures the new networks and the
 present champions on the same photos under the same protocol, and its own `promote` decides, first about the
@@ -109,7 +109,7 @@ def promote(
 
 @dataclass(frozen=True)
 class Retraining:
-    """The whole training with a sweep's best settings."""
+    """Full training with a sweep's best settings."""
 
     folder: Path
     """The sweep's."""
@@ -121,7 +121,7 @@ class Retraining:
 
     @classmethod
     def of(cls, folder: Path, seed: int | None) -> "Retraining":
-        """What is to be trained.
+        """The retraining of a sweep.
 
         Raises:
             ValueError: no sweep, nothing measured in it, or MLflow is elsewhere now.
@@ -146,7 +146,7 @@ class Retraining:
         return cls(folder, best_one.id, sweep.parent_run, sweep.tracking_uri, config)
 
     def run(self) -> dict[str, str]:
-        """Train, or go on with it, unless it is finished.
+        """Train, or resume, unless it is finished.
 
         Returns:
             The versions that were registered, by name.
@@ -184,7 +184,7 @@ class Retraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """The new networks against the champions."""
+    """Comparison of the new networks with the champions."""
 
     config: Config
     """Of the new networks; benchmarks have the protocol of its validation."""
@@ -198,11 +198,11 @@ class Contest:
 
     @property
     def work(self) -> Path:
-        """Work folder, with the registry where no server is set."""
+        """Work folder, which holds the registry where no server is set."""
         return Path(self.config.run.work)
 
     def decide(self) -> int:
-        """First the colorizer, then the guide with whichever colorizer is the champion by then.
+        """Decide on the colorizer, then on the guide with whichever colorizer is the champion by then.
 
         Returns:
             0 when both are champions, else 3.
@@ -241,7 +241,7 @@ class Contest:
         )
 
     def _measure(self, colorizer: str, guide: str) -> Path:
-        """The folder of a benchmark of two registered versions, measured now where it is not yet."""
+        """Folder of a benchmark of two registered versions, measured now unless it exists."""
         out = self.out / f"{COLORIZER}-{colorizer}_{GUIDE}-{guide}"
         if (out / SUMMARY_FILE).exists():
             return out
@@ -274,7 +274,7 @@ class Contest:
 
 
 def _validation_photos(config: Config, folder: Path) -> Path:
-    """The photos of the trainings' validation as files, without loss; files that are right are left alone.
+    """Validation photos of the trainings as lossless files; correct files are left alone.
 
     A benchmark is continued only on files that nobody has written since.
     """

@@ -1,4 +1,4 @@
-"""What a sweep leaves in its folder, and what trials and Ray Tune tell each other."""
+"""Records of a sweep's folder, shared by trials and Ray Tune."""
 
 import json
 import math
@@ -28,7 +28,7 @@ Status = Literal["running", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that trials report, and what is wanted of it."""
+    """A metric that trials report, and its direction."""
 
     name: str
     """As in the reports, such as ab_psnr."""
@@ -44,7 +44,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial measured at one validation."""
+    """Measurements of a trial at one validation."""
 
     images_seen: int
     """Photos that the trial had been trained on, those of a shared pretraining included."""
@@ -58,7 +58,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Leg:
-    """A part of a training under the same settings (population-based training)."""
+    """Part of a training under constant settings (population-based training)."""
 
     images_seen: int
     """Photos at which it began."""
@@ -102,7 +102,7 @@ class Trial:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Trial":
-        """From its entry in `trials.json`."""
+        """A trial from its entry in `trials.json`."""
         reports = tuple(Report(**report) for report in content["reports"])
         legs = tuple(Leg(**leg) for leg in content.get("legs", ()))
         return cls(**{**content, "reports": reports, "legs": legs})
@@ -110,7 +110,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What was asked, on which machine, with which code."""
+    """Options, machine and code version of a sweep."""
 
     name: str
     """The sweep's folder name."""
@@ -145,12 +145,12 @@ class Sweep:
 
     @property
     def metric(self) -> Measure:
-        """The one that decides."""
+        """The deciding metric."""
         return self.metrics[0]
 
     @classmethod
     def read(cls, folder: Path) -> "Sweep":
-        """From a sweep's folder.
+        """The record in a sweep's folder.
 
         Raises:
             ValueError: there is no sweep, or its file is damaged.
@@ -160,12 +160,12 @@ class Sweep:
         return cls(**{**content, "metrics": measures, "space": tuple(content["space"])})
 
     def write(self, folder: Path) -> None:
-        """Into a sweep's folder, atomically."""
+        """Write the record into a sweep's folder, atomically."""
         _write(folder / SWEEP_FILE, asdict(self))
 
 
 def read_trials(folder: Path) -> list[Trial]:
-    """All trials of a sweep, by number; none before the first one started.
+    """All trials of a sweep by number; none before the first has started.
 
     Raises:
         ValueError: the file is damaged.
@@ -176,12 +176,12 @@ def read_trials(folder: Path) -> list[Trial]:
 
 
 def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
-    """All trials of a sweep, atomically."""
+    """Write all trials of a sweep, atomically."""
     _write(folder / TRIALS_FILE, [asdict(trial) for trial in trials])
 
 
 def best(trials: Sequence[Trial], metric: Measure) -> Trial | None:
-    """The trial with the best last value; of equal ones the first.
+    """Trial with the best last value; of equal ones the first.
 
     Among the finished ones where there are any: a trial that was stopped early has seen fewer photos, so that its
     value is not comparable. None when nobody measured anything.
@@ -200,7 +200,7 @@ def best(trials: Sequence[Trial], metric: Measure) -> Trial | None:
 
 
 def common_error(trials: Sequence[Trial]) -> str:
-    """The error that most of the failed trials ended with, and how many did; empty where none has failed."""
+    """The most frequent error of the failed trials and its count; empty where none has failed."""
     errors = Counter(trial.error for trial in trials if trial.status == "failed")
     if not errors:
         return ""
@@ -222,6 +222,6 @@ def _read(path: Path) -> Any:
 
 
 def measured(result: Mapping[str, Any], measure: Measure) -> float | None:
-    """The metric in a report, where it is a finite number."""
+    """Value of the metric in a report, if it is a finite number."""
     value = result.get(measure.name)
     return value if isinstance(value, int | float) and math.isfinite(value) else None

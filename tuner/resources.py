@@ -1,4 +1,4 @@
-"""What a trial needs of a machine, and how many trials there is room for.
+"""Resources of a trial, and how many trials fit on the machines.
 
 Ray gives a worker cores and GPUs of one machine only, and a share of a GPU from one GPU only.
 """
@@ -18,7 +18,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Machine:
-    """Of this machine alone, or one of a cluster."""
+    """Resources of this machine, or of one in a cluster."""
 
     cores: int | float
     gpus: int | float
@@ -26,7 +26,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Needs:
-    """Of one trial."""
+    """Resources of one trial."""
 
     workers: int
     cores: int | float
@@ -36,18 +36,18 @@ class Needs:
 
     @classmethod
     def of(cls, options: Options) -> "Needs":
-        """Several workers have whole cores, as many as threads."""
+        """Resources by the options; several workers have whole cores, as many as threads."""
         several = options.workers > 1
         return cls(options.workers, threads(options) if several else options.cpus, options.gpus or 0.0)
 
     @property
     def words(self) -> str:
-        """Such as `1 core` or `2 workers with each 4 cores and 1 GPU`."""
+        """Text such as `1 core` or `2 workers with each 4 cores and 1 GPU`."""
         each = _counted(self.cores, "core") + (f" and {_counted(self.gpus, 'GPU')}" if self.gpus else "")
         return each if self.workers == 1 else f"{self.workers} workers with each {each}"
 
     def fit(self, machines: Sequence[Machine]) -> int:
-        """Trials that the machines have room for at a time."""
+        """Number of trials that fit on the machines at a time."""
         return sum(map(self._workers_on, machines)) // self.workers
 
     def _workers_on(self, machine: Machine) -> int:
@@ -65,12 +65,12 @@ def threads(options: Options) -> int:
 
 
 def here() -> list[Machine]:
-    """This machine: what this process may use of it."""
+    """Resources that this process may use of this machine."""
     return [Machine(usable_cores(), torch.cuda.device_count())]
 
 
 def cluster() -> list[Machine]:
-    """The machines of the Ray cluster that this process is connected to, at this moment."""
+    """Current machines of the Ray cluster that this process is connected to."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -1,4 +1,4 @@
-"""One sweep from its plan to its report: MLflow's parent run, Ray, the trials, what is left in the folder."""
+"""Execution of a sweep, from its plan to its report: MLflow's parent run, Ray, trials, files."""
 
 import json
 import logging
@@ -56,11 +56,11 @@ _ENVIRONMENT = {
 
 
 class Interrupted(KeyboardInterrupt):
-    """The sweep was asked to stop before its budget was spent."""
+    """Raised when the sweep was asked to stop before its budget was spent."""
 
 
 def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
-    """Run a sweep, or what is left of it, and conclude it.
+    """Run a sweep, or the rest of it, and conclude it.
 
     Args:
         plan: a new one, or one that was read from its folder.
@@ -91,7 +91,7 @@ def run(plan: Plan, *, objective: Objective = run_trial) -> list[Trial]:
 
 
 def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, space: Space) -> None:
-    """What Ray runs: one trial. Its own errors become its last report, so that Ray does not try it again.
+    """Ray's trainable: one trial, whose own errors become its last report, so that Ray does not retry it.
 
     Raises:
         PASSING: Ray tries the trial again.
@@ -112,7 +112,7 @@ def attempt(config: Mapping[str, Any], *, objective: Objective, setup: Setup, sp
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Ray's switches, for this process and the ones that it starts."""
+    """Environment variables for Ray, in this process and those it starts."""
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -128,7 +128,7 @@ def _environment() -> Iterator[None]:
 
 
 def _open_parent(plan: Plan) -> NullTracker:
-    """The sweep's run in MLflow, new or taken up again, noted in `sweep.json`."""
+    """The sweep's MLflow run, new or resumed, recorded in `sweep.json`."""
     sweep = Sweep.read(plan.folder)
     place = Place(
         work=Path(plan.base.run.work), folder=plan.folder, name=sweep.name, tracking_uri=sweep.tracking_uri
@@ -151,7 +151,7 @@ def _open_parent(plan: Plan) -> NullTracker:
 
 
 def _start_ray(plan: Plan) -> None:
-    """Join the cluster, or start Ray on this machine alone.
+    """Connect to the cluster, or start Ray on this machine alone.
 
     Raises:
         ValueError: no cluster is there.
@@ -165,7 +165,7 @@ def _start_ray(plan: Plan) -> None:
 
 
 def machines(options: Options) -> list[Machine]:
-    """Where trials will run: this machine, or those of the cluster, which is joined for it.
+    """Machines on which trials will run: this one, or those of the cluster, to which this connects.
 
     Raises:
         ValueError: no cluster is there.
@@ -221,7 +221,7 @@ def _tuner(plan: Plan, parent_run: str, objective: Objective) -> tune.Tuner:
 
 
 def _folder_name(trial: Any) -> str:
-    """Of Ray's own files of a trial; Ray would put every setting into the name."""
+    """Name of Ray's folder of a trial; by default Ray puts every setting into it."""
     return trial.trial_id
 
 
@@ -246,7 +246,7 @@ def _setup(plan: Plan, parent_run: str) -> Setup:
 
 
 def _resources(plan: Plan) -> dict[str, float]:
-    """Of the process that runs a trial. Several workers are processes of their own, and it only waits for them."""
+    """Resources of the process that runs a trial; with several workers it only waits for them."""
     options = plan.options
     if options.workers > 1:
         return {"cpu": WAITING}
@@ -254,12 +254,12 @@ def _resources(plan: Plan) -> dict[str, float]:
 
 
 def parallel(plan: Plan) -> int:
-    """Trials at a time: what was asked for, or what there is room for at this moment."""
+    """Number of trials at a time: as requested, or as many as fit now."""
     return plan.options.parallel or max(1, Needs.of(plan.options).fit(cluster()))
 
 
 def _conclude(plan: Plan, parent: NullTracker, trials: list[Trial]) -> None:
-    """The best config, the report, MLflow; in this order, so that nothing found can be lost."""
+    """Write the best config, then the report, then to MLflow, so that no finding can be lost."""
     sweep = Sweep.read(plan.folder)
     leader = best(trials, sweep.metric)
     if leader:

@@ -1,4 +1,4 @@
-"""One trial: a training that reports its validations to Ray Tune, as a child of the sweep's MLflow run.
+"""A trial: a training that reports its validations to Ray Tune, as a child of the sweep's MLflow run.
 
 A trial keeps everything in `<sweep>/trials`: its run folders, and a note of its MLflow run. It has one run folder
 `<trial>`, and one more, `<trial>-2`..., each time that population-based training gave it another trial's weights.
@@ -40,7 +40,7 @@ _TRIAL, _SECONDS, _REPORTED = "trial", "seconds", "reported"
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What all trials of a sweep have in common; pickled to where they run."""
+    """Common data of all trials of a sweep, pickled to the processes that run them."""
 
     base: Config
     """The values replace parts of it."""
@@ -63,7 +63,7 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Leg:
-    """How a trial begins, or goes on."""
+    """Starting point of a trial or of its continuation."""
 
     config: Config
     trial: str
@@ -128,7 +128,7 @@ def trial_config(values: Mapping[str, Any], setup: Setup, name: str) -> Config:
 
 
 def next_leg(first: Leg, start: Path | None, told: Mapping[str, Any], pretrained: Path | None) -> Leg:
-    """Where this trial begins, or goes on after an interruption or with another trial's weights.
+    """Starting point: the beginning, an interruption, or another trial's weights.
 
     Args:
         first: as the trial begins for the first time.
@@ -159,7 +159,7 @@ def next_leg(first: Leg, start: Path | None, told: Mapping[str, Any], pretrained
 
 @dataclass
 class Reporter:
-    """Tells Ray, and MLflow, what each validation has measured; an `AfterValidation`."""
+    """Reports each validation to Ray and MLflow; an `AfterValidation`."""
 
     leg: Leg
     report: Callable[[dict[str, Any], Path], None]
@@ -168,7 +168,7 @@ class Reporter:
     reported: bool = False
 
     def __call__(self, training: Training, stage: Stage) -> None:
-        """Report; before a guide is trained there is nothing to compare trials by."""
+        """Report a validation; before a guide is trained there is nothing to compare trials by."""
         results, seen = training.results, training.progress.images_seen
         if results is None or GUIDES[""] not in results.policies:
             return
@@ -183,7 +183,7 @@ class Reporter:
 
 
 def _train(leg: Leg, report: Callable[[dict[str, Any], Path], None]) -> None:
-    """The training itself, in each of the trial's processes."""
+    """Run the training in one of the trial's processes."""
     reporter = Reporter(leg, report)
     hooks = replace(leg.hooks, after_validation=reporter)
     with Session.open(leg.config, resume=leg.resume, hooks=hooks) as session:
@@ -209,7 +209,7 @@ def _train(leg: Leg, report: Callable[[dict[str, Any], Path], None]) -> None:
 
 
 def _report_to_tune(numbers: dict[str, Any], checkpoints: Path) -> None:
-    """Report with the latest checkpoint, which says whose it is; Ray ends a trial that is to stop in here."""
+    """Report with the latest checkpoint and its owner; Ray raises in here to end a trial."""
     checkpoint = tune.Checkpoint.from_directory(str(Checkpoints(checkpoints, keep=1).list()[-1]))
     about = {_SECONDS: numbers["seconds"], _REPORTED: numbers["images_seen"]}
     checkpoint.set_metadata({_TRIAL: tune.get_context().get_trial_id(), **about})
@@ -217,7 +217,7 @@ def _report_to_tune(numbers: dict[str, Any], checkpoints: Path) -> None:
 
 
 def _train_with_workers(leg: Leg, setup: Setup) -> None:
-    """The training in several processes that Ray Train starts, on one machine or several.
+    """Run the training in several processes started by Ray Train, on one machine or several.
 
     Their checkpoints stay in the run folder: `TuneReportCallback` forwards numbers alone.
     """
@@ -243,13 +243,13 @@ def _train_with_workers(leg: Leg, setup: Setup) -> None:
 
 
 def worker_resources(setup: Setup) -> dict[str, float]:
-    """What Ray reserves for each of several workers."""
+    """Ray's reservation for each of several workers."""
     gpus = {"GPU": setup.gpus} if setup.gpus else {}
     return {"CPU": setup.threads - WAITING, **gpus}
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """One process of several; Ray has set their ranks, and accelerate has to be told where there is no GPU."""
+    """Entry point of one of several processes; Ray sets the ranks, accelerate must be told if there is no GPU."""
     end_with_parent()
     if not settings["gpus"]:
         hide_gpus()
@@ -263,13 +263,13 @@ def _pretrained(setup: Setup) -> Path | None:
 
 
 def noted_run(sweep_folder: Path, trial: str) -> str:
-    """Id of a trial's MLflow run, from when it began to train; empty before."""
+    """Id of a trial's MLflow run, recorded when it began to train; empty before."""
     note = _note(sweep_folder / TRIALS, trial)
     return json.loads(note.read_text())["run"] if note.exists() else ""
 
 
 def _note(folder: Path, trial: str) -> Path:
-    """The file with the id of a trial's MLflow run, and the seconds that the trial has taken."""
+    """File with the id of a trial's MLflow run and the seconds that the trial has taken."""
     return folder / f"{trial}.json"
 
 

@@ -1,4 +1,4 @@
-"""Colorizers without a network, which nobody trained: what a trained one has to beat.
+"""Colorizers without a network, as a lower bound for trained ones.
 
 May import torch, numpy, scipy and kernels.
 

@@ -1,4 +1,4 @@
-"""What baselines have in common: a name, settings, and checked inputs."""
+"""Base class of the baselines: name, settings and checked inputs."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ class Baseline(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the colors, as JSON values."""
+        """All settings that decide the colors, as JSON values."""
         return {**asdict(self), "revision": self.revision}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The kernel: every pixel takes the clicks' colors, weighted by nearness in place and in lightness.
+"""Kernel baseline: every pixel takes the clicks' colors, weighted by distance in position and lightness.
 
 The Nadaraya-Watson regression of color on (row, col, lightness) with a Gaussian kernel, as the joint bilateral
 filter has it (Petschnigg et al. 2004), and a constant weight of grey for places that no click is near to.
@@ -23,9 +23,9 @@ _NEXT = ((0, 1), (1, -1), (1, 0), (1, 1))
 class Kernel(Baseline):
     """Weights exp(-d^2 / (2 spread^2) - dl^2 / (2 tone^2)), divided by their sum plus `null`.
 
-    A **click** is a connected patch of pixels with one color, as `kernels.clicks.place` stamps it, and its weight
+    A **click** is a connected patch of pixels with one color, as `kernels.clicks.place` writes it, and its weight
     at a pixel is the mean over its patch, so that a click counts the same with every hint size. Counting each of
-    the nine pixels of a 3 x 3 stamp against a `null` of 0.27 comes to the same: that is 0.03 per click. Two
+    the nine pixels of a 3 x 3 hint patch against a `null` of 0.27 comes to the same: that is 0.03 per click. Two
     touching clicks of exactly equal colors are one; a click cut off by the border, or covered in part by a later
     one, has its full weight.
 
@@ -49,7 +49,7 @@ class Kernel(Baseline):
     def color(
         self, lightness: Float[Tensor, "h w"], mask: Bool[Tensor, "h w"], hints: Float[Tensor, "2 h w"]
     ) -> Float[Tensor, "2 h w"]:
-        """Means of the clicks' colors; float32 also under autocast."""
+        """Weighted means of the clicks' colors; float32 also under autocast."""
         rows, cols = mask.nonzero(as_tuple=True)
         share = click_shares(mask, hints)
         colors = hints[:, rows, cols]
@@ -64,7 +64,7 @@ class Kernel(Baseline):
     def _weights(
         self, lightness: Float[Tensor, "h w"], rows: Int64[Tensor, " n"], cols: Int64[Tensor, " n"]
     ) -> Float[Tensor, "n h w"]:
-        """Of each clicked pixel at every pixel, in [0, 1]."""
+        """Weight of each clicked pixel at every pixel, in [0, 1]."""
         height, width = lightness.shape
         unit = self.spread * (height + width) / 2
 
@@ -100,7 +100,7 @@ def click_shares(mask: Bool[Tensor, "h w"], hints: Float[Tensor, "2 h w"]) -> Fl
 def _equal_neighbors(
     number: Int64[Tensor, "h w"], hints: Float[Tensor, "2 h w"], down: int, right: int
 ) -> Int64[Tensor, "2 pairs"]:
-    """Numbers of the clicked pixels that have the same color as their neighbor in one direction, and of that."""
+    """Index pairs of clicked pixels and their neighbors in one direction that have the same color."""
     height, width = number.shape
     left, over = max(0, -right), max(0, right)
     here = slice(0, height - down), slice(left, width - over)

@@ -50,7 +50,7 @@ class Levin(Baseline):
     def color(
         self, lightness: Float[Tensor, "h w"], mask: Bool[Tensor, "h w"], hints: Float[Tensor, "2 h w"]
     ) -> Float[Tensor, "2 h w"]:
-        """Solve for the unclicked pixels."""
+        """Solve the linear system for the unclicked pixels."""
         from scipy import sparse  # the service's image has no scipy, and needs none
         from scipy.sparse.linalg import splu
 

@@ -1,4 +1,4 @@
-"""Every metric by name: what it is computed from, what it needs, and how to write it down.
+"""Registry of the metrics: inputs, requirements, unit and wording of each, by name.
 
 A value belongs to one photo and depends on that photo alone, not on the batch around it; every published number
 is a mean of per-photo values. Where a value is undefined it is NaN (`click_distance` of one click, `bleeding` in a
@@ -32,7 +32,7 @@ EXACT_DB = 100.0
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric, what it needs, and how to write it down."""
+    """A metric with its requirements, unit and wording."""
 
     label: str
     scale: str
@@ -61,7 +61,7 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """For axes and headings: label, unit and range."""
+        """Label, unit and range, for axes and headings."""
         return f"{self.label} ({', '.join(part for part in (self.unit, self.scale) if part)})"
 
     def measure(self, at: Comparison) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every metric starts from: a batch of colorings beside the truth, one number per photo, never per batch."""
+"""Input of every metric: a batch of colorings with the truth, measured photo by photo."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -13,7 +13,7 @@ from kernels.color import lab_to_rgb, to_uint8
 
 
 def at_least_float32(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Half precision as float32; float32 and float64 as they are."""
+    """The tensor with half precision widened to float32; float32 and float64 as they are."""
     return value if value.dtype == torch.float64 else value.float()
 
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A batch of colourings, on one device, and what is known about how they came about."""
+    """A batch of colourings on one device, with the truth and the clicks behind them."""
 
     lightness: Float[Tensor, "b 1 h w"]
     predicted_ab: Float[Tensor, "b 2 h w"]
@@ -66,7 +66,7 @@ class Comparison:
 
     @cached_property
     def parts(self) -> list["Comparison"]:
-        """The photos in the portions in which they are measured.
+        """The photos in chunks in which they are measured.
 
         On a CPU a few at a time, so that temporaries stay in the caches (SSIM at 256 px: 3 to 4 times as fast as
         32 photos at once). On a GPU all at once.
@@ -78,13 +78,13 @@ class Comparison:
         return [self._part(slice(first, first + at_once)) for first in range(0, photos, at_once)]
 
     def of_truth(self, name: str, compute: Callable[[], T]) -> T:
-        """The result of `compute`, which depends on the truth alone: computed once for all that share it."""
+        """Cached result of `compute`, which depends on the truth alone; shared by all comparisons with it."""
         if name not in self.shared:
             self.shared[name] = compute()
         return self.shared[name]
 
     def needed(self, name: str) -> Tensor:
-        """An optional field's tensor.
+        """Tensor of an optional field, or an error.
 
         Raises:
             ValueError: it was not given.

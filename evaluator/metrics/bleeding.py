@@ -44,7 +44,7 @@ class Edges(NamedTuple):
 def bleeding(
     predicted_ab: Float[Tensor, "b 2 h w"], truth_ab: Float[Tensor, "b 2 h w"], edges: Edges | None = None
 ) -> Float64[Tensor, " b"]:
-    """Bleeding across strong edges of the true colours, one per photo: 0 is sharp, towards 1 is smeared.
+    """Bleeding across strong edges of the true colours, one per photo: 0 is sharp, 1 is fully smeared.
 
     See the module for the definition. NaN in a photo without strong edges. Half precision is compared in
     float32.
@@ -63,7 +63,7 @@ def bleeding(
 
 
 def strong_edges(truth_ab: Float[Tensor, "b 2 h w"]) -> Edges:
-    """Where the true colours make a step that is strong and lasts.
+    """Edges where the true colours make a strong and lasting step.
 
     Raises:
         ValueError: a side of the photo is below 17 pixels.
@@ -77,25 +77,25 @@ def strong_edges(truth_ab: Float[Tensor, "b 2 h w"]) -> Edges:
 
 
 def _strong(near: Tensor, wide: Tensor) -> Tensor:
-    """1 where the near step is strong and at least half of it is still there in the wide one, (b, 1, ...)."""
+    """Mask of near steps that are strong and at least half kept in the wide step, (b, 1, ...)."""
     square = near.square().sum(1, keepdim=True)
     lasts = (near * wide).sum(1, keepdim=True) >= square / 2
     return ((square >= (STRONG / AB_SCALE) ** 2) & lasts).to(near.dtype)
 
 
 def _steps(ab: Tensor, distance: int) -> tuple[Tensor, ...]:
-    """Colour `distance` pixels after a pixel minus colour as far before it, along rows and along columns."""
+    """Colour differences between pixels `distance` after and before a pixel, along rows and along columns."""
     return tuple(_step(ab, distance, axis) for axis in (-1, -2))
 
 
 def _step(ab: Tensor, distance: int, axis: int) -> Tensor:
-    """For all pixels that are at least `REACH` from the border."""
+    """Colour differences along one axis, for all pixels at least `REACH` from the border."""
     inside = ab.shape[axis] - 2 * REACH
     return ab.narrow(axis, REACH + distance, inside) - ab.narrow(axis, REACH - distance, inside)
 
 
 def _share(ab: Tensor, true_steps: tuple[Tensor, ...], distance: int) -> Tensor:
-    """The share of the true steps that the colours `ab` make; NaN where there are none."""
+    """Share of the true steps that the colours `ab` make; NaN where there are none."""
     steps = _steps(ab, distance)
     made = sum(_total(step * true) for step, true in zip(steps, true_steps, strict=True))
     return torch.as_tensor(made / sum(_total(true.square()) for true in true_steps))

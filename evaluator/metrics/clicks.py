@@ -1,4 +1,4 @@
-"""What clicks do and where they fall: hint error, locality, harm, distance, crowding, number needed."""
+"""Metrics of clicks: hint error, locality, harm, distance, crowding, number needed."""
 
 import math
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ def hint_error(
 ) -> Float64[Tensor, " b"]:
     """Distance in the ab plane, in CIE units (CIE76), between the colour at a clicked pixel and the click's.
 
-    The mean over clicks, at the clicked pixel itself (not the rest of a stamp). Where stamps overlap the colour
-    is the newest one's, as in the click map. 0 is a colouring that keeps every colour that it was given. NaN
-    without clicks. Lightness is the photo's own in both, hence CIE76 on ab.
+    The mean over clicks, at the clicked pixel itself (not the rest of its hint patch). Where hint patches overlap
+    the colour is the newest one's, as in the click map. 0 is a colouring that keeps every given colour.
+    NaN without clicks. Lightness is the photo's own in both, hence CIE76 on ab.
 
     Raises:
         ValueError: a position where the click map has no click.
@@ -127,14 +127,14 @@ def _at(values: Float[Tensor, "b c h w"], positions: Int64[Tensor, "b placed"]) 
 
 
 def _far(position: Int64[Tensor, " b"], height: int, width: int) -> Bool[Tensor, "b h w"]:
-    """Pixels farther than `FAR` from one position per photo."""
+    """Mask of the pixels farther than `FAR` from one position per photo."""
     rows = torch.arange(height, device=position.device)[:, None] - (position // width)[:, None, None]
     cols = torch.arange(width, device=position.device) - (position % width)[:, None, None]
     return rows.square() + cols.square() > (FAR * math.hypot(height, width)) ** 2
 
 
 def _squared_distances(positions: Int64[Tensor, "b placed"], width: int) -> Float64[Tensor, "b placed placed"]:
-    """Between all pairs of clicks, in square pixels; exact."""
+    """Exact squared distances between all pairs of clicks, in pixels."""
     rows, cols = positions // width, positions % width
     apart = [place[:, :, None] - place[:, None, :] for place in (rows, cols)]
     return (apart[0].square() + apart[1].square()).double()
@@ -142,7 +142,7 @@ def _squared_distances(positions: Int64[Tensor, "b placed"], width: int) -> Floa
 
 @dataclass(frozen=True, eq=False)
 class Nri:
-    """Clicks that each photo needed."""
+    """Number of clicks that each photo needed."""
 
     clicks: Int64[np.ndarray, " n"]
     """A photo that never became good counts as the largest budget + 1."""
@@ -151,12 +151,12 @@ class Nri:
 
     @property
     def mean(self) -> float:
-        """The NRI; NaN without photos. With many failures it mostly says what the largest budget was."""
+        """Mean over the photos; NaN without any. With many failures it mostly reflects the largest budget."""
         return float(self.clicks.mean()) if len(self.clicks) else float("nan")
 
     @property
     def failures(self) -> float:
-        """Share of photos that never became good, in [0, 1]; NaN without photos."""
+        """Share of photos that never reached the level, in [0, 1]; NaN without photos."""
         return float(self.failed.mean()) if len(self.failed) else float("nan")
 
 
@@ -167,7 +167,7 @@ def nri(
     *,
     higher_is_better: bool = True,
 ) -> Nri:
-    """The first budget at which each photo's metric reaches a level.
+    """First budget at which each photo's metric reaches a level (number of required interactions).
 
     Between two budgets nothing is known, so a photo that needs 6 clicks counts as 10 on the grid 0, 1, 2, 5, 10:
     compare only numbers from one grid, and ask for every budget (0, 1, 2, ..., 30) to hold them against the

@@ -18,7 +18,7 @@ def delta_e(
     lightness: Float[Tensor, "b 1 h w"],
     truth_ab: Float[Tensor, "b 2 h w"],
 ) -> Float64[Tensor, " b"]:
-    """Mean over a photo's pixels of Delta E 2000 between the picture as it is shown and the original.
+    """Mean Delta E 2000 over a photo's pixels, between the displayed picture and the original.
 
     The prediction is taken as uint8 sRGB, so that a colour which no screen shows is judged by what the screen
     shows instead, lightness included. Between 0 and a little above 100.
@@ -32,7 +32,7 @@ def delta_e_2000(
     lightness_2: Float[Tensor, "b 1 h w"],
     ab_2: Float[Tensor, "b 2 h w"],
 ) -> Float[Tensor, "b h w"]:
-    """CIEDE2000 with k_L = k_C = k_H = 1 at each pixel, for colours in the house's scales (L* / 100, ab / 128).
+    """CIEDE2000 with k_L = k_C = k_H = 1 at each pixel, for Lab in this project's scales (L* / 100, ab / 128).
 
     Symmetric in its two colours. float64 stays float64, everything else is computed in float32: within 2e-4 of
     float64 but for colours of opposite hue, where the formula itself jumps.
@@ -58,7 +58,7 @@ def _cie(lightness: Tensor, ab: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _chroma_weight(chroma: Tensor) -> Tensor:
-    """Rises from 0 at grey to 1 at strong colours, around 25."""
+    """Weight that rises from 0 at grey to 1 at strong colours, around chroma 25."""
     power = chroma**7
     return (power / (power + _C7)).sqrt()
 
@@ -70,7 +70,7 @@ def _polar(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _hues(h_1: Tensor, h_2: Tensor) -> tuple[Tensor, Tensor]:
-    """The turn from the first hue to the second, the short way round, and the hue in the middle of that way.
+    """Shortest hue rotation from the first to the second colour, and the hue in its middle.
 
     Grey has no hue. The formula's extra rule for it is not needed: both results are only used in products with
     the hue difference, which is 0 there.
@@ -83,7 +83,7 @@ def _hues(h_1: Tensor, h_2: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _hue_weight(hue: Tensor) -> Tensor:
-    """T of the formula."""
+    """Term T of the formula."""
     return (
         1
         - 0.17 * torch.cos(hue - math.radians(30))
@@ -94,13 +94,13 @@ def _hue_weight(hue: Tensor) -> Tensor:
 
 
 def _rotation(chroma: Tensor, hue: Tensor) -> Tensor:
-    """R_T of the formula: chroma and hue differences of blues act together."""
+    """Term R_T of the formula: interaction of chroma and hue differences in blues."""
     from_blue = (hue - math.radians(275)) / math.radians(25)
     return -2 * _chroma_weight(chroma) * torch.sin(math.radians(60) * torch.exp(-from_blue.square()))
 
 
 def colourfulness(rgb: UInt8[Tensor, "b 3 h w"]) -> Float64[Tensor, " b"]:
-    """The M^(3) of the paper on uint8 sRGB, one per photo: spread plus 0.3 times the mean of the opponents.
+    """M^(3) of the paper on uint8 sRGB, one per photo: spread plus 0.3 times the mean of the opponents.
 
     The opponents rg = R - G and yb = (R + G) / 2 - B keep their signs; with absolute values, as some code has
     them, evenly mixed reds and greens would count as less colourful than they are. Spread and mean are the

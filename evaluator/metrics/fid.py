@@ -1,4 +1,4 @@
-"""FID (Heusel et al. 2017): how far a set of colourings is from the set of originals.
+"""FID (Heusel et al. 2017): distance between the feature distributions of colourings and originals.
 
 The features are the 2048 pooled ones of TensorFlow's Inception v3 in torch-fidelity's port, which also scales
 pictures to 299 px as the original does, so that values can be held against published ones. FID belongs to a set:
@@ -22,7 +22,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 def unavailable() -> str | None:
-    """Why FID cannot be measured here, None if it can."""
+    """Why FID cannot be measured here; None if it can."""
     try:
         _weights()
     except WeightsUnavailable as error:
@@ -31,7 +31,7 @@ def unavailable() -> str | None:
 
 
 class Fid:
-    """Collects features of originals and colourings, batch by batch, as sums in float64.
+    """Accumulator of features of originals and colourings, as float64 sums.
 
     Memory does not grow with the number of photos: 64 MiB with Inception's features.
     """
@@ -52,7 +52,7 @@ class Fid:
 
     @torch.no_grad()
     def update(self, truth_rgb: UInt8[Tensor, "b 3 h w"], predicted_rgb: UInt8[Tensor, "b 3 h w"]) -> None:
-        """Add a batch of originals and their colourings as they are shown."""
+        """Add a batch of originals and their displayed colourings."""
         for kind, rgb in (("truth", truth_rgb), ("predicted", predicted_rgb)):
             with full_precision(self.device):
                 features = self._network(rgb).double()
@@ -61,17 +61,17 @@ class Fid:
         self.add({"photos": torch.tensor(len(truth_rgb), device=self.device)})
 
     def sums(self) -> dict[str, Tensor]:
-        """All that was collected, on the CPU: additive, so that parts can be stored and joined; empty at first."""
+        """Accumulated sums on the CPU, additive so that parts can be stored and joined; empty at first."""
         return {name: value.cpu() for name, value in self._sums.items()}
 
     def add(self, sums: Mapping[str, Tensor]) -> None:
-        """Join what another `Fid` collected."""
+        """Add the sums of another `Fid`."""
         for name, value in sums.items():
             value = value.to(self.device)
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def compute(self) -> float:
-        """The distance, at least 0; smaller is closer. NaN for fewer than two photos."""
+        """The distance, at least 0; smaller is better. NaN for fewer than two photos."""
         photos = int(self._sums.get("photos", 0))
         if photos < 2:
             return math.nan

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018, version 0.1, AlexNet) on whole batches, and where pretrained weights lie."""
+"""LPIPS (Zhang et al. 2018, version 0.1, AlexNet) on whole batches, and the search for pretrained weights."""
 
 import threading
 import warnings
@@ -18,16 +18,16 @@ from evaluator.metrics.base import require_side
 
 
 class WeightsUnavailable(ValueError):
-    """The weights that a metric needs are not on this machine, or cannot be read; says what to do."""
+    """Raised when a metric's weights are not on this machine or cannot be read; says what to do."""
 
 
 def weights_file(url: str) -> Path:
-    """Where torch.hub keeps the file that it downloads from `url` (see the variable TORCH_HOME)."""
+    """Path at which torch.hub keeps the file that it downloads from `url` (see the variable TORCH_HOME)."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
 def require_weights(network: str, url: str) -> Path:
-    """The file with a network's weights. Nothing is downloaded.
+    """File with a network's weights, which must exist; nothing is downloaded.
 
     Raises:
         WeightsUnavailable: it is not there, or it is not a plain file of tensors.
@@ -47,7 +47,7 @@ def require_weights(network: str, url: str) -> Path:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Run a network in float32: no autocast, and no TF32, which costs a GPU's convolutions 10 bits.
+    """Context for running a network in float32: no autocast, and no TF32, which loses 10 bits in convolutions.
 
     That setting is the whole process', so it is left alone on a CPU, where several threads measure at once.
     """
@@ -72,7 +72,7 @@ _loading = threading.Lock()
 
 
 def load_lpips(*, download: bool = False) -> nn.Module:
-    """The package's network on the CPU, in evaluation mode, its parameters frozen.
+    """LPIPS network of the package on the CPU, in evaluation mode, its parameters frozen.
 
     It takes two batches of RGB in [-1, 1], (b,3,h,w), and returns (b,1,1,1). The weights of AlexNet come from
     torch.hub's cache.
@@ -98,7 +98,7 @@ def load_lpips(*, download: bool = False) -> nn.Module:
 
 
 def unavailable() -> str | None:
-    """Why LPIPS cannot be measured here, None if it can."""
+    """Why LPIPS cannot be measured here; None if it can."""
     try:
         _network(torch.device("cpu"), weights_file(_url()))
     except WeightsUnavailable as error:
@@ -108,7 +108,7 @@ def unavailable() -> str | None:
 
 @torch.no_grad()
 def features(rgb: UInt8[Tensor, "b 3 h w"]) -> list[Tensor]:
-    """AlexNet's five layers on a picture fed as [-1, 1], each pixel's vector of channels scaled to length 1.
+    """Features of AlexNet's five layers for a picture in [-1, 1], with unit length at each pixel.
 
     Raises:
         WeightsUnavailable: AlexNet's weights are not here.
@@ -158,7 +158,7 @@ def _url() -> str:
 
 
 def _network(device: torch.device, weights: Path) -> Any:
-    """One network per device, and per file for the sake of another TORCH_HOME. The package states no types."""
+    """Cached network per device and weights file (TORCH_HOME may change). The package states no types."""
     with _loading:  # threads that measure at once must not load it at once
         return _loaded(device, weights)
 

@@ -75,7 +75,7 @@ def rgb_ssim(
 
 
 class Moments(NamedTuple):
-    """An image, its values counted from `centre`, and their mean and variance in each window."""
+    """An image minus `centre`, with its mean and variance in each window."""
 
     values: Tensor
     """(b,c,h,w)."""

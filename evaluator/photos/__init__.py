@@ -1,1 +1,1 @@
-"""Photos as people keep them: listed, read, decoded, cut to squares. Needs neither network nor trainer."""
+"""Photos in folders, zips and shards: listing, reading, decoding, cropping. Needs neither network nor trainer."""

@@ -1,4 +1,4 @@
-"""A set of photos by number: a folder, a zip, or shards with their manifest, all on this machine."""
+"""Indexed sets of photos: a folder, a zip, or local shards with their manifest."""
 
 import hashlib
 import json
@@ -14,25 +14,25 @@ from evaluator.photos.sharded import LocalShards, check_size
 
 @typing.runtime_checkable
 class PhotoSource(typing.Protocol):
-    """Photos in a fixed order; threads may read them."""
+    """Photos in a fixed order; thread-safe."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Each photo's own name, at its index."""
+        """Name of each photo, by index."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a photo is added, taken away or changed; hexadecimal."""
+        """Hexadecimal hash that changes when a photo is added, removed or changed."""
         ...
 
     def read(self, index: int) -> bytes:
-        """A photo's bytes. Raises an OSError, a BadZipFile or a ShardError when they cannot be read."""
+        """Bytes of a photo. Raises an OSError, a BadZipFile or a ShardError when they cannot be read."""
         ...
 
 
 class FilePhotos:
-    """The photos of a folder, with those below it, or of a zip, by name."""
+    """Photos of a folder and its subfolders, or of a zip, by name."""
 
     def __init__(self, files: Sequence[SourceFile], limit: int | None = None) -> None:
         self._files = list({file.name: file for file in files}.values())[:limit]
@@ -44,12 +44,12 @@ class FilePhotos:
         return _sha256([[file.name, file.fingerprint] for file in self._files])
 
     def read(self, index: int) -> bytes:
-        """A photo's bytes."""
+        """Bytes of a photo."""
         return self._files[index].read()
 
 
 class ShardPhotos:
-    """The photos of local shards, in the manifest's order."""
+    """Photos of local shards, in the manifest's order."""
 
     def __init__(self, manifest: Manifest, folder: Path, limit: int | None = None) -> None:
         paths = [folder / shard.name for shard in manifest.shards]
@@ -62,7 +62,7 @@ class ShardPhotos:
         self.names = self._names(manifest)
 
     def read(self, index: int) -> bytes:
-        """A photo's bytes."""
+        """Bytes of a photo."""
         return self._shards.read(*self._places[index])[1]
 
     def _names(self, manifest: Manifest) -> list[str]:
@@ -75,7 +75,7 @@ class ShardPhotos:
 
 
 def open_photos(source: Path, limit: int | None = None) -> FilePhotos | ShardPhotos:
-    """The photos of a folder, a zip, a folder with `manifest.json`, a manifest, or of one photo.
+    """Photo source for a folder, a zip, a folder with `manifest.json`, a manifest, or one photo.
 
     Args:
         source: where they are.
@@ -98,7 +98,7 @@ def open_photos(source: Path, limit: int | None = None) -> FilePhotos | ShardPho
 
 
 def _readable(name: str) -> str:
-    """A name that can be written anywhere: bytes that are not UTF-8 become escapes."""
+    """A name as valid Unicode: bytes that are not UTF-8 become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

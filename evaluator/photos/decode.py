@@ -1,4 +1,4 @@
-"""From a photo's bytes to uint8 RGB, upright, and the largest centred square of it."""
+"""Decoding of photos to upright uint8 RGB, and centre crops."""
 
 import io
 import threading
@@ -32,7 +32,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def decode_square(data: bytes, size: int) -> UInt8[Tensor, "3 size size"]:
-    """The largest centred square of a photo, resized to `size` pixels: what every number is measured on.
+    """Largest centred square of a photo, resized to `size` pixels, on which all metrics are measured.
 
     Any format that Pillow reads; upright (EXIF), alpha dropped, no colour management. A photo of more than
     `LARGE_PIXELS` is decoded at 1/2, 1/4 or 1/8 (JPEG) or shrunk by a whole factor first, its sides still at least
@@ -73,7 +73,7 @@ def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]
 
 @cache
 def _torchvision_jpeg() -> Callable[[Tensor, int, bool], Tensor] | None:
-    """Torchvision's decoder: a quarter quicker than Pillow's, and gives the same pixels (a test compares them).
+    """Torchvision's JPEG decoder: a quarter faster than Pillow's, with equal pixels (a test compares them).
 
     Its Python functions will be removed in favour of TorchCodec; without the operator Pillow decodes everything.
     """
@@ -90,7 +90,7 @@ def _checked_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _shrunk(image: Image.Image, enough: int | None) -> Image.Image:
-    """A large image shrunk so that its sides are still at least `enough`."""
+    """A large image reduced so that its sides are still at least `enough`."""
     if enough is None or image.width * image.height <= LARGE_PIXELS:
         return image
     small = image if image.mode in ("RGB", "RGBA", "L", "LA", "CMYK", "YCbCr") else as_rgb(image)
@@ -98,7 +98,7 @@ def _shrunk(image: Image.Image, enough: int | None) -> Image.Image:
 
 
 def centre_crop(rgb: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
-    """The largest centred square of a photo, resized to `size` pixels."""
+    """Largest centred square of a photo, resized to `size` pixels."""
     height, width = rgb.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -106,7 +106,7 @@ def centre_crop(rgb: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size
 
 
 def resized(window: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
-    """A window resized to a square with antialiasing, bilinear; itself where it has that size."""
+    """A window resized to a square, bilinear with antialiasing; unchanged where it has that size."""
     if window.shape[1:] == (size, size):
         return window
     # torch has vector code for bilinear antialias on uint8, for contiguous channels-last pixels.

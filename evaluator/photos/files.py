@@ -1,4 +1,4 @@
-"""Photos as people keep them: zips (COCO's `train2017.zip`), folders, single files."""
+"""Photo files in zips (COCO's `train2017.zip`), folders and on their own."""
 
 import zipfile
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ PHOTO_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 
 @dataclass(frozen=True, order=True)
 class SourceFile:
-    """A file in a source, photo or not."""
+    """A file in a source, whether photo or not."""
 
     name: str
     """Path inside the source, with forward slashes."""
@@ -20,7 +20,7 @@ class SourceFile:
     """Changes when the file does: CRC and size in a zip, size and time of change on disk."""
 
     def read(self) -> bytes:
-        """The file's bytes.
+        """Bytes of the file.
 
         Raises:
             OSError: it cannot be read.
@@ -33,7 +33,7 @@ class SourceFile:
 
 
 def list_files(source: Path) -> list[SourceFile]:
-    """All files of a source, sorted by name; a folder with those below it.
+    """All files of a source, sorted by name; a folder with its subfolders.
 
     Raises:
         ValueError: the source does not exist.
@@ -52,7 +52,7 @@ def list_files(source: Path) -> list[SourceFile]:
 
 
 def list_photos(source: Path) -> list[SourceFile]:
-    """The files of a source whose names say that they are photos; a ValueError where there is no such source."""
+    """Files of a source with a photo's suffix; a ValueError where there is no such source."""
     return [file for file in list_files(source) if Path(file.name).suffix.lower() in PHOTO_SUFFIXES]
 
 
@@ -68,5 +68,5 @@ def _is_zip(path: str) -> bool:
 
 @lru_cache(maxsize=8)
 def _zip(path: str) -> zipfile.ZipFile:
-    """One open zip per process: reading the directory of COCO's takes a second."""
+    """Cached open zip of this process: reading the directory of COCO's takes a second."""
     return zipfile.ZipFile(path)

@@ -1,4 +1,4 @@
-"""How much of a photo is near grey."""
+"""Measure of near-grey photos."""
 
 import numpy as np
 import torch

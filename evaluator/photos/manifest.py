@@ -1,4 +1,4 @@
-"""The manifest beside the shards: what they hold, so that nothing about them is ever guessed.
+"""Manifest of a set of shards: photos, sizes, hashes and byte positions.
 
 `manifest.json` lists every shard with its size, sha256 and the place of every photo in it, so a reader goes to
 any sample without parsing the tar before it, over HTTP and S3 too. Its hash names the data set.
@@ -23,7 +23,7 @@ HOW_TO_INDEX = "write one with: python -m trainer.shards index URL... --out mani
 
 
 class ShardError(RuntimeError):
-    """A shard that is missing, cut short, or other than its manifest says."""
+    """Raised for a shard that is missing, truncated, or does not match its manifest."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ShardEntry:
 
     @property
     def samples(self) -> int:
-        """Photos in the shard."""
+        """Number of photos in the shard."""
         return len(self.starts)
 
 
@@ -83,19 +83,19 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        """Photos in all shards."""
+        """Number of photos in all shards."""
         return sum(shard.samples for shard in self.shards)
 
     @cached_property
     def hash(self) -> str:
-        """Sha256 over the shards' names, hashes and photo places: the name of this data set."""
+        """SHA-256 over the shards' names, hashes and photo positions, which identifies this data set."""
         # `vars`, not `asdict`, which would copy every number: there may be 10,000 shards.
         canonical = json.dumps([vars(shard) for shard in self.shards], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def to_json(manifest: Manifest) -> str:
-    """The manifest's text; equal manifests give equal text, one shard on a line."""
+    """JSON text of the manifest, canonical, one shard on a line."""
     lines = ",\n".join(
         json.dumps({"name": shard.name, "samples": shard.samples} | vars(shard), separators=(",", ":"))
         for shard in manifest.shards
@@ -110,7 +110,7 @@ def to_json(manifest: Manifest) -> str:
 
 
 def from_json(text: str | bytes, where: str) -> Manifest:
-    """Read a manifest's text; `where` names it in errors.
+    """Parse a manifest's text; `where` names it in errors.
 
     Raises:
         ValueError: not a manifest, one of another format, or one whose parts contradict each other.
@@ -130,7 +130,7 @@ def from_json(text: str | bytes, where: str) -> Manifest:
 
 
 def save(manifest: Manifest, path: Path) -> None:
-    """Write the manifest in one step: a reader sees the old file or the new one, never a part."""
+    """Write the manifest atomically."""
     write_atomically(path, to_json(manifest).encode())
 
 

@@ -1,4 +1,4 @@
-"""Photos decoded ahead by threads, a bounded number of them, in order; bad ones named instead of raised."""
+"""Bounded, ordered prefetching of decoded photos by threads; bad photos are reported instead of raised."""
 
 import hashlib
 import lzma
@@ -26,7 +26,7 @@ _UNREADABLE = (OSError, EOFError, ShardError, zipfile.BadZipFile, zlib.error, lz
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How a photo becomes a square, and which photos are left out."""
+    """How photos are cropped, and which are left out."""
 
     size: int
     """Side of the square in pixels."""
@@ -55,7 +55,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A photo that is not measured, and why."""
+    """A photo that is not measured, with the reason."""
 
     index: int
     reason: str
@@ -64,7 +64,7 @@ class LeftOut:
 def read_ahead(
     photos: PhotoSource, indices: Iterable[int], cut: Cut, *, workers: int, depth: int
 ) -> Generator[Ready | LeftOut]:
-    """Read, decode and cut photos in the background.
+    """Read, decode and crop photos in the background.
 
     Args:
         photos: where from.

@@ -1,4 +1,4 @@
-"""What every reader of photos shares: limits, errors, and Pillow's modes. It needs Pillow alone."""
+"""Limits, errors and mode conversion for all readers of photos. Needs Pillow alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow itself warns at 89 million
 
 
 class BrokenPhoto(ValueError):
-    """Bytes that are no decodable photo."""
+    """Raised for bytes that cannot be decoded as a photo."""
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what Pillow and torchvision raise for a bad photo into a BrokenPhoto."""
+    """Context that turns Pillow's and torchvision's errors for a bad photo into a BrokenPhoto."""
     try:
         yield
     except BrokenPhoto:

@@ -1,4 +1,4 @@
-"""Photos in shards on this machine, each read at the place that the manifest says."""
+"""Random access to photos in local shards, by the positions in the manifest."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ _COPY_OR_INDEX = "copy it again, or write a new manifest with: python -m trainer
 
 
 class LocalShards:
-    """Reads single photos of shards on this machine; keeps a few files open. Threads may share it.
+    """Reader of single photos in local shards; keeps a few files open. Thread-safe.
 
     Args:
         paths: the tars.
@@ -26,7 +26,7 @@ class LocalShards:
         self._lock = threading.Lock()
 
     def read(self, shard: int, index: int) -> tuple[str, bytes]:
-        """One photo's name and bytes, its tar header checked.
+        """Name and bytes of one photo, its tar header checked.
 
         Raises:
             ShardError: the shard is gone, cut short, or not the one of the manifest.
@@ -36,12 +36,12 @@ class LocalShards:
         return member_name(both[:TAR_BLOCK], entry, index), both[TAR_BLOCK:]
 
     def name(self, shard: int, index: int) -> str:
-        """One photo's name; raises as `read` does."""
+        """Name of one photo; raises as `read` does."""
         entry = self._entries[shard]
         return member_name(self._bytes(shard, entry.starts[index] - TAR_BLOCK, TAR_BLOCK), entry, index)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the open files."""
         while self._files:
             os.close(self._files.popitem()[1])
 
@@ -67,7 +67,7 @@ class LocalShards:
 
 
 def check_size(path: Path, shard: ShardEntry) -> None:
-    """Raise a ShardError when a shard is missing, or has another size than its manifest says."""
+    """Raise a ShardError when a shard is missing or its size differs from the manifest's."""
     if not path.is_file():
         raise ShardError(f"{path}: the shard is missing; copy it there, or leave it out of the manifest")
     if path.stat().st_size != shard.bytes:
@@ -78,7 +78,7 @@ def check_size(path: Path, shard: ShardEntry) -> None:
 
 
 def member_name(header: bytes, shard: ShardEntry, index: int) -> str:
-    """The name in a photo's tar header; the check that a shard is the one that its manifest describes.
+    """Name in a photo's tar header, which also verifies that the shard matches its manifest.
 
     Raises:
         ShardError: no header there, or one of another size.

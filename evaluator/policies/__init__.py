@@ -1,4 +1,4 @@
-"""Policies: who says where the next click goes. Each is a small object with `choose(state) -> choice`."""
+"""Click policies: small objects with `choose(state) -> choice`."""
 
 from evaluator.policies.base import Policy, State
 from evaluator.policies.baseline import FarthestPolicy, GaussianPolicy, GridPolicy, RandomPolicy

@@ -1,4 +1,4 @@
-"""What a policy is and what it may look at.
+"""Interface of click policies, and the state that they see.
 
 All policies work on a batch on the state's device and are deterministic: noise is a function of a photo's key
 and of the number of its clicks, never of the batch around it. A policy only gets what it declares to need, so
@@ -19,7 +19,7 @@ Needed = typing.TypeVar("Needed")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """What a policy may look at before a click."""
+    """State of a rollout before a click."""
 
     lightness: Float[Tensor, "b 1 h w"]
     clicks: Float[Tensor, "b 3 h w"]
@@ -28,7 +28,7 @@ class State:
     positions: Int64[Tensor, "b placed"]
     """Flat indices of the clicks so far, in the order in which they were placed."""
     hint_size: int = 1
-    """Side of a click's stamp in pixels."""
+    """Side of a hint patch in pixels."""
     predicted_ab: Float[Tensor, "b 2 h w"] | None = None
     """The present colours; None for a policy without `needs_prediction`."""
     truth_ab: Float[Tensor, "b 2 h w"] | None = None
@@ -40,22 +40,22 @@ class State:
 
     @property
     def step(self) -> int:
-        """Clicks placed so far: the stream of this choice's noise."""
+        """Number of clicks placed so far, which selects the noise stream of this choice."""
         return self.positions.shape[1]
 
 
 @typing.runtime_checkable
 class Policy(typing.Protocol):
-    """Chooses the next click of each photo among its unclicked pixels."""
+    """Chooser of each photo's next click among its unclicked pixels."""
 
     @property
     def needs_prediction(self) -> bool:
-        """Whether `choose` looks at the present colours; if not, the rollout colours only at the budgets."""
+        """Whether `choose` reads the current prediction; if not, the rollout colours only at the budgets."""
         ...
 
     @property
     def needs_truth(self) -> bool:
-        """Whether `choose` looks at the true colours, which a real photo does not have."""
+        """Whether `choose` reads the true colours, which a real photo does not have."""
         ...
 
     @property
@@ -71,7 +71,7 @@ class Policy(typing.Protocol):
 def recolour(
     state: State, rows: Int64[Tensor, " n"], clicks: Float[Tensor, "n 3 h w"]
 ) -> Float[Tensor, "n 2 h w"]:
-    """Colours of the state's photos, given by their rows, under other clicks.
+    """Predictions for some of the state's photos, given by row, under other clicks.
 
     Raises:
         ValueError: the state has no colorizer.
@@ -83,7 +83,7 @@ def recolour(
 
 
 def needed(value: Needed | None, name: str) -> Needed:
-    """A field of the state that this policy has declared to need.
+    """A field of the state that this policy declares to need.
 
     Raises:
         ValueError: it is None.

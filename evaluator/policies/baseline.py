@@ -1,4 +1,4 @@
-"""Policies that look at no colours: random, Gaussian around the centre, a grid, the farthest point."""
+"""Policies that ignore colours: random, Gaussian around the centre, grid, farthest point."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _FIRST_POINT = 70
 
 @dataclass(frozen=True)
 class RandomPolicy:
-    """Uniform over the unclicked pixels: the thesis' baseline (section 4.1)."""
+    """Uniform over the unclicked pixels, the thesis' baseline (section 4.1)."""
 
     needs_prediction = False
     needs_truth = False
@@ -33,7 +33,7 @@ class RandomPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianPolicy:
-    """A Gaussian around the photo's centre: where the users of RTUG's training click (Zhang et al. 2017, 3.2).
+    """A Gaussian around the photo's centre, as in RTUG's training (Zhang et al. 2017, 3.2).
 
     A pixel is drawn among the unclicked ones with a probability proportional to the density at its own centre,
     so no mass falls outside of the photo.
@@ -57,14 +57,14 @@ class GaussianPolicy:
         return masked_argmax(noise + rows[:, None] + cols, clicked(state.clicks))
 
     def _log_density(self, size: int, device: torch.device) -> Tensor:
-        """Of each pixel along one side, up to a constant."""
+        """Unnormalised log density of each pixel along one side."""
         centred = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
         return (centred / (self.sigma * size)).square() / -2
 
 
 @dataclass(frozen=True)
 class GridPolicy:
-    """A grid that grows: the first n clicks are spread evenly for every n, so no budget must be known.
+    """A growing grid: the first n clicks are evenly spread for every n, so that no budget must be known.
 
     Click n is point 70 + n of the R2 sequence (Roberts, "The unreasonable effectiveness of quasirandom sequences",
     2018); where that pixel is clicked already, the nearest unclicked one. Of 300 starts this one leaves the
@@ -96,7 +96,7 @@ class FarthestPolicy:
     needs_colorizer = False
 
     def choose(self, state: State) -> Int64[Tensor, " b"]:
-        """Exact Euclidean distance to the nearest clicked pixel; ties go to the first."""
+        """The pixel with the largest Euclidean distance to the nearest click; ties go to the first."""
         taken = clicked(state.clicks)
         border = self.border or not state.step
         return masked_argmax(distance_to_background(~taken, border=border), taken)

@@ -1,4 +1,4 @@
-"""Policies that try clicks with the real colorizer before they choose one."""
+"""Policies that try candidate clicks with the real colorizer before they choose one."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ PIXELS_AT_ONCE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyPolicy:
-    """The best of many candidates, each tried in its true colour: how good a single click could be.
+    """Best of many candidates, each tried in its true colour: an upper reference for single clicks.
 
     Costs one colorizer call per candidate. The candidates are those of `candidates`; the one with the smallest
     mean squared error on ab wins, ties go to the first in reading order of the grid.
@@ -51,7 +51,7 @@ class GreedyPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedReductionPolicy:
-    """The candidate from which the largest drop of the error is expected; knows no true colours.
+    """Candidate with the largest expected drop of the error; knows no true colours.
 
     For a colorizer that predicts mean colours, the expected drop of its mean squared error by a click is the
     expected square of the change that the click makes: the law of total variance. The expectation is over the
@@ -89,7 +89,7 @@ class ExpectedReductionPolicy:
         return best(places, total, free)
 
     def _plausible(self, state: State, present: Tensor, places: Tensor) -> Iterator[tuple[Tensor, Tensor | float]]:
-        """Colours of the candidates, (b,c,2), and how likely they are."""
+        """Plausible colours of the candidates, (b,c,2), and their probabilities."""
         session = state.colorize
         if isinstance(session, PhotoSession) and state.features is not None:
             likely = session.likely_colours(state.features, places, present.shape[-1], self.colours)
@@ -103,7 +103,7 @@ class ExpectedReductionPolicy:
 
 
 def principal_deviation(changes: Float[Tensor, "m b c 2"]) -> Float[Tensor, "b c 2"]:
-    """Root mean square of two-dimensional changes along the direction in which it is largest, as a vector.
+    """Vector of the root mean square of two-dimensional changes along their principal direction.
 
     The first eigenvector of the second moments, in closed form; its sign is arbitrary.
     """
@@ -115,7 +115,7 @@ def principal_deviation(changes: Float[Tensor, "m b c 2"]) -> Float[Tensor, "b c
 
 
 def candidates(state: State, side: int) -> tuple[Int64[Tensor, "b c"], Bool[Tensor, "b c"]]:
-    """One pixel of each cell of a grid, uniform over the cell's unclicked pixels, and whether there was one.
+    """One uniform unclicked pixel of each cell of a grid, and whether there was one.
 
     The photo is cut into `side` x `side` cells in reading order; a shorter photo has a cell for each pixel. A cell
     without an unclicked pixel gives some clicked one, marked False.
@@ -139,7 +139,7 @@ def try_clicks(
     measure: Callable[[Tensor, Tensor], Tensor],
     pixels_at_once: int,
 ) -> Float[Tensor, "b c"]:
-    """Colour each photo once per candidate click and measure what comes out.
+    """Measure a photo's colouring under each candidate click in turn.
 
     Args:
         state: with the colorizer.
@@ -161,13 +161,13 @@ def try_clicks(
 def best(
     places: Int64[Tensor, "b c"], scores: Float[Tensor, "b c"], free: Bool[Tensor, "b c"]
 ) -> Int64[Tensor, " b"]:
-    """The free place with the largest score; ties go to the first."""
+    """The free position with the largest score; ties go to the first."""
     winner = scores.masked_fill(~free, -torch.inf).argmax(1, keepdim=True)
     return places.gather(1, winner)[:, 0]
 
 
 def _cells(length: int, count: int) -> list[slice]:
-    """Cut a side into `count` parts, or into pixels where it is shorter."""
+    """Bounds of `count` parts of a side, or of single pixels where it is shorter."""
     count = min(count, length)
     ends = [length * i // count for i in range(count + 1)]
     return [slice(first, stop) for first, stop in pairwise(ends)]

@@ -1,4 +1,4 @@
-"""The policy of a learned guide."""
+"""Policy that follows a learned guide."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from kernels.clicks import clicked, masked_argmax
 
 @dataclass(frozen=True, kw_only=True)
 class GuidePolicy:
-    """The unclicked pixel to which a guide (EditNet) gives the largest logit."""
+    """The unclicked pixel with the guide's (EditNet's) largest logit."""
 
     guide: Guide
     blind: bool

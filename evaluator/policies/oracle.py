@@ -1,4 +1,4 @@
-"""Policies that know the true colours and click where the present ones are wrong: references for a guide."""
+"""Policies that see the true colours and click where the prediction is wrong: references for guides."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ INHIBITION = 5 / 64
 
 @dataclass(frozen=True)
 class MaxErrorPolicy:
-    """The unclicked pixel with the largest error in ab: a truth-using reference that loses to random."""
+    """The unclicked pixel with the largest ab error; sees the truth, and still loses to random."""
 
     needs_prediction = True
     needs_truth = True
@@ -30,7 +30,7 @@ class MaxErrorPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class BlurredErrorPolicy:
-    """The largest error of a neighbourhood, away from earlier clicks: a truth-using reference.
+    """The neighbourhood with the largest error, away from earlier clicks; sees the truth.
 
     The error in ab is blurred by a Gaussian, and pixels near earlier clicks are avoided while there are others.
     """
@@ -50,7 +50,7 @@ class BlurredErrorPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionCentrePolicy:
-    """The pixel deepest inside a wrongly coloured region: a truth-using reference for what a guide can learn."""
+    """The pixel deepest inside a wrongly coloured region; sees the truth: a reference for guides."""
 
     inhibition: int = 3
     """Radius in pixels around earlier clicks that counts as not wrong."""
@@ -87,10 +87,10 @@ def peak(
 
 
 def _within(taken: Tensor, radius: float) -> Tensor:
-    """Whether a clicked pixel lies within `radius` pixels, (B,H,W)."""
+    """Mask of the pixels within `radius` pixels of a click, (B,H,W)."""
     return distance_to_background(~taken, limit=int(radius) + 1, border=False) <= radius
 
 
 def _error(state: State) -> Tensor:
-    """Distance between the present and the true colour at each pixel, (B,H,W), in CIE units."""
+    """Distance between the predicted and the true colour at each pixel, (B,H,W), in CIE units."""
     return error_map(needed(state.predicted_ab, "predicted_ab"), needed(state.truth_ab, "truth_ab"))

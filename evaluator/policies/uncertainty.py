@@ -1,4 +1,4 @@
-"""Where the colouring is not settled, as far as the colorizer itself can tell: no true colours."""
+"""Policies by the colorizer's own uncertainty, without true colours."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ _DRAW = 0x0CCA
 
 @dataclass(frozen=True, kw_only=True)
 class Imagination:
-    """Colours the photo again and again with a few imagined clicks beside the real ones.
+    """Ensemble of colourings with a few imagined clicks beside the real ones.
 
     Colours that the real clicks have settled hardly move. An imagined click lies on a random unclicked pixel and
     has its present colour plus noise. Costs `members` colorizer calls.
@@ -38,7 +38,7 @@ class Imagination:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def changes(self, state: State) -> Iterator[Float[Tensor, "b 2 h w"]]:
-        """The change of every pixel's ab, once per member. Raises a ValueError when no pixel is left."""
+        """Change of every pixel's ab, for each member. Raises a ValueError when no pixel is left."""
         colorize = needed(state.colorize, "colorize")
         present = needed(state.predicted_ab, "predicted_ab")
         numbers = uniform(state.keys, state.step, 4 * self.imagined * self.members, draw=_DRAW)
@@ -49,7 +49,7 @@ class Imagination:
             yield colorize(state.lightness, clicks) - present
 
     def _imagine(self, state: State, present: Tensor, clicks: Tensor, numbers: Tensor) -> Tensor:
-        """One more imagined click per photo, on a pixel that the state has free."""
+        """Add an imagined click per photo, on a pixel that is free in the state."""
         height, width = present.shape[-2:]
         rows, cols = (numbers[:, 0] * height).long(), (numbers[:, 1] * width).long()
         places = nearest_free(rows * width + cols, clicked(state.clicks))
@@ -77,12 +77,12 @@ class UncertaintyPolicy:
 
     @property
     def needs_prediction(self) -> bool:
-        """False if the colorizer gives an uncertainty."""
+        """False if the colorizer provides an uncertainty."""
         return self.given is None
 
     @property
     def needs_colorizer(self) -> bool:
-        """False if the colorizer gives an uncertainty."""
+        """False if the colorizer provides an uncertainty."""
         return self.given is None
 
     def choose(self, state: State) -> Int64[Tensor, " b"]:

@@ -1,1 +1,1 @@
-"""Exported networks: their contract, their loading, and the MLflow registry or folder that they come from."""
+"""Exported networks: contracts, loading, and the MLflow registry or folder that holds them."""

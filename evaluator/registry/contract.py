@@ -1,4 +1,4 @@
-"""The contract of an exported network: what goes in, what comes out, where it came from. And padding to its sizes.
+"""Contract of an exported network (inputs, outputs, origin), and padding to its sizes.
 
 A contract is one JSON file, `contract.json`, beside the exported graph. It is all that the evaluator and the
 service know about a network, so its content is checked field by field when it is read.
@@ -25,7 +25,7 @@ Variant = Literal["blind", "oracle"]
 
 @dataclass(frozen=True)
 class Port:
-    """A tensor that goes into or comes out of a network."""
+    """An input or output tensor of a network."""
 
     name: str
     channels: int | None
@@ -51,14 +51,14 @@ _TRUTH = Port("truth_ab", 2, -1.0, 1.0)
 
 
 def features_port(channels: int) -> Port:
-    """Features that a split colorizer gives and its guides read."""
+    """Port of the features that a split colorizer outputs and its guides read."""
     return Port("features", channels, None, None, cell=FEATURE_CELL)
 
 
 def standard_ports(
     kind: Kind, variant: Variant | None, features: int = 0
 ) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Inputs and outputs of the house's calls, in calling order.
+    """Inputs and outputs of the standard calls, in calling order.
 
     Args:
         kind: `colorizer(lightness, clicks) -> ab`, or
@@ -76,7 +76,7 @@ def standard_ports(
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a network takes and gives, and where it came from.
+    """Inputs, outputs and origin of a network.
 
     Raises:
         ValueError: a field has a value that no network of this house can have; the message names it.
@@ -92,7 +92,7 @@ class Contract:
     min_size: int
     """Smallest height and width, in pixels; a multiple of `multiple`."""
     hint_size: int | tuple[int, int]
-    """Side of a click's stamp in training, in pixels; or smallest and largest where it was drawn."""
+    """Side of a hint patch in training, in pixels; or smallest and largest where it was drawn."""
     temperature: float | None = None
     """T of a guide's heat map softmax(logits / T); None for a colorizer."""
     variant: Variant | None = None
@@ -126,7 +126,7 @@ class Contract:
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
-        """Read a contract.
+        """Parse a contract.
 
         Raises:
             ValueError: not JSON, another schema, a field that is missing, unknown or of another type, or a value

@@ -1,16 +1,14 @@
-"""Exported networks out of an MLflow registry or a folder, behind the house's calls. Never imports the trainer.
+"""Loading and promotion of exported networks in an MLflow registry or a folder. Never imports the trainer.
 
 The only module of the evaluator that uses MLflow, which takes most of a second to import and is therefore imported
 on first use. Pickles are never loaded.
 """
 
-import argparse
 import json
 import logging
 import os
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +30,6 @@ from evaluator.registry.networks import (
     SplitParts,
     load_baseline,
 )
-from evaluator.registry.wording import described
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,7 +58,7 @@ _SETTINGS = {
 
 
 def import_mlflow() -> ModuleType:
-    """Import MLflow: quiet, without telemetry, and never unpickling.
+    """Import MLflow quietly, without telemetry, and with unpickling disabled.
 
     Settings of the environment win over ours, but for the last.
     """
@@ -81,7 +78,7 @@ def default_tracking_uri(work: Path | str = "runs") -> str:
 
 
 def load_colorizer(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") -> LoadedColorizer:
-    """`load`, for a colorizer; a ValueError when it is a guide.
+    """Load a colorizer; see `load`. Raises a ValueError for a guide.
 
     A name in `evaluator.baselines.BASELINES` stands for that colorizer without a network, also where a folder is
     called so: write ./kernel for the folder.
@@ -103,7 +100,7 @@ def load_colorizer(uri: str | Path, tracking_uri: str | None = None, device: str
 
 
 def load_guide(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") -> LoadedGuide:
-    """`load`, for a guide; a ValueError when it is a colorizer."""
+    """Load a guide; see `load`. Raises a ValueError for a colorizer."""
     network = _load(uri, tracking_uri, device, weights.GUIDE)
     if not isinstance(network, LoadedGuide):
         raise ValueError(
@@ -131,7 +128,7 @@ def load(uri: str | Path, tracking_uri: str | None = None, device: str = "cpu") 
 
 
 def _load(uri: str | Path, tracking_uri: str | None, device: str, shipped: str) -> LoadedNetwork:
-    """`load`, with the one that `shipped` stands for."""
+    """`load`, with the name `shipped` resolved to one of the two."""
     target = torch.device(device)
     with tempfile.TemporaryDirectory(prefix="network-") as scratch:
         if str(uri).startswith(_REGISTERED):
@@ -153,14 +150,14 @@ def _load(uri: str | Path, tracking_uri: str | None, device: str, shipped: str) 
 
 
 def _open_parts(folder: Path, device: torch.device, source: str) -> SplitParts:
-    """The graphs of a split colorizer."""
+    """Graphs of a split colorizer's parts."""
     graphs = [_open(_there(folder / file, source), device, source) for file in PART_FILES.values()]
     parts = SplitParts(*graphs, bins=read_tensor(_there(folder / BINS_FILE, source)))
     return parts.to(device)
 
 
 def read_tensor(file: Path) -> Tensor:
-    """A tensor that `write_tensor` wrote."""
+    """Read a tensor that `write_tensor` wrote."""
     return torch.tensor(json.loads(file.read_text(encoding="utf-8")))
 
 
@@ -170,7 +167,7 @@ def write_tensor(file: Path, values: Tensor) -> None:
 
 
 def _files(place: Path, source: str) -> tuple[Path, Path]:
-    """The graph and the contract of a model folder or a `.pt2` file."""
+    """Graph and contract files of a model folder or a `.pt2` file."""
     if place.suffix == ".pt2":
         beside = place.with_name(FILE_NAME)
         graph_file, contract_file = place, beside if beside.exists() else place.parent.parent / FILE_NAME
@@ -181,7 +178,7 @@ def _files(place: Path, source: str) -> tuple[Path, Path]:
 
 
 def _there(file: Path, source: str) -> Path:
-    """The file, if it is there."""
+    """The file, if it exists."""
     if not file.is_file():
         raise ValueError(
             f"{source} has no exported graph ({file} is missing); pickles are never loaded. {_MAKE_ONE}"
@@ -211,7 +208,7 @@ def _open(graph_file: Path, device: torch.device, source: str) -> nn.Module:
 def write_model_file(
     folder: Path, contract: Contract | None = None, *, run_id: str | None = None, model_id: str | None = None
 ) -> None:
-    """Make a folder with a graph a model of MLflow's pytorch flavor.
+    """Write the file that makes a folder with a graph a model of MLflow's pytorch flavor.
 
     `mlflow.pytorch.save_model` would export a second time, with sides that are free but not bound to be multiples
     and a batch of at least two; so a graph that was checked is stored as it is.
@@ -242,7 +239,7 @@ def _signature(contract: Contract) -> ModelSignature:
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of an existing database or of a server.
+    """Client of an existing database or of a server.
 
     Raises:
         ValueError: there is no such SQLite file (it is not created).
@@ -255,7 +252,7 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 
 def new_client(tracking_uri: str) -> MlflowClient:
-    """A client of a server or of a database, which is made where there is none.
+    """Client of a server or of a database, which is created where necessary.
 
     Raises:
         ConnectionError: the database cannot be used.
@@ -271,7 +268,7 @@ def new_client(tracking_uri: str) -> MlflowClient:
 
 @contextmanager
 def _explained(what: str, tracking_uri: str, client: MlflowClient) -> Iterator[None]:
-    """Turn MLflow's errors into ours: unknown names into ValueErrors, all else into ConnectionErrors."""
+    """Context that turns MLflow's errors into ours: ValueErrors for unknown names, else ConnectionErrors."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -286,7 +283,7 @@ def _explained(what: str, tracking_uri: str, client: MlflowClient) -> Iterator[N
 
 
 def unreachable(tracking_uri: str, error: Exception) -> ConnectionError:
-    """The error for a server or database that does not answer."""
+    """Error for a server or database that does not answer."""
     reason = str(error).partition("\n")[0][:200]
     return ConnectionError(
         f"MLflow at {tracking_uri} does not answer; start it, or correct MLFLOW_TRACKING_URI, or unset that to "
@@ -300,7 +297,7 @@ def _describe(model: Any) -> str:
 
 
 def _fetch(uri: str, tracking_uri: str, scratch: str) -> tuple[Path, str]:
-    """The folder of a registered or logged model, downloaded where it is not local, and its exact source."""
+    """Folder of a registered or logged model, downloaded where it is not local, and its exact source."""
     client = connect(tracking_uri)
     with _explained(uri, tracking_uri, client):
         location, source = _location(client, uri)
@@ -313,7 +310,7 @@ def _fetch(uri: str, tracking_uri: str, scratch: str) -> tuple[Path, str]:
 
 
 def _location(client: MlflowClient, uri: str) -> tuple[str, str]:
-    """Where a model's files are stored, and the URI with its alias resolved.
+    """Storage location of a model, and the URI with its alias resolved.
 
     `mlflow.artifacts` would look up `models:/` and `runs:/` in the process-wide tracking URI; this does not.
     """
@@ -349,7 +346,7 @@ def versions(tracking_uri: str) -> list[ModelVersion]:
 
 
 def champion(tracking_uri: str, name: str) -> str | None:
-    """The version of a registered network that has the alias `champion`; None if none has.
+    """Version of a registered network with the alias `champion`; None if there is none.
 
     Raises:
         ValueError: there is no database, or no network of this name.
@@ -362,7 +359,7 @@ def champion(tracking_uri: str, name: str) -> str | None:
 
 
 def promote(tracking_uri: str, name: str, version: str, why: Mapping[str, str]) -> None:
-    """Give a version the alias `champion`, and write down why: tags `promotion.*`, and a line of its description.
+    """Give a version the alias `champion`, and record why: tags `promotion.*`, and a line of its description.
 
     The alias moves last, in one step: whoever loads `@champion` gets the old version or the new one.
 
@@ -383,28 +380,3 @@ def promote(tracking_uri: str, name: str, version: str, why: Mapping[str, str]) 
 def in_words(why: Mapping[str, str]) -> str:
     """Reasons in one line."""
     return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in why.items())
-
-
-def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None) -> None:
-    """Print the registered networks: `python -m evaluator.registry list --work runs`."""
-    parser = argparse.ArgumentParser(prog="python -m evaluator.registry", description="Registered networks.")
-    parser.add_argument("command", choices=["list"], help="list: name, version, aliases, commit, metrics")
-    parser.add_argument("--work", default="runs", help="work folder with mlflow.db (default: %(default)s)")
-    work = parser.parse_args(arguments).work
-    try:
-        found = versions(tracking_uri or default_tracking_uri(work))
-    except (ValueError, ConnectionError) as error:
-        sys.exit(_refused(str(error)))
-    if not found:
-        print(f"nothing is registered in {work} yet; accelerate launch trainer/main.py registers three networks")
-    for version in found:
-        print(described(version.name, str(version.version), version.aliases, version.tags))
-
-
-def _refused(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
-
-
-if __name__ == "__main__":
-    main()

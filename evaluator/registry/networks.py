@@ -1,4 +1,4 @@
-"""Networks behind the house's calls: exported ones loaded, checked and padded; any one called in float32."""
+"""Networks behind the standard calls: exported ones loaded, checked and padded; any network run in float32."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ _ACTS_DIFFERENTLY_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dro
 
 
 def run_network(network: Callable[..., Any], *inputs: Any, autocast: torch.dtype | None, **options: Any) -> Any:
-    """Call a network on the device of its first tensor and return float32; a tuple of tensors stays as it is.
+    """Call a network on the device of its first tensor, with float32 results; tuples of tensors stay as they are.
 
     Convolutions round a photo's numbers differently (1e-7) in batches of other sizes and with other numbers of
     threads. Where that must not move a click, photos are coloured one by one on a CPU: see
@@ -47,7 +47,7 @@ def run_network(network: Callable[..., Any], *inputs: Any, autocast: torch.dtype
 
 
 def reads_features(guide: object) -> bool:
-    """Whether a guide is a head on a split colorizer's features, which it then takes as `features=`."""
+    """Whether a guide is a head on a split colorizer's features, which it takes as `features=`."""
     return bool(getattr(guide, "reads_features", False))
 
 
@@ -67,7 +67,7 @@ UNCERTAINTIES = 2
 
 
 class LoadedNetwork:
-    """An exported network with its contract. Pads inputs by reflection where needed, and crops the output back."""
+    """An exported network with its contract; pads inputs by reflection where needed, and crops outputs."""
 
     def __init__(self, graph: nn.Module, contract: Contract, source: str, device: torch.device) -> None:
         self._graph = graph
@@ -78,7 +78,7 @@ class LoadedNetwork:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the contract and every weight, hexadecimal: the same for the same network anywhere."""
+        """SHA-256 over the contract and every weight, hexadecimal; the same on every machine."""
         digest = hashlib.sha256(self.contract.to_json().encode())
         for name, tensor in sorted(self._graph.state_dict().items()):
             digest.update(name.encode())
@@ -141,7 +141,7 @@ class LoadedColorizer(LoadedNetwork):
 
 
 class LoadedSplitColorizer(LoadedColorizer):
-    """A split colorizer: its two parts, which can be called by themselves, and both at once."""
+    """A split colorizer: its two parts, separately callable, and both at once."""
 
     def __init__(self, parts: "SplitParts", contract: Contract, source: str, device: torch.device) -> None:
         super().__init__(parts, contract, source, device)
@@ -172,7 +172,7 @@ class LoadedSplitColorizer(LoadedColorizer):
 
     @torch.no_grad()
     def palette(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
-        """Logits of the colours of some cells, over `bins`, from their features as `colour` gives them."""
+        """Logits over `bins` of the colours of some cells, from their features as `colour` gives them."""
         with self._precision():
             return self._parts.palette(features[:, : self.contract.features - UNCERTAINTIES])
 
@@ -182,17 +182,17 @@ class LoadedSplitColorizer(LoadedColorizer):
 
     @property
     def bins(self) -> Float[Tensor, "bins 2"]:
-        """The colours that `palette` speaks of, ab / 128."""
+        """Colours of the bins of `palette`, ab / 128."""
         return self._parts.bins
 
 
 class SplitParts(nn.Module):
-    """The graphs of a split colorizer."""
+    """Graphs of a split colorizer's parts."""
 
     bins: Tensor
 
     def __init__(self, embed: nn.Module, colour: nn.Module, palette: nn.Module, bins: Tensor) -> None:
-        """Put them together.
+        """Combine the graphs.
 
         Args:
             embed: from lightness to what the photo alone says.
@@ -205,12 +205,12 @@ class SplitParts(nn.Module):
         self.register_buffer("bins", bins)
 
     def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
-        """The house's call."""
+        """Both parts at once, by the standard call."""
         return self.colour(lightness, clicks, *self.embed(lightness))[0]
 
 
 class _Uncompiled(nn.Module):
-    """A baseline where a graph is expected: no weights, nothing to export."""
+    """Stand-in for the graph of a baseline: no weights, nothing to export."""
 
     def __init__(self, baseline: Baseline) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class _Uncompiled(nn.Module):
 
 
 def load_baseline(baseline: Baseline, device: torch.device | str = "cpu") -> LoadedColorizer:
-    """A colorizer without a network, with a contract and a fingerprint like every other.
+    """A colorizer without a network, with contract and fingerprint like every other.
 
     Its settings stand in `contract.config`, so that the fingerprint changes with them. `contract.hint_size` is the
     one with which the defaults were chosen; any will do.
@@ -246,7 +246,7 @@ class LoadedGuide(LoadedNetwork):
 
     @property
     def reads_features(self) -> bool:
-        """Whether it is a head of one split colorizer, whose features it is called with."""
+        """Whether it is a head on one split colorizer, whose features it is called with."""
         return self.contract.features > 0
 
     def check_reads(self, colorizer: object) -> None:

@@ -1,4 +1,4 @@
-"""Photos under one set of clicks after another: what a colorizer sees in the photos alone is computed once."""
+"""Sessions of photos under successive sets of clicks: what depends on the photos alone is computed once."""
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,14 +16,14 @@ APART = 15 / AB_SCALE
 
 @runtime_checkable
 class SplitColorizer(Protocol):
-    """A colorizer that looks at a photo once, and answers each set of clicks from what it saw."""
+    """Interface of a colorizer that encodes a photo once and decodes each set of clicks."""
 
     def __call__(self, lightness: Tensor, clicks: Tensor) -> Tensor:
-        """Both at once."""
+        """Encode and decode at once."""
         ...
 
     def embed(self, lightness: Tensor) -> tuple[Tensor, ...]:
-        """What the photos alone say; every tensor begins with the batch."""
+        """Encoding of the photos, independent of clicks; every tensor begins with the batch."""
         ...
 
     def colour(self, embedding: Any, lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,12 +36,12 @@ class SplitColorizer(Protocol):
 
     @property
     def bins(self) -> Tensor:
-        """Colours, (bins, 2), ab / 128."""
+        """Colours of the distribution's bins, (bins, 2), ab / 128."""
         ...
 
 
 class Coloured(NamedTuple):
-    """Photos under a set of clicks."""
+    """Result of colouring photos under a set of clicks."""
 
     ab: Float[Tensor, "b 2 h w"]
     """float32."""
@@ -50,12 +50,12 @@ class Coloured(NamedTuple):
 
 
 class PhotoSession:
-    """A batch of photos in front of a colorizer. Itself a colorizer, for code that knows no sessions."""
+    """A batch of photos held for one colorizer; itself callable as a colorizer."""
 
     def __init__(
         self, colorizer: Colorizer, lightness: Float[Tensor, "b 1 h w"], autocast: torch.dtype | None = None
     ) -> None:
-        """Look at the photos.
+        """Encode the photos.
 
         Args:
             colorizer: in evaluation mode, on the photos' device; a split one or any other.
@@ -77,7 +77,7 @@ class PhotoSession:
         return Coloured(ab, features)
 
     def rows(self, rows: Int64[Tensor, " n"], clicks: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2 h w"]:
-        """Colours for any number of click maps, each of the photo whose row is named."""
+        """Colours for any number of click maps, each for the photo in the named row."""
         lightness = self._lightness[rows]
         if self._split is None:
             return run_network(self._colorizer, lightness, clicks, autocast=self._autocast)
@@ -119,7 +119,7 @@ class PhotoSession:
         return found[0].unflatten(0, places.shape), found[1].unflatten(0, places.shape)
 
     def __call__(self, lightness: Tensor, clicks: Tensor) -> Float[Tensor, "b 2 h w"]:
-        """Colours; of this session's own photos without looking at them again."""
+        """Colours; this session's own photos are not encoded again."""
         if lightness is self._lightness:
             return self.look(clicks).ab
         return run_network(self._colorizer, lightness, clicks, autocast=self._autocast)

@@ -1,4 +1,4 @@
-"""The report of a benchmark: `build` writes one HTML page; `choose` and `render` make its gallery."""
+"""Report of a benchmark: `build` writes the HTML page; `choose` and `render` make its gallery."""
 
 from evaluator.report.gallery import Gallery, choose, render
 from evaluator.report.page import build, save_figures

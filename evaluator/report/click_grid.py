@@ -1,4 +1,4 @@
-"""A picture of clicks at work: rows of photos, columns of click budgets, every click marked at its place."""
+"""Grid of photos under clicks: rows of photos, columns of click budgets, every click marked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _SMOOTH = 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cell:
-    """One photo in one state."""
+    """A photo under one set of clicks."""
 
     rgb: UInt8[Tensor, "3 h w"]
     caption: str
@@ -72,7 +72,7 @@ def click_grid(
         photos: original photos of one size, a handful.
         device: where to compute.
         clicks: rising numbers of clicks, one column each.
-        hint_size: side of a click's stamp in pixels.
+        hint_size: side of a hint patch in pixels.
         seed: of the policies' noise.
         first_index: index of `photos[0]` in the whole set.
         autocast: dtype in which to run the colorizer under autocast.
@@ -134,7 +134,7 @@ def _coloured_cells(batch: Photos, truth: Tensor, moment: Moment, placed_before:
 
 
 def _click_colours(lightness: Float[Tensor, "b 1 h w"], moment: Moment) -> UInt8[Tensor, "b clicks 3"]:
-    """What each click's colour looks like at its place."""
+    """Displayed colour of each click."""
     shown = to_uint8(lab_to_rgb(lightness, moment.clicks[:, 1:])).flatten(2)
     index = moment.positions[:, None].expand(-1, 3, -1)
     return shown.gather(2, index).transpose(1, 2)
@@ -179,7 +179,7 @@ def marked(
     scale: float | int = 1,
     numbered: bool = False,
 ) -> Image.Image:
-    """A photo with its clicks as dots in the colours that they carry; later dots cover earlier ones.
+    """A photo with its clicks as dots in their colours; later dots cover earlier ones.
 
     Args:
         rgb: the photo.

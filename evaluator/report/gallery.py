@@ -1,4 +1,4 @@
-"""Photos for the report: worst and best by each metric, chosen by a rule, coloured again from their clicks."""
+"""Gallery of the report: worst and best photos by each metric, recoloured from their recorded clicks."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ _USUAL = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:
-    """A photo and why it is shown."""
+    """A photo of the gallery with the reason for its choice."""
 
     photo: str
     index: int
@@ -52,7 +52,7 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """One photo in all its states."""
+    """One photo with all its thumbnails."""
 
     pick: Pick
     grey: Shot
@@ -63,7 +63,7 @@ class Exhibit:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """What the report shows of the photos."""
+    """Photos shown in the report."""
 
     rule: str
     """How they were chosen, in a sentence."""
@@ -106,9 +106,9 @@ def render(
     autocast: torch.dtype | None = None,
     on_photo: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gallery:
-    """Colour the picked photos again, with the clicks that were measured.
+    """Colour the picked photos again, with the recorded clicks.
 
-    Positions are those of the Parquet file, where the robot user hit; its colour noise is a function of the
+    Positions are those of the Parquet file, where the simulated user hit; its colour noise is a function of the
     photo's index and the click's number, so a noisy robot's clicks are repeated exactly too.
 
     Args:
@@ -155,7 +155,7 @@ def shown_budgets(budgets: Sequence[int]) -> list[int]:
 
 
 class _Replay:
-    """One photo, its stored clicks, and what colours it once more, by policy."""
+    """One photo, its recorded clicks, and the colorizers to replay them, by policy."""
 
     def __init__(self, finished: Finished, pick: Pick, rgb: Tensor, colorizers: Mapping[str, Colorizer]):
         protocol = finished.about["protocol"]
@@ -172,7 +172,7 @@ class _Replay:
         return self._plain(self.rgb, "truth", "in its true colours")
 
     def shots(self, policy: str, places: Int64[np.ndarray, "clicks 2"], budgets: Sequence[int]) -> list[Shot]:
-        """The photo after each number of clicks of a policy, which went to these (row, col)."""
+        """Thumbnails of the photo after each number of clicks of a policy at these (row, col)."""
         flat = torch.from_numpy(places[:, 0] * self.rgb.shape[-1] + places[:, 1]).to(self.rgb.device)
         steps = zip(budgets, (0, *budgets[:-1]), strict=True)
         return [self._coloured(policy, flat[None, :placed], placed - before) for placed, before in steps]
@@ -221,7 +221,7 @@ def nearest_budget(budgets: Sequence[int]) -> int:
 
 
 def _words(metric: str) -> tuple[str, str]:
-    """What the smallest and the largest value of a metric are called."""
+    """Names of a metric's smallest and largest value."""
     match METRICS[metric].higher_is_better:
         case None:
             return "lowest", "highest"
@@ -235,7 +235,7 @@ def _scale(rgb: Tensor) -> float | int:
 
 
 def _written(metric: str, value: float) -> str:
-    """Name, value and unit of a metric."""
+    """Name, value and unit of a metric, as text."""
     entry = METRICS[metric]
     number = f"{value:.{entry.decimals}f}" if math.isfinite(value) else "exact"
     return f"{entry.label} {number}{f' {entry.unit}' if entry.unit else ''}"

@@ -1,1 +1,1 @@
-"""The service: colour a photo with suggested clicks, over HTTP and on a page."""
+"""The service: click-guided colorization over HTTP and on a web page."""

@@ -1,4 +1,4 @@
-"""The service as an ASGI app: `create_app(settings)`; `serve.py` runs it, `deployment.py` replicates it."""
+"""The service as an ASGI app, `create_app(settings)`; `serve.py` runs it, `ray_serve.py` replicates it."""
 
 import asyncio
 import logging
@@ -24,10 +24,10 @@ _log = logging.getLogger("chromaclick")
 
 
 class _Static(StaticFiles):
-    """Files of the page, always whole; a browser asks about each every time, so that an update is seen at once."""
+    """Static files of the page, always whole and revalidated on every load, so that an update is seen at once."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer without a look at Range, which a server may ignore: Starlette answers a bad one in plain text."""
+        """Answer without looking at Range, as a server may: Starlette answers a bad one in plain text."""
         headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
         await super().__call__({**scope, "headers": headers}, receive, send)
 
@@ -39,7 +39,7 @@ class _Static(StaticFiles):
 
 
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
-    """The app. Its networks are loaded in the background once it runs; `/readyz` tells when.
+    """Create the app; its networks are loaded in the background once it runs (`/readyz`).
 
     Args:
         settings: see there.

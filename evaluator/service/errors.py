@@ -18,7 +18,7 @@ _MOST_ERRORS = 20
 
 
 class Problem(HTTPException):
-    """An answer that is an error. FastAPI passes an HTTPException on even from within the reading of a body."""
+    """An error response. FastAPI passes an HTTPException on even from within the reading of a body."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Problem(HTTPException):
         self.errors = list(errors)
 
     def response(self) -> JSONResponse:
-        """The answer as it is sent."""
+        """HTTP response of the problem."""
         content: dict[str, Any] = {
             "type": TYPES + self.slug,
             "title": _title(self.status_code),
@@ -49,18 +49,18 @@ class Problem(HTTPException):
 
 
 def _title(status: int) -> str:
-    """What a status means."""
+    """Title of a status."""
     return "Client Closed Request" if status == CLIENT_GONE else HTTPStatus(status).phrase
 
 
 def overloaded(retry_after: float, what: str = "the service") -> Problem:
-    """The answer when no more requests can wait."""
+    """Problem for a full queue."""
     detail = f"{what} has as many requests as it can hold; try again in {max(1, math.ceil(retry_after))} s"
     return Problem(429, "overloaded", detail, retry_after=retry_after)
 
 
 def install(app: FastAPI, known: Mapping[type[Exception], Any]) -> None:
-    """Answer an app's errors with problem JSON; `monitoring` does so for those that nobody expected.
+    """Register problem JSON as the app's error format; `middleware.metrics` does so for unexpected errors.
 
     Args:
         app: to change.
@@ -81,7 +81,7 @@ def install(app: FastAPI, known: Mapping[type[Exception], Any]) -> None:
 
 
 def unexpected() -> Problem:
-    """The answer to an error of ours; its trace is in the log, not in the answer."""
+    """Problem for an internal error; its trace is in the log, not in the answer."""
     return Problem(500, "internal", "the service failed here; its log has the reason: please report it")
 
 
@@ -114,6 +114,6 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
 
 
 def _short(value: object) -> str:
-    """A value in at most some 80 characters that any encoding can carry."""
+    """A value as text of some 80 characters at most, in ASCII."""
     text = f"of type {type(value).__name__}" if isinstance(value, dict | list | bytes) else ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."

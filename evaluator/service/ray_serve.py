@@ -87,7 +87,7 @@ class Scale:
 
 @serve.ingress()
 class Replica:
-    """One process with the app. Ray sends it requests only once its networks are warm."""
+    """Process with the app; Ray sends it requests only once its networks are warm."""
 
     def __init__(self, settings: Settings, make_engine: MakeEngine | None = None) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -114,7 +114,7 @@ class Replica:
 
 
 class SwitchByAlias:
-    """Refuses `PUT /v1/models`, which would change one replica alone."""
+    """Middleware that refuses `PUT /v1/models`, which would change one replica alone."""
 
     def __init__(self, app: ASGIApp, refresh_seconds: float) -> None:
         self._app, self._refresh_seconds = app, refresh_seconds
@@ -131,7 +131,7 @@ class SwitchByAlias:
 
 
 def application(scale: Scale, make_engine: MakeEngine | None = None) -> serve.Application:
-    """The replicas for `serve.run`.
+    """Ray Serve application for `serve.run`.
 
     Args:
         scale: how many, and their settings.
@@ -154,7 +154,7 @@ def application(scale: Scale, make_engine: MakeEngine | None = None) -> serve.Ap
 
 
 def replica_settings(scale: Scale) -> Settings:
-    """A replica's settings: with absolute places, as it has a work folder of Ray's, and threads for its cores."""
+    """Settings of a replica: absolute paths, as its working directory is Ray's, and threads for its cores."""
     settings = scale.service
     return replace(
         settings,
@@ -204,7 +204,7 @@ def start(scale: Scale, make_engine: MakeEngine | None = None, **ray_options: An
 
 
 def stop() -> None:
-    """End the replicas, and Ray where `start` started it; requests under way are answered first."""
+    """Stop the replicas, and Ray where `start` started it; requests in progress are answered first."""
     if ray.is_initialized():
         serve.shutdown()
         ray.shutdown()

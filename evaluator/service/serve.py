@@ -81,7 +81,7 @@ def run(app: FastAPI, settings: Settings, ready: Callable[[str, Service], None])
 
 
 class _Server(uvicorn.Server):
-    """Tells when the networks are ready; ends when they cannot be loaded."""
+    """Server that announces when the networks are ready, and ends when they cannot be loaded."""
 
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""Settings of the service: every one a flag of `serve` and an environment variable `CHROMACLICK_*`."""
+"""Settings of the service, each a flag of `serve` and an environment variable `CHROMACLICK_*`."""
 
 import logging
 import os
@@ -129,12 +129,12 @@ class Settings:
 
     @property
     def tracking_uri(self) -> str:
-        """Where networks are registered."""
+        """URI of the registry."""
         return self.registry or default_tracking_uri(self.work)
 
     @property
     def store_folder(self) -> Path:
-        """Where photos and jobs are kept."""
+        """Folder of photos and jobs."""
         return Path(self.store) if self.store else self.work / "service"
 
     @property
@@ -149,7 +149,7 @@ class Settings:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can call."""
+        """Whether the service listens on this machine only."""
         try:
             return ip_address(self.host).is_loopback
         except ValueError:

@@ -1,1 +1,1 @@
-"""Files, locks, processes, threads and the machine: nothing of our field. Imports nothing of the house."""
+"""Files, locks, threads and machine, independent of colorization. Imports no other package of this project."""

@@ -1,4 +1,4 @@
-"""The machine, the versions and the commit that a figure belongs to."""
+"""Environment of a measurement: machine, versions and commit."""
 
 import math
 import os
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "triton", "torchvision", "numpy", "pillow", "scikit-image")
 
 
 def machine() -> dict[str, object]:
-    """The hardware that a figure belongs to: processor, usable cores, threads, memory in GiB, GPU, system."""
+    """Hardware: processor, usable cores, threads, memory in GiB, GPU, system."""
     return {
         "cpu": _cpu_name(),
         "cores": usable_cores(),
@@ -28,7 +28,7 @@ def machine() -> dict[str, object]:
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores whose time this process may have: those it may run on, but no more than its container's CPU limit.
+    """Number of cores that this process may use: its affinity, but no more than its container's CPU limit.
 
     Docker and Kubernetes limit the time alone: with a thread for each core of the machine, threads would wait for
     others that may not run.
@@ -41,7 +41,7 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _cpu_limit(cgroup: Path) -> float:
-    """Seconds of CPU time in a second; infinite without a limit."""
+    """Container's CPU limit in cores; infinite without one."""
     try:
         if (both := cgroup / "cpu.max").exists():
             quota, period = both.read_text().split()
@@ -60,7 +60,7 @@ def _cpu_name() -> str:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Python's version and those of the installed `packages`; a missing one is left out."""
+    """Versions of Python and of those of `packages` that are installed."""
     found = {"python": platform.python_version()}
     for name in packages:
         try:
@@ -72,7 +72,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """The short git commit of the code that runs, `-dirty` when files differ from it, `unknown` outside git.
+    """Short git commit of the running code, `-dirty` with uncommitted changes, `unknown` outside git.
 
     As it was at the first call: a training that lasts for hours runs the code that it started with.
     """

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request that the loop answers between two steps."""
+"""SIGTERM and Ctrl-C as a stop request that a loop checks between two steps."""
 
 import ctypes
 import signal

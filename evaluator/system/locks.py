@@ -1,4 +1,4 @@
-"""Locks on files of the work folder; the system frees one when its process ends, however it ends.
+"""File locks of the work folder, released by the system whenever and however their process ends.
 
 They are `flock`s. Linux passes them to the server of an NFS (a machine that vanished keeps its own until its
 lease ends, 90 s by default: `trainer.run_folder.Claim` waits for it) and Lustre needs the mount option `flock`;
@@ -26,7 +26,7 @@ _held: set[IO[str]] = set()
 
 
 class Busy(ValueError):
-    """Another process has the lock; the message says which one."""
+    """Raised when another process holds the lock; the message names it."""
 
     def __init__(self, holder: str, host: str) -> None:
         super().__init__(holder)
@@ -35,14 +35,14 @@ class Busy(ValueError):
 
 
 class Lock:
-    """One file's lock."""
+    """Lock on one file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[str] | None = None
 
     def take(self) -> None:
-        """Take it, waiting for no other holder, and write into the file who has it.
+        """Acquire without waiting, and write the holder into the file.
 
         Raises:
             Busy: somebody else has it.
@@ -75,7 +75,7 @@ class Lock:
         _held.add(file)
 
     def release(self) -> None:
-        """Let others have it; does nothing where it is not held."""
+        """Release the lock; does nothing where it is not held."""
         if self._file:
             _held.discard(self._file)
             self._file.close()
@@ -84,7 +84,7 @@ class Lock:
 
 @contextmanager
 def alone(folder: Path, otherwise: str) -> Iterator[None]:
-    """Hold the folder's lock while the block runs.
+    """Context that holds the folder's lock.
 
     Args:
         folder: made where it is missing.
@@ -105,7 +105,7 @@ def alone(folder: Path, otherwise: str) -> Iterator[None]:
 
 
 def who_has(path: Path) -> str:
-    """Who holds this lock now, in words; empty where nobody does, or no file has locks.
+    """Holder of the lock, in words; empty where it is free, or where files have no locks.
 
     Several may look at once, and write nothing.
     """
@@ -123,7 +123,7 @@ def who_has(path: Path) -> str:
 
 
 def _holder(file: IO[str]) -> tuple[str, str]:
-    """The holder in words, and its machine."""
+    """Holder in words, and its machine."""
     file.seek(0)
     try:
         found = json.loads(file.read())
@@ -137,7 +137,7 @@ def _now() -> str:
 
 
 def _forget() -> None:
-    """A forked child (a reader of the loader) holds its parent's locks too, until it closes them."""
+    """Close inherited locks in a forked child (such as a reader of the loader), which would hold its parent's."""
     for file in _held:
         file.close()
     _held.clear()

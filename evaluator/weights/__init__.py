@@ -1,4 +1,4 @@
-"""The networks that ship with the package: where they lie, and whether they are whole.
+"""The networks that ship with the package, and the check of their integrity.
 
 `python -m evaluator.weights` puts them there. Imports the standard library and the contract only.
 """
@@ -23,7 +23,7 @@ def available() -> bool:
 
 
 def verified(name: str) -> Path:
-    """The folder of one of the shipped networks, each of whose files has been compared with its hash.
+    """Folder of a shipped network after comparing each of its files with its hash.
 
     Args:
         name: `COLORIZER` or `GUIDE`.
@@ -53,7 +53,7 @@ def verified(name: str) -> Path:
 
 
 def read_sums(file: Path) -> dict[str, str]:
-    """SHA-256 by path, of a file as `sha256sum` writes it.
+    """SHA-256 by path, from a file in the format of `sha256sum`.
 
     Raises:
         ValueError: a line that has not the two.
@@ -68,11 +68,11 @@ def read_sums(file: Path) -> dict[str, str]:
 
 
 def sha256(file: Path) -> str:
-    """The hash of a file's bytes, hexadecimal."""
+    """SHA-256 of a file, hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def source_of(contract: Contract) -> str:
-    """What results say of a shipped network: the name, and the beginning of its weights' hash."""
+    """Source of a shipped network in results: its name and the beginning of its weights' hash."""
     return f"{SHIPPED}:{contract.weights[:12]}"

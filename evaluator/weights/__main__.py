@@ -1,4 +1,4 @@
-"""`python -m evaluator.weights RUN --commands FILE`: the networks of a finished run become those that ship."""
+"""`python -m evaluator.weights RUN --commands FILE`: pack a finished run's networks to ship with the package."""
 
 import sys
 from collections.abc import Sequence

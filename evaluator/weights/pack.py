@@ -1,4 +1,4 @@
-"""From the networks of a run to the files that ship: checked, without this machine's paths, all or none."""
+"""Packing of a run's networks for shipping: checked, without this machine's paths, all or none."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ _LOCAL = re.compile(r"(?:(?:sqlite|file)://|(?<![\w:/.~-]))/+(?:[^/\s'\"]+/)+")
 
 
 def pack(run: Path, commands: str) -> dict[str, int]:
-    """Put the networks of a run where `evaluator.registry.load("shipped")` finds them.
+    """Write the networks of a run to where `evaluator.registry.mlflow_registry.load("shipped")` finds them.
 
     Graphs keep their weights and operations. The lines of source that torch notes beside each operation are left
     out, and absolute paths in the contracts' configs are cut down to their last part: both name this machine.
@@ -97,7 +97,7 @@ def _check_size(folders: Mapping[str, Path]) -> None:
 
 
 def _load(folders: Mapping[str, Path]) -> tuple[LoadedSplitColorizer, LoadedGuide]:
-    """Both networks. Loading them refuses pickles."""
+    """Both networks; loading them refuses pickles."""
     colorizer = mlflow_registry.load_colorizer(folders[weights.COLORIZER])
     assert isinstance(colorizer, LoadedSplitColorizer)
     return colorizer, mlflow_registry.load_guide(folders[weights.GUIDE])
@@ -114,7 +114,7 @@ def _write_network(name: str, source: Path, target: Path, contract: Contract) ->
 
 
 def without_traces(program: ExportedProgram) -> ExportedProgram:
-    """The program itself, without the files and lines of source that torch has noted for each operation."""
+    """The program without the source files and lines that torch records for each operation."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -123,7 +123,7 @@ def without_traces(program: ExportedProgram) -> ExportedProgram:
 
 
 def _without_folders(value: Any) -> Any:
-    """A config whose absolute paths are cut down to their last part."""
+    """A config with absolute paths reduced to their last part."""
     if isinstance(value, str):
         return _LOCAL.sub("", value)
     if isinstance(value, Mapping):
@@ -171,7 +171,7 @@ The contracts hold the whole config and the validation results; absolute paths a
 
 
 def exchange(staged: Path) -> None:
-    """Move what is staged into its place; what was there comes back where that fails.
+    """Move staged files into place; on failure the previous ones are restored.
 
     The list of hashes leaves first and comes last: in between, the package has no weights, and not half of them.
 

@@ -1,4 +1,4 @@
-"""The operation in plain torch: the CPU's implementation.
+"""CPU implementation of `choose_click`, in plain torch.
 
 Photos are handled a few at a time, so that every pass over a photo's scores after the first finds them in the
 processor's cache; no one-hot map and no graph of intermediates exist. Operations are chosen by their speed on a
@@ -37,7 +37,7 @@ _KEEPS_NOISE = frozenset({"gumbel_softmax", "gumbel_softmax_soft"})
 
 
 def kept_pixels(pixels: int | SymInt, estimator: str) -> int | SymInt:
-    """All, for the noise: on a CPU it takes longer to compute than all the rest of the backward pass."""
+    """Size of the noise kept for the backward pass, which drawing again would more than double in time."""
     return pixels if estimator in _KEEPS_NOISE else 0
 
 
@@ -86,7 +86,7 @@ def backward(
 
 
 def _parts(tensors: Tensors) -> Iterator[tuple[slice, Tensors]]:
-    """The batch, a few photos at a time."""
+    """Slices of the batch, a few photos each."""
     count = max(1, _CACHE_PIXELS // tensors.logits[:1].numel()) if len(tensors.logits) else 1
     for first in range(0, len(tensors.logits), count):
         rows = slice(first, first + count)
@@ -112,7 +112,7 @@ def _forward_part(
 
 
 def _scores(part: Tensors, settings: Settings) -> Tensor:
-    """Theta = z / T, (B,N); `TAKEN` at taken pixels."""
+    """Scaled scores theta = z / T, (B,N); `TAKEN` at taken pixels."""
     exact = accumulation_type(part.logits)
     scores = part.logits.to(exact).div(settings.temperature).clamp_(min=LOWEST_FREE)
     if scores.amax() < -LOWEST_FREE / 10:
@@ -137,7 +137,7 @@ def _noise(part: Tensors, settings: Settings, draw: int) -> Tensor:
 
 
 def _measure(theta: Tensor, chosen: Tensor, part: Tensors, statistics: Tensor) -> None:
-    """Fill in the statistics of the heat map; overwrites theta."""
+    """Compute the statistics of the heat map; overwrites theta."""
     pi = theta.softmax(1)
     # The largest probability is exp(0) / sum exp(theta - top).
     log_total = -pi.amax(1).log()
@@ -156,7 +156,7 @@ def _measure(theta: Tensor, chosen: Tensor, part: Tensors, statistics: Tensor) -
 
 
 def _stamp(placed: Tensor, truth_ab: Tensor, chosen: Tensor, size: int, wanted: Tensor) -> None:
-    """Write mask and mean colour under each wanted choice's stamp, in place."""
+    """Write the mask and the mean colour of each wanted choice's hint patch, in place."""
     height, width = truth_ab.shape[-2:]
     steps = torch.arange(size, device=chosen.device) - (size - 1) // 2
     rows = (chosen // width)[:, None, None] + steps[:, None]
@@ -198,7 +198,7 @@ def _backward_part(
 
 
 def _candidate_gradient(part: Tensors, settings: Settings, grad_clicks: Tensor) -> Tensor:
-    """g: d(mask) + d(a) a + d(b) b, summed over each pixel's stamp, of its candidate colour; (B,N)."""
+    """Loss gradient g of each pixel's candidate click, summed over its hint patch; (B,N)."""
     exact = accumulation_type(part.logits)
     given = box_sum(grad_clicks.to(exact), settings.hint_size, mirrored=False)
     colours = hint_colours(part.truth_ab, settings.hint_size).to(exact)
@@ -242,7 +242,7 @@ def _estimate(
 
 
 def _softmax_backward(p: Tensor, g: Tensor, out: Tensor) -> Tensor:
-    """J(p) g = p (g - p.g), into `out`, which may be p itself."""
+    """Softmax vector-Jacobian product J(p) g = p (g - p.g), into `out`, which may be p itself."""
     mean = torch.linalg.vecdot(p, g)[:, None]
     return torch.mul(p, g - mean, out=out)
 
@@ -256,7 +256,7 @@ def _add_gradient_of_statistics(
     pi: Tensor,
     gradient: Tensor,
 ) -> None:
-    """d(log sum exp) = pi, d(log pi_c) = D - pi, d(entropy) = -pi (log pi + H), d(divergence) = m pi - target."""
+    """Add the gradients of log-sum-exp, chosen log-probability, entropy and divergence at theta."""
     of_entropy = grad_statistics[:, ENTROPY, None]
     of_divergence = grad_statistics[:, DIVERGENCE, None]
     of_choice = grad_statistics[:, LOG_PROBABILITY, None]

@@ -1,4 +1,4 @@
-"""The operation with Triton: launches the kernels. The CUDA implementation.
+"""CUDA implementation of `choose_click`: launches the Triton kernels.
 
 On a CPU it runs under Triton's interpreter only (TRITON_INTERPRET=1 before the first import), for the tests.
 """
@@ -35,7 +35,7 @@ _forced_block: int | None = None
 
 
 def kept_pixels(pixels: int | SymInt, estimator: str) -> int | SymInt:
-    """None: the noise is computed again, which is faster than reading it."""
+    """Zero: computing the noise again is faster than reading it."""
     return 0
 
 
@@ -72,7 +72,7 @@ def backward(
 
 
 def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) -> Float32[Tensor, "b count"]:
-    """The very noise that the kernels use: `kernels.noise.gumbel` to a few units in the last place."""
+    """The kernels' own Gumbel noise; equals `kernels.noise.gumbel` to a few units in the last place."""
     noise = torch.empty(len(keys), count, dtype=torch.float32, device=keys.device)
     block = min(1024, power_of_two(count))
     with _on_device_of(keys):
@@ -84,7 +84,7 @@ def gumbel(keys: Int64[Tensor, " b"], stream: int, count: int, draw: int = 0) ->
 
 @contextmanager
 def block_size(pixels: int) -> Iterator[None]:
-    """Cut photos into tiles of this many pixels, a power of two, inside the `with`; for tests and tuning."""
+    """Force tiles of this many pixels, a power of two, inside the `with`; for tests and tuning."""
     global _forced_block
     before, _forced_block = _forced_block, pixels
     try:
@@ -160,7 +160,7 @@ def _backward(
         "BLOCK": plan.block,
     }
     filled_keys, grid = _or(keys, choice), (plan.tiles, batch)
-    # Sums over a stamp keep more values alive; more threads share them.
+    # Sums over a hint patch keep more values alive; more threads share them.
     warps = plan.warps if settings.hint_size == 1 else min(16, 2 * plan.warps)
     click_strides = (clicks.stride(0), clicks.stride(3))
     grad_or_truth = truth_ab if grad is None else grad
@@ -182,7 +182,7 @@ def _backward(
 
 
 def _launch(name: str, kernel: Any, grid: tuple[int, ...], warps: int) -> Any:
-    """Count the launch and return the kernel, ready for its arguments."""
+    """Count the launch and return the kernel bound to its grid and warps."""
     LAUNCHES[name] += 1
 
     def run(*arguments: Any, **constants: Any) -> None:
@@ -202,7 +202,7 @@ def _plan(logits: Tensor) -> Plan:
 
 
 def _on_device_of(tensor: Tensor) -> Any:
-    """Triton launches on the current device, which need not be the tensor's."""
+    """Context in which the tensor's device is current, where Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
@@ -218,7 +218,7 @@ def _with_pixel_strides(tensors: Tensors) -> Tensors:
 
 
 def _pixel_strided(x: Tensor) -> Tensor:
-    """The tensor, copied only if its pixels do not lie at equal distances in row-major order.
+    """The tensor, copied only if its pixels are not equally spaced in row-major order.
 
     Both the contiguous and the channels-last layout do. The kernels count a photo's elements in 32 bits.
     """
@@ -227,17 +227,17 @@ def _pixel_strided(x: Tensor) -> Tensor:
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
-    """Of photo, channel and pixel, for (B,C,H,W)."""
+    """Strides of photo, channel and pixel, for (B,C,H,W)."""
     return x.stride(0), x.stride(1), x.stride(3)
 
 
 def _flat_strides(x: Tensor) -> tuple[int, int]:
-    """Of photo and pixel, for (B,H,W)."""
+    """Strides of photo and pixel, for (B,H,W)."""
     return x.stride(0), x.stride(2)
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A kernel's unused pointer needs something to point at."""
+    """The tensor, or a stand-in for a kernel's unused pointer argument."""
     return other if tensor is None else tensor
 
 

@@ -1,4 +1,4 @@
-"""What the implementations of the fused operation share: settings, columns of the statistics, special scores."""
+"""Interface of the implementations of `choose_click`: settings, columns of the statistics, special scores."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -21,7 +21,7 @@ STATISTICS = 9
 
 
 class Settings(NamedTuple):
-    """The scalars of one call; `choose_click` documents them."""
+    """Scalar arguments of one call; `choose_click` documents them."""
 
     estimator: str
     temperature: float
@@ -33,7 +33,7 @@ class Settings(NamedTuple):
 
 
 class Tensors(NamedTuple):
-    """The tensors of one call. All on one device."""
+    """Tensor arguments of one call, all on one device."""
 
     logits: Tensor
     """(B,H,W), any float type."""
@@ -49,7 +49,7 @@ class Tensors(NamedTuple):
 
 @runtime_checkable
 class Implementation(Protocol):
-    """A module that computes the operation on some device."""
+    """Implementation of the operation for one type of device."""
 
     def forward(self, tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The new click map (B,3,H,W), the choice (B,), the statistics (B,STATISTICS), and what `backward` needs.
@@ -60,7 +60,7 @@ class Implementation(Protocol):
         ...
 
     def kept_pixels(self, pixels: int | SymInt, estimator: str) -> int | SymInt:
-        """How many numbers `forward` keeps for each photo of `pixels` pixels."""
+        """Numbers that `forward` keeps for each photo of `pixels` pixels."""
         ...
 
     def backward(
@@ -78,5 +78,5 @@ class Implementation(Protocol):
 
 
 def accumulation_type(logits: Tensor) -> torch.dtype:
-    """float32, or float64 for float64 logits."""
+    """Type of sums: float64 for float64 logits, else float32."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32

@@ -35,7 +35,7 @@ _chosen = {"cpu": "torch", "cuda": "triton"}
 
 
 class Click(NamedTuple):
-    """One click per photo. The fields but `choice` are differentiable with respect to the logits."""
+    """Result of choosing one click per photo; all fields but `choice` are differentiable in the logits."""
 
     clicks: Float[Tensor, "b 3 h w"]
     """The new click map; carries the estimator's gradient."""
@@ -78,7 +78,7 @@ def choose_click(
     Args:
         logits: scores z.
         clicks: the click map so far; not modified, and without gradient.
-        truth_ab: where the hint colour comes from: the mean under the click's stamp. Without gradient.
+        truth_ab: where the hint colour comes from: the mean under the hint patch. Without gradient.
         estimator: a key of `kernels.estimators.ESTIMATORS`.
         temperature: T of the heat map softmax(z / T), 1e-6 ... 1e6. Under `torch.compile`, each new float is
             compiled anew; a tensor without dimensions, on the CPU, is not.
@@ -87,7 +87,7 @@ def choose_click(
         stream: names the noise of this call among those of the same keys; below 2**32.
         draw: repeated draws of one stream (REINFORCE's samples).
         samples: K of `gumbel_rao`, at least 1; its conditional noise uses the draws after `draw`.
-        hint_size: side of the stamp in pixels, 1 ... 31.
+        hint_size: side of the hint patch in pixels, 1 ... 31.
         target: heat map for the divergence; sums to 1 and is 0 at clicked pixels. Without gradient.
         with_heatmap: also return the heat map, which is not stored otherwise.
         check: refuse photos without a free pixel. Costs a wait for the device on a GPU; without it such a photo
@@ -131,7 +131,7 @@ def implementation(device_type: str) -> str:
 
 @contextmanager
 def use(*, cpu: str = "torch", cuda: str = "triton") -> Iterator[None]:
-    """Run other implementations inside the `with`, to compare them: `use(cuda="torch")`, say.
+    """Select implementations inside the `with`, to compare them, such as `use(cuda="torch")`.
 
     Forward pass, backward pass and compilation belong inside the same `with`. It applies to the whole process,
     since gradients are computed in other threads. `cpu="triton"` needs Triton's interpreter (the environment
@@ -266,7 +266,7 @@ def _heatmap(logits: Tensor, clicks: Tensor, statistics: Tensor, temperature: Te
 
 
 def _as_tensor(name: str, temperature: float | Tensor) -> Tensor:
-    """Float64, without dimensions, on the CPU, where kernels can read it without waiting for a device."""
+    """A scalar float64 tensor on the CPU, which kernels read without waiting for a device."""
     if isinstance(temperature, Tensor) and (temperature.ndim or temperature.requires_grad):
         shape = tuple(temperature.shape)
         raise ValueError(f"{name} is a tensor of shape {shape}; it must have no dimensions and no gradient")

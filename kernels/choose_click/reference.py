@@ -1,4 +1,4 @@
-"""The operation as an ordinary autograd chain: the definition that tests and benchmark compare with."""
+"""Reference implementation as an ordinary autograd chain; tests and the benchmark compare with it."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,7 @@ def choose_click_chain(
     check: bool = True,
     noise: NoiseSource = gumbel,
 ) -> Click:
-    """`choose_click`, one step after another: noise, masked softmax, argmax, one-hot, three-channel scatter.
+    """`choose_click`, step by step: noise, masked softmax, argmax, one-hot, three-channel scatter.
 
     The same arguments, results and errors, but for two things: `noise` says where the noise comes from, since the
     Triton kernels' own differs from `kernels.noise.gumbel` in the last places; and without `check`, a photo

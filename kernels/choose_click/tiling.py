@@ -1,4 +1,4 @@
-"""How a batch is cut into Triton programs: a pure function, so that it can be tested without a GPU."""
+"""Tiling of a batch into Triton programs: a pure function, testable without a GPU."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ PROGRAMS_PER_PROCESSOR = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """Every photo's pixels are cut into `tiles` tiles of `block` pixels, the last one partly empty."""
+    """A tiling: each photo is cut into `tiles` tiles of `block` pixels, the last one partly empty."""
 
     block: int
     """A power of two."""
@@ -18,17 +18,17 @@ class Plan:
 
     @property
     def single(self) -> bool:
-        """Whether one program handles a whole photo, so that nothing has to be combined."""
+        """Whether one program handles a whole photo, so that no tiles have to be combined."""
         return self.tiles == 1
 
     @property
     def warps(self) -> int:
-        """Eight to sixteen pixels for each of a warp's 32 threads, at most eight warps."""
+        """Warps per program: 8 to 16 pixels for each thread, at most eight warps."""
         return min(8, max(1, self.block // 256))
 
 
 def make_plan(batch: int, pixels: int, processors: int) -> Plan:
-    """The largest blocks that still give each of the GPU's `processors` enough programs.
+    """The tiling with the largest blocks that still give each of the GPU's `processors` enough programs.
 
     Small photos are one tile. Otherwise blocks shrink from 4096 to 1024 pixels until there are four programs for
     each streaming multiprocessor, so that a single photo is spread over the GPU too.
@@ -42,7 +42,7 @@ def make_plan(batch: int, pixels: int, processors: int) -> Plan:
 
 
 def cut(pixels: int, block: int) -> Plan:
-    """The plan with this block size."""
+    """The tiling with this block size."""
     return Plan(block, -(-pixels // block))
 
 

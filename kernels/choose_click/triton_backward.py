@@ -37,7 +37,7 @@ _STATISTICS = tl.constexpr(interface.STATISTICS)
 def _candidate_gradient(
     grad, truth, offsets, inside, height, width, grad_c, grad_p, truth_c, truth_p, HINT_SIZE: tl.constexpr
 ):
-    """g = d(mask) + d(a) a + d(b) b, the derivatives summed and the colour averaged over each pixel's stamp."""
+    """Loss gradient g of each pixel's candidate click: derivatives summed, colours averaged over its patch."""
     if HINT_SIZE == 1:
         of_mask = tl.load(grad + offsets * grad_p, mask=inside, other=0.0).to(tl.float32)
         of_a = tl.load(grad + grad_c + offsets * grad_p, mask=inside, other=0.0).to(tl.float32)
@@ -70,7 +70,7 @@ def _relaxed(
     scores, log_pi, offsets, choice, key, stream, draw, start, tau, sample,
     KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Y of one tile: the scores whose softmax the estimator differentiates."""
+    """Scores y of one tile whose softmax the estimator differentiates."""
     if KIND == _GUMBEL_SOFTMAX:
         scores += gumbel_tile(key, stream, draw, start, BLOCK)
     if KIND == _GUMBEL_RAO:
@@ -89,7 +89,7 @@ def _relaxed(
 @triton.jit
 @no_type_check
 def _softmax_sums(y, g):
-    """m = max y, sum exp(y - m), sum exp(y - m) g."""
+    """Maximum m of y, sum exp(y - m) and sum exp(y - m) g of one tile."""
     top = tl.max(y, 0)
     weights = tl.exp(y - top)
     return top, tl.sum(weights, 0), tl.sum(weights * g, 0)
@@ -135,7 +135,7 @@ def sums_kernel(
     logits_b, logits_p, clicks_b, clicks_p, truth_b, truth_c, truth_p, grad_b, grad_c, grad_p,
     KIND: tl.constexpr, SAMPLES: tl.constexpr, HINT_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The sums over one tile, and its g, which is NaN at taken pixels so that the mask need not be read again."""
+    """Sums over one tile and its g, which is NaN at taken pixels so that the mask is not read again."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     pixels = height * width
     start = tile * BLOCK

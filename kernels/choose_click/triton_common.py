@@ -1,4 +1,4 @@
-"""What the forward and the backward kernels share: noise inside Triton, and the arithmetic of one tile."""
+"""Device functions shared by the forward and backward kernels: noise, and the arithmetic of one tile."""
 
 from typing import no_type_check
 
@@ -14,7 +14,7 @@ _UNIT = tl.constexpr(2.0**-32)
 @triton.jit
 @no_type_check
 def _words(key, blocks, stream, draw):
-    """Four 32-bit words for each of the counters (block, stream, draw, 0)."""
+    """Four random 32-bit words for each of the counters (block, stream, draw, 0)."""
     zero = blocks * 0
     return tl.philox(key, blocks, (zero + stream).to(tl.uint32), (zero + draw).to(tl.uint32), zero)
 
@@ -22,7 +22,7 @@ def _words(key, blocks, stream, draw):
 @triton.jit
 @no_type_check
 def _gumbel_of(words):
-    """-log(E) with E = -log1p(-u), u in (0, 1) from 32-bit words."""
+    """Gumbel noise -log(E), E = -log1p(-u), with u in (0, 1) from 32-bit words."""
     u = tl.minimum((words.to(tl.float32) + 0.5) * _UNIT, _LARGEST_BELOW_ONE)
     # log1p from log: the rounding error of y = 1 - u cancels in log(y) / (1 - y) (Kahan); u where y rounds to 1.
     y = 1.0 - u
@@ -43,7 +43,7 @@ def gumbel_tile(key, stream, draw, start, BLOCK: tl.constexpr):
 @triton.jit
 @no_type_check
 def gumbel_at(key, stream, draw, index):
-    """The noise of one pixel, a scalar."""
+    """Standard Gumbel noise of one pixel, a scalar."""
     block = (index // 4 + tl.arange(0, 1)).to(tl.uint32)
     first, second, third, fourth = _words(key, block, stream, draw)
     lane = index % 4
@@ -70,7 +70,7 @@ ALL_TAKEN = tl.constexpr(interface.ALL_TAKEN)
 @triton.jit
 @no_type_check
 def scores_of(logits, free, temperature):
-    """Theta = z / T of the free pixels, `TAKEN` elsewhere. NaN stays NaN."""
+    """Scaled scores theta = z / T of the free pixels, `TAKEN` elsewhere; NaN stays NaN."""
     theta = tl.div_rn(logits.to(tl.float32), temperature)  # as torch divides; `/` is off by up to 2 ulp
     theta = tl.where(theta < LOWEST_FREE, LOWEST_FREE, theta)
     return tl.where(free, theta, TAKEN)
@@ -79,7 +79,10 @@ def scores_of(logits, free, temperature):
 @triton.jit
 @no_type_check
 def log_heat(scores, top, log_total):
-    """Log pi of one tile. Subtracted one after the other: their sum is only as exact as `top` is small."""
+    """Log probabilities of one tile, from its maximum `top` and log sum, subtracted one after the other.
+
+    Adding the two first would lose what is small beside `top`.
+    """
     return (scores - top) - log_total
 
 
@@ -95,7 +98,7 @@ def load_scores(logits, mask, offsets, inside, logits_stride, mask_stride, tempe
 @triton.jit
 @no_type_check
 def exp_sum(scores):
-    """The maximum m of a tile, and sum exp(scores - m)."""
+    """Maximum m of a tile, and sum exp(scores - m)."""
     top = tl.max(scores, 0)
     return top, tl.sum(tl.exp(scores - top), 0)
 
@@ -103,6 +106,6 @@ def exp_sum(scores):
 @triton.jit
 @no_type_check
 def step_of_stamp(step, HINT_SIZE: tl.constexpr):
-    """Rows down and columns right from a click to pixel 0 ... HINT_SIZE**2 - 1 of its stamp."""
+    """Row and column offset from a click to pixel 0 ... HINT_SIZE**2 - 1 of its hint patch."""
     before = (HINT_SIZE - 1) // 2
     return step // HINT_SIZE - before, step % HINT_SIZE - before

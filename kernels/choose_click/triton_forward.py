@@ -37,9 +37,9 @@ def reduce_kernel(
     SAMPLED: tl.constexpr, SOFT: tl.constexpr, HAS_TARGET: tl.constexpr, SINGLE: tl.constexpr,
     HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One tile's sums and its best pixel; copies the tile of the click map on the way (not for SOFT).
+    """Sums and best pixel of one tile; copies the tile of the click map on the way (not for SOFT).
 
-    SINGLE: the tile is the whole photo, so the choice, the statistics and the stamp are written here.
+    SINGLE: the tile is the whole photo, so the choice, the statistics and the hint patch are written here.
     """
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     pixels = height * width
@@ -117,7 +117,7 @@ def combine_kernel(
     temperature, height, width, tiles, logits_b, logits_p, truth_b, truth_c, truth_p,
     SOFT: tl.constexpr, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Combine the tiles of photo program_id(0): choice, statistics, stamp."""
+    """Combine the tiles of photo program_id(0) into choice, statistics and hint patch."""
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, TILES)
     real = lanes < tiles
@@ -159,7 +159,7 @@ def combine_kernel(
 def _write_statistics(
     statistics, choices, choice, chosen_score, top, total, moment, divergence, mass, relaxed_top, relaxed_total
 ):
-    """The row of statistics in the order of `contract`, and the choice."""
+    """Store the row of statistics, in the order of `kernels.choose_click.interface`, and the choice."""
     log_total = tl.log(total)
     valid = tl.where(top < ALL_TAKEN, float("nan"), 0.0)
     tl.store(statistics + 0, top + log_total + valid)
@@ -177,7 +177,7 @@ def _write_statistics(
 @triton.jit
 @no_type_check
 def _stamp_corner(choice, width, HINT_SIZE: tl.constexpr):
-    """Row and column of the stamp's first pixel; far above the photo without a choice (-1)."""
+    """Row and column of the hint patch's first pixel; far above the photo without a choice (-1)."""
     before: tl.constexpr = (HINT_SIZE - 1) // 2
     return tl.where(choice < 0, -2 * HINT_SIZE, choice // width - before), choice % width - before
 
@@ -185,7 +185,7 @@ def _stamp_corner(choice, width, HINT_SIZE: tl.constexpr):
 @triton.jit
 @no_type_check
 def _stamp_pixels(choice, height, width, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr):
-    """Pixels under the stamp, (STAMP_SIDE, STAMP_SIDE), and which of them are inside stamp and photo."""
+    """Pixels of the hint patch, (STAMP_SIDE, STAMP_SIDE), and which of them lie in patch and photo."""
     first_row, first_col = _stamp_corner(choice, width, HINT_SIZE)
     steps = tl.arange(0, STAMP_SIDE)
     rows, cols = (first_row + steps)[:, None], (first_col + steps)[None, :]
@@ -198,7 +198,7 @@ def _stamp_pixels(choice, height, width, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl
 def _stamp_colour(
     truth, choice, height, width, truth_c, truth_p, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr
 ):
-    """Mean a and b under the stamp."""
+    """Mean a and b over the hint patch."""
     pixels, under = _stamp_pixels(choice, height, width, HINT_SIZE, STAMP_SIDE)
     count = tl.sum(tl.sum(under.to(tl.float32), 1), 0)
     a = tl.load(truth + pixels * truth_p, mask=under, other=0.0).to(tl.float32)
@@ -212,7 +212,7 @@ def _stamp_colour(
 def _write_stamp(
     placed, truth, choice, height, width, truth_c, truth_p, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr
 ):
-    """Write mask 1 and the mean colour under the stamp."""
+    """Write mask 1 and the mean colour into the hint patch."""
     a, b = _stamp_colour(truth, choice, height, width, truth_c, truth_p, HINT_SIZE, STAMP_SIDE)
     pixels, under = _stamp_pixels(choice, height, width, HINT_SIZE, STAMP_SIDE)
     ones = tl.full((STAMP_SIDE, STAMP_SIDE), 1.0, tl.float32)
@@ -228,7 +228,7 @@ def weights_kernel(
     temperature, tau, stream, draw, pixels, logits_b, logits_p, clicks_b, clicks_p,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The soft selection s = softmax((theta + G) / tau), (photos, pixels) float32."""
+    """Soft selection s = softmax((theta + G) / tau), (photos, pixels) float32."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     offsets = tile * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < pixels
@@ -249,7 +249,7 @@ def spread_kernel(
     height, width, clicks_b, clicks_c, clicks_p, colours_b, colours_c, colours_p,
     HINT_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The soft click: each pixel gets the weights, and the weighted colours, of the stamps that cover it."""
+    """Soft click: each pixel gets the weights and weighted colours of the hint patches that cover it."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     pixels = height * width
     offsets = tile * BLOCK + tl.arange(0, BLOCK)
@@ -261,7 +261,7 @@ def spread_kernel(
     a = tl.zeros((BLOCK,), tl.float32)
     b = tl.zeros((BLOCK,), tl.float32)
     rows, cols = offsets // width, offsets % width
-    # The stamp of the pixel at (row - down, col - right) covers this one.
+    # The hint patch of the pixel at (row - down, col - right) covers this one.
     for step in range(HINT_SIZE * HINT_SIZE):
         down, right = step_of_stamp(step, HINT_SIZE)
         there = (rows - down) * width + cols - right

@@ -47,10 +47,9 @@ import io
 import numpy as np
 from PIL import Image
 from evaluator.registry.mlflow_registry import connect, load_colorizer
-from evaluator.service import samples
+from evaluator.service.images import samples
 from evaluator.service.images.decode import Limits, parse
 from evaluator.service.inference.runtimes import choose
-from tests import ROOT
 
 choice = choose(load_colorizer(words[0]), [(32, 24)], ("torch", "onnxruntime"))
 assert set(choice.milliseconds) == {"torch", "onnxruntime"}, choice.skipped

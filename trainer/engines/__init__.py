@@ -1,4 +1,4 @@
-"""The one place that owns accelerate and DeepSpeed: processes, devices, precision, and the step of each network.
+"""Processes, devices, precision and optimizer steps: the only package that uses accelerate and DeepSpeed.
 
 cluster.py        the processes of a job, and which engine the launch asked for
 engine.py         what every engine does and refuses; how networks are trained and borrowed

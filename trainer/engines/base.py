@@ -1,4 +1,4 @@
-"""What every engine does and refuses: a trained network is called as its engine, a borrowed one as its module."""
+"""Interface of the engines: a trained network is called through its engine, a borrowed one as its bare module."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ Role = Literal["idle", "trained", "borrowed"]
 
 
 class Engine(ABC):
-    """One trained network with its optimizer.
+    """A trained network with its optimizer.
 
     Every other way of calling it is refused, for with DDP or ZeRO it would be an error at best and silently wrong
     at worst (tests/trainer/test_engines.py has the table). Under `torch.no_grad` its module may always be called.
@@ -57,11 +57,11 @@ class Engine(ABC):
     @property
     @abstractmethod
     def scales_loss(self) -> bool:
-        """Whether fp16's loss scaler is at work, which skips steps whose gradient overflows."""
+        """Whether fp16's loss scaler is active, which skips steps whose gradient overflows."""
 
     @property
     def loss_scale(self) -> float | None:
-        """fp16's present loss scale; None where there is no scaler."""
+        """Current fp16 loss scale; None without a scaler."""
         return None
 
     @property
@@ -70,7 +70,7 @@ class Engine(ABC):
         return self.module
 
     def collect(self) -> None:  # noqa: B027  most engines have all weights at hand
-        """Bring `whole` up to date; every rank must call it."""
+        """Update `whole`; a collective call."""
 
     @property
     def can_share_a_loss(self) -> bool:
@@ -78,47 +78,47 @@ class Engine(ABC):
         return True
 
     def begin(self) -> None:
-        """Begin a step: remember the statistics that it starts from."""
+        """Begin a step: save the batch-norm statistics that it starts from."""
         self._statistics = Statistics(self.module)
 
     def end_of_micro_batch(self) -> None:
-        """Say, after its backward, that a micro-batch was not the last of the step."""
+        """Mark the end of a micro-batch that is not the last of its step, after its backward pass."""
         self._step_statistics().end_of_micro_batch()
 
     @abstractmethod
     def clip(self) -> float:
-        """Clip the gradients that the backwards have left; returns their L2 norm before, the same on every rank.
+        """Clip the accumulated gradients; returns their L2 norm before clipping, the same on every rank.
 
         With ZeRO the clipping itself comes with the step. The norm of gradients that are not finite is not either.
         """
 
     def step(self, lr: float) -> None:
-        """Step on the clipped gradients, and average batch-norm statistics over micro-batches and ranks."""
+        """Step on the clipped gradients; averages batch-norm statistics over micro-batches and ranks."""
         self._step(lr)
         self._step_statistics().average(self._world_size)
         self._statistics = None
 
     def undo(self, *, clipped: bool) -> None:
-        """Leave a broken step out, on all ranks: forget its gradients and its statistics."""
+        """Skip a broken step on all ranks: drop its gradients and restore the statistics."""
         self._forget_gradients(clipped=clipped)
         self._step_statistics().restore()
         self._statistics = None
 
     @abstractmethod
     def share_gradients(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Around forwards and backward: whether this backward averages the gradients so far over the ranks."""
+        """Context of forward and backward passes: whether this backward all-reduces the accumulated gradients."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Backpropagate into this network, and others that the loss depends on."""
+        """Backpropagate into this network and others that the loss depends on."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Weights, statistics and optimizer state, whole; the same from every engine. Every rank must call it."""
+        """Full weights, statistics and optimizer state, the same from every engine; a collective call."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` of any engine returned; the optimizer's settings stay this config's."""
+        """Restore the `state_dict` of any engine; the optimizer keeps this config's settings."""
 
     @abstractmethod
     def _run(self, *inputs: Any, **options: Any) -> Any: ...
@@ -134,7 +134,7 @@ class Engine(ABC):
         return self._statistics
 
     def _refuse_stray_gradients(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Before every forward of the module: refuse one whose gradients no engine would see."""
+        """Forward hook that refuses calls of the module whose gradients no engine would see."""
         if not torch.is_grad_enabled() or self._called_as_engine:
             return
         frozen = not any(parameter.requires_grad for parameter in module.parameters())
@@ -158,7 +158,7 @@ def backward(loss: Tensor, engines: Sequence[Engine]) -> None:
 
 @contextmanager
 def share_gradients(engines: Sequence[Engine], wanted: bool) -> Iterator[None]:
-    """Around the forwards and the backward of a micro-batch; `wanted` for the last of a step."""
+    """Context of a micro-batch's forward and backward passes; `wanted` for the last of a step."""
     with ExitStack() as stack:
         for engine in engines:
             stack.enter_context(engine.share_gradients(wanted))
@@ -167,7 +167,7 @@ def share_gradients(engines: Sequence[Engine], wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def train(engines: Sequence[Engine]) -> Iterator[None]:
-    """Put the trained networks into training mode for a step, and back into eval mode after it."""
+    """Put the trained networks into training mode for a step, and into eval mode after it."""
     for engine in engines:
         engine.role = "trained"
         engine.module.train()
@@ -206,7 +206,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 @contextmanager
 def borrow(engines: Sequence[Engine]) -> Iterator[tuple[nn.Module, ...]]:
-    """Lend networks that a phase uses but does not train: bare, frozen, in eval mode.
+    """Context that lends networks which a phase uses but does not train: bare, frozen, in eval mode.
 
     Bare *and* frozen: with DDP or ZeRO any other combination raises or is silently off (a frozen engine called as
     the engine by 6e-2 at ZeRO 3, a bare module that is not frozen by 1.3e-2 at ZeRO 0 and 1).

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Statistics:
-    """A network's buffers during one step, in which each micro-batch of each process starts from the same ones.
+    """Buffers of a network during one step, in which each micro-batch of each process starts from the same ones.
 
     Batch norm normalises a photo by the photos around it, so the group that a photo is normalised with is a part
     of what is computed, like the loss. Here the group is the micro-batch: a step over 2 micro-batches on 1 process
@@ -21,19 +21,19 @@ class Statistics:
         self._groups = 0
 
     def end_of_micro_batch(self) -> None:
-        """Note what a micro-batch has left, after its backward, and go back to the statistics before the step."""
+        """Record the statistics after a micro-batch's backward pass and reset them to those before the step."""
         left = [buffer.clone() for buffer in self._floating()]
         self._sums = [total + one for total, one in zip(self._sums, left, strict=True)] if self._groups else left
         self._groups += 1
         self.restore()
 
     def restore(self) -> None:
-        """Put back the statistics from before the step."""
+        """Restore the statistics from before the step."""
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(before)
 
     def average(self, world_size: int) -> None:
-        """Set the mean over the micro-batches noted, the one since the last note, and all processes."""
+        """Set the mean over all recorded micro-batches, the current one and all processes."""
         buffers = self._floating()
         if not buffers or (world_size == 1 and not self._groups):
             return

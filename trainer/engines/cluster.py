@@ -1,4 +1,4 @@
-"""The processes of a job, their device and precision; ranks come from torch.distributed, here and nowhere else."""
+"""Processes of a job, their device and precision; the only place that reads ranks from torch.distributed."""
 
 import os
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Verdict:
 
 
 class Cluster:
-    """The processes of this job and what they do together."""
+    """The processes of this job and their collective operations."""
 
     def __init__(self, config: EngineConfig) -> None:
         _refuse_other_engines()
@@ -80,13 +80,13 @@ class Cluster:
 
     @property
     def engine_name(self) -> str:
-        """How the networks are trained, in a few letters."""
+        """Short name of the way in which the networks are trained."""
         if self.zero:
             return f"ZeRO {self.zero.stage}"
         return "DDP" if self.world_size > 1 else "one process"
 
     def without_effect(self, config: EngineConfig) -> list[str]:
-        """A sentence for each setting that does nothing with this engine."""
+        """A sentence for each setting that has no effect with this engine."""
         if self.zero and config.channels_last:
             return ["engine.channels_last has no effect: DeepSpeed keeps weights in one flat piece of memory"]
         return []
@@ -109,7 +109,7 @@ class Cluster:
         return ReplicatedEngine(name, network, optimizer, self._accelerator)
 
     def agree(self, *, finite: bool, stop: bool, skipped: int = 0) -> Verdict:
-        """Share what each rank knows; every rank gets the same verdict."""
+        """Combine what each rank knows into one verdict, the same on every rank."""
         if self.world_size == 1:
             return Verdict(finite, stop, skipped)
         counts = torch.tensor([int(not finite), int(stop), skipped], device=self.device)
@@ -118,7 +118,7 @@ class Cluster:
         return Verdict(finite=not broken, stop=bool(stopping), skipped=replaced)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
-        """Mean of each value over the ranks; all ranks must pass the same names."""
+        """Mean of each value over the ranks, all of which must pass the same names."""
         if self.world_size == 1 or not values:
             return values
         stacked = torch.tensor(list(values.values()), dtype=torch.float32, device=self.device)
@@ -126,11 +126,11 @@ class Cluster:
         return dict(zip(values, (stacked / self.world_size).tolist(), strict=True))
 
     def share(self, value: Any) -> Any:
-        """The main process's value, on every rank."""
+        """The main process's value, on every rank (broadcast)."""
         return broadcast_object_list([value])[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value in rank order, on every rank."""
+        """Every rank's value in rank order, on every rank (all-gather)."""
         if self.world_size == 1:
             return [value]
         gathered: list[Any] = [None] * self.world_size
@@ -138,12 +138,12 @@ class Cluster:
         return gathered
 
     def close(self) -> None:
-        """Leave the process group; without it gloo may abort at exit."""
+        """Destroy the process group; without this, gloo may abort at exit."""
         self._accelerator.end_training()
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """The autocast type for this device.
+    """Autocast type of a precision setting on this device.
 
     Raises:
         ValueError: fp16 on a CPU, which has neither the speed nor a loss scaler there.
@@ -159,7 +159,7 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def _refuse_other_engines() -> None:
-    """Refuse what accelerate would do behind the loop's back."""
+    """Refuse launches in which accelerate would do things that the loop does not know of."""
     for name in ("FSDP", "MEGATRON_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
             raise ValueError(f"this launch asks for {name}; use launch/ddp.yaml or launch/zero2.yaml instead")
@@ -170,7 +170,7 @@ def _refuse_other_engines() -> None:
 
 
 def _refuse_with_deepspeed(stage: int, precision: Precision, config: EngineConfig) -> None:
-    """Refuse what was not made to work with DeepSpeed."""
+    """Refuse settings that are not supported with DeepSpeed."""
     if find_spec("deepspeed") is None:
         raise ValueError("this launch asks for DeepSpeed; pip install 'chromaclick[cluster]'")
     if precision == "fp16":
@@ -182,7 +182,7 @@ def _refuse_with_deepspeed(stage: int, precision: Precision, config: EngineConfi
 
 
 def _refuse_strangers(world_size: int) -> None:
-    """Processes that were launched together but do not see each other would each train alone, all as rank 0."""
+    """Refuse processes that were launched together but have no process group: each would train alone as rank 0."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != world_size:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The whole network on every process: a single one, or DDP over several."""
+"""Replicated training: the whole network on every process, alone or under DDP."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +14,7 @@ from trainer.recipes.base import Optimizer
 
 
 class ReplicatedEngine(Engine):
-    """accelerate's model and optimizer."""
+    """Engine around accelerate's model and optimizer."""
 
     def __init__(self, name: str, network: nn.Module, optimizer: Optimizer, accelerator: Accelerator) -> None:
         super().__init__(name, network, accelerator.num_processes)

@@ -24,7 +24,7 @@ _NEVER = 10**9
 
 
 class ZeroEngine(Engine):
-    """A DeepSpeed engine.
+    """Engine around a DeepSpeed engine.
 
     DeepSpeed gets float32 parameters and plain torch AdamW; bf16 is autocast inside the network's forward, as with
     DDP, so that weights, batch-norm statistics and checkpoints are the same with every engine.
@@ -78,7 +78,7 @@ class ZeroEngine(Engine):
     @override
     @torch.no_grad()
     def collect(self) -> None:
-        """With ZeRO 3, copy the weights from all ranks: a forward of the module itself is a collective call."""
+        """With ZeRO 3, gather the weights from all ranks: a forward of the module itself is a collective call."""
         if self._whole is not None:
             self._whole.load_state_dict(self._weights())
 
@@ -125,7 +125,7 @@ class ZeroEngine(Engine):
 
     @override
     def _forget_gradients(self, *, clipped: bool) -> None:
-        """With ZeRO through its own handling of gradients that are not finite, which clears all it has."""
+        """Drop the gradients; with ZeRO by its own handling of non-finite ones, which clears all buffers."""
         if self._stage == 0:
             self._engine.zero_grad()
             return
@@ -159,7 +159,7 @@ class ZeroEngine(Engine):
         return state
 
     def _optimizer_state(self) -> dict[str, Any]:
-        """AdamW's state as torch would give it for the whole network."""
+        """AdamW's state for the whole network, as torch would give it."""
         if self._stage == 0:
             return self._zero.state_dict()
         parameters = list(self.module.parameters())
@@ -180,7 +180,7 @@ class ZeroEngine(Engine):
         }
 
     def _load_moments(self, saved: dict[int, dict[str, Tensor]]) -> None:
-        """Cut AdamW's state to this rank's part."""
+        """Load this rank's partition of AdamW's state."""
         self._adamw.state.clear()
         if not saved:
             return
@@ -203,28 +203,28 @@ class ZeroEngine(Engine):
 
     @property
     def _parts(self) -> list[Tensor]:
-        """The flat float32 weights that this rank steps."""
+        """Flat float32 weights that this rank updates."""
         if self._stage == 3:
             return self._zero.fp32_partitioned_groups_flat
         return self._zero.single_partition_of_fp32_groups
 
 
 def _whole_weight(parameter: nn.Parameter) -> Tensor:
-    """Gathered without `GatheredParameters`, which refuses to let go of what a borrowing phase has used."""
+    """A weight gathered without `GatheredParameters`, which refuses to release what a borrowing phase has used."""
     value = safe_get_full_fp32_param(parameter)
     assert value is not None, "every parameter is in DeepSpeed's optimizer"
     return value.clone()
 
 
 def _moment(parameter: nn.Parameter, key: str) -> Tensor:
-    """One of AdamW's moments, whole."""
+    """One of AdamW's moments for the whole weight."""
     value = safe_get_full_optimizer_state(parameter, key)
     assert value is not None, "every parameter is in DeepSpeed's optimizer"
     return value.clone()
 
 
 def _set_moment(parameter: Any, value: Tensor, key: str) -> None:
-    """`safe_set_full_optimizer_state`, which at stage 3 cannot cut a size that the ranks do not divide."""
+    """`safe_set_full_optimizer_state`, also for sizes that the ranks do not divide (at stage 3)."""
     if not hasattr(parameter, "ds_id"):
         deepspeed.utils.safe_set_full_optimizer_state(parameter, value, key)
         return

@@ -1,4 +1,4 @@
-"""What an accelerate launch says about DeepSpeed: read from the environment that `accelerate launch` leaves."""
+"""DeepSpeed settings of a launch, read from the environment that `accelerate launch` sets."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _FREE = {
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroSettings:
-    """A launch with DeepSpeed."""
+    """Settings of a launch with DeepSpeed."""
 
     stage: int
     """0: all replicated. 1: optimizer state in parts, 2: gradients too, 3: weights too."""
@@ -44,7 +44,7 @@ class ZeroSettings:
 
 
 def zero_settings() -> ZeroSettings | None:
-    """What this launch asks of DeepSpeed; None: nothing.
+    """DeepSpeed settings of this launch; None without DeepSpeed.
 
     Raises:
         ValueError: it asks for something that the trainer decides or does not have, or there is no GPU.
@@ -70,7 +70,7 @@ def zero_settings() -> ZeroSettings | None:
 
 @contextmanager
 def hidden_from_accelerate() -> Iterator[None]:
-    """Let accelerate start the processes as for DDP while the block runs.
+    """Context in which accelerate starts the processes as for DDP.
 
     Its own way with DeepSpeed does not fit this loop: `backward` is the optimizer step there, so that nothing
     could be clipped, looked at or left out in between; and without a GPU all of its ranks believe to be rank 0.

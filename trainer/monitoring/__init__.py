@@ -1,1 +1,1 @@
-"""What is watched and recorded of a training: MLflow, the terminal, Prometheus, traces, slow and silent ranks."""
+"""Monitoring of a training: MLflow, terminal, Prometheus, profiler traces, slow and hanging ranks."""

@@ -1,4 +1,4 @@
-"""What a person sees while it trains: a progress bar on a terminal, a line now and then elsewhere."""
+"""Terminal output of a training: a progress bar on a terminal, an occasional line elsewhere."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ Draw = Callable[[int, str], None]
 
 
 class Screen:
-    """Prints on the main process only."""
+    """Console of the main process; silent on all others."""
 
     def __init__(self, *, enabled: bool) -> None:
         console = Console(quiet=not enabled)
@@ -34,7 +34,7 @@ class Screen:
 
     @contextmanager
     def stage(self, name: str, position: str, images: int, done: int) -> Iterator["StageDisplay"]:
-        """Show one stage's progress while the block runs."""
+        """Context that shows one stage's progress."""
         if self.console.is_terminal and not self.console.quiet:
             with Progress(
                 TextColumn("{task.description}"),
@@ -52,14 +52,14 @@ class Screen:
         self.say(f"{position} {name}: {display.line()}, {display.seconds:.0f} s")
 
     def line(self, name: str, display: "StageDisplay") -> None:
-        """On a plain output: a line, if the last one is a while ago."""
+        """Print a progress line on a plain output, at most once in a while."""
         if display.is_due():
             self.say(f"  {name}: {display.line()}, {display.seconds_left:.0f} s left")
             sys.stdout.flush()
 
 
 class StageDisplay:
-    """Smoothed losses, speed and time left of one stage."""
+    """Smoothed losses, speed and remaining time of one stage."""
 
     def __init__(self, images: int, done: int, draw: Draw | None) -> None:
         self.images = images
@@ -70,7 +70,7 @@ class StageDisplay:
         self._watched = ""
 
     def update(self, images: int, losses: Mapping[str, float], watched: str = "") -> None:
-        """Note that `images` photos of the stage are done, the last step's losses, and more to show in words."""
+        """Update with `images` photos done in this stage, the last step's losses and further text."""
         self._done, self._watched = images, watched
         for name, value in losses.items():
             self._losses[name] = 0.95 * self._losses.get(name, value) + 0.05 * value
@@ -79,26 +79,26 @@ class StageDisplay:
 
     @property
     def seconds(self) -> float:
-        """Since the stage began or was resumed."""
+        """Seconds since the stage began or was resumed."""
         return time.perf_counter() - self._started
 
     @property
     def images_per_second(self) -> float:
-        """Mean speed of this stage, over all processes."""
+        """Mean speed of this stage in photos per second, over all processes."""
         return (self._done - self._first) / max(self.seconds, 1e-9)
 
     @property
     def seconds_left(self) -> float:
-        """To the end of the stage at the mean speed."""
+        """Estimated seconds to the end of the stage at the mean speed."""
         return (self.images - self._done) / max(self.images_per_second, 1e-9)
 
     def line(self) -> str:
-        """Everything in one line."""
+        """The display as one line."""
         done = f"{self._done:,}/{self.images:,} photos"
         return f"{done}, {self.images_per_second:.0f} images/s, {self._text()}"
 
     def is_due(self) -> bool:
-        """Whether a line should be printed now; only where nothing is drawn."""
+        """Whether a line should be printed now; only on an output without a progress bar."""
         if self._draw or time.perf_counter() - self._last_line < _SECONDS_BETWEEN_LINES:
             return False
         self._last_line = time.perf_counter()

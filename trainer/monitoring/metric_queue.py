@@ -1,4 +1,4 @@
-"""What a training has to say to a tracking server, kept in order until it is delivered. Knows nothing of MLflow.
+"""Ordered queue of metrics and files for a tracking server, kept until delivered. Independent of MLflow.
 
 One thread of its own sends in batches, so that a slow server does not slow the training, and a server that is
 down does not end it: entries wait and are tried again, ever less often. What is still unsent at the end goes into
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Entry(NamedTuple):
-    """One thing to deliver."""
+    """One queued item."""
 
     kind: Kind
     key: str
@@ -40,11 +40,11 @@ class Entry(NamedTuple):
 
 
 class Rejected(Exception):
-    """Raised by `send` for entries that the server will never take; they are put aside, not tried again."""
+    """Raised by `send` for entries that the server will never accept; they are set aside, not retried."""
 
 
 class Outbox:
-    """Entries on their way to a server.
+    """Queue of entries with a background sender.
 
     Args:
         send: delivers entries of one kind, or raises: `Rejected` to have them put aside, anything else to have
@@ -90,7 +90,7 @@ class Outbox:
                 self._changed.notify_all()
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Deliver now. Returns whether all was delivered; False after a failed try, or `timeout` seconds."""
+        """Deliver now; returns whether all was delivered, False after a failed attempt or `timeout` seconds."""
         with self._changed:
             tries, self._hurry = self._failed_tries, True
             self._changed.notify_all()
@@ -98,7 +98,7 @@ class Outbox:
             return self._is_empty()
 
     def close(self, timeout: float = 30.0) -> int:
-        """Deliver what waits, then write the rest to the file `unsent`.
+        """Deliver what is queued, then write the rest to the file `unsent`.
 
         Returns:
             How many entries are in that file.
@@ -140,7 +140,7 @@ class Outbox:
         return min(self._longest_wait, self._interval * 2.0 ** min(self._failures, 20))
 
     def _deliver(self) -> None:
-        """Send until nothing waits or a try fails."""
+        """Send until the queue is empty or an attempt fails."""
         try:
             while batch := self._head():
                 try:
@@ -152,7 +152,7 @@ class Outbox:
             self._failed(error)
 
     def _head(self) -> list[Entry]:
-        """The next entries of one kind, the file's before others. The file goes when all are delivered."""
+        """The next entries of one kind, those in the file first; the file is removed once all are delivered."""
         with self._changed:
             if self._in_file:
                 self._waiting.extendleft(reversed(_read(self.unsent, self._warn)))
@@ -185,7 +185,7 @@ class Outbox:
             self._warn(f"tracking does not answer; the training goes on and what it logs is kept ({brief(error)})")
 
     def _spill(self) -> None:
-        """Move what waits to the file: behind what is in it, or in place of that when it was read."""
+        """Move the queue to the file: appended, or in place of the entries that were read from it."""
         if self._waiting:
             _write(self.unsent, self._waiting, append=not self._file_is_read)
             self._waiting.clear()
@@ -197,7 +197,7 @@ class Outbox:
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises, or a TimeoutError after `seconds`; it is then left behind in its thread."""
+    """Result or exception of `call`, or a TimeoutError after `seconds`, when its thread is abandoned."""
     answer: Future[T] = Future()
 
     def work() -> None:
@@ -214,12 +214,12 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def brief(error: BaseException) -> str:
-    """The beginning of an error's first line, for a warning."""
+    """First line of an error message, shortened, for a warning."""
     return str(error).partition("\n")[0][:200]
 
 
 def now() -> int:
-    """Milliseconds since 1970."""
+    """Milliseconds since the Unix epoch."""
     return int(time.time() * 1000)
 
 
@@ -232,7 +232,7 @@ def _write(file: Path, entries: Iterable[Entry], *, append: bool) -> None:
 
 
 def _read(file: Path, warn: Callable[[str], None]) -> list[Entry]:
-    """A file's entries; a line that was cut off (a kill, a full disk) is named and left out."""
+    """Entries of a file; a truncated line (after a kill or on a full disk) is reported and skipped."""
     entries = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:

@@ -1,4 +1,4 @@
-"""Runs, metrics, pictures and registered networks in MLflow. The only module of the trainer that uses MLflow.
+"""MLflow tracker: runs, metrics, pictures and registered networks. The trainer's only module that uses MLflow.
 
 By default a SQLite database in the work folder holds all runs; `MLFLOW_TRACKING_URI` names a server instead.
 """
@@ -65,7 +65,7 @@ def open_tracker(
 
 
 class Tracker(NullTracker):
-    """One MLflow run: see `open_tracker`.
+    """An MLflow run; see `open_tracker`.
 
     Everything but `register` is queued and sent by a thread of its own (`trainer.monitoring.metric_queue`), so a
     server that is slow or down costs the training nothing, and nothing is lost without a word.
@@ -94,7 +94,7 @@ class Tracker(NullTracker):
             self.set_tags({"resumed_at_step": ", ".join(filter(None, (earlier, str(resumed_at_step))))})
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Record the config; a resumed run keeps its first parameters and says which ones were changed."""
+        """Log the config; a resumed run keeps its first parameters and lists those that changed."""
         name = "config.json" if self._resumed_at is None else f"config-resumed-at-{self._resumed_at}.json"
         if (self.place.folder / name).exists():  # the training has written it itself
             self._keep(self.place.folder / name, name)
@@ -117,7 +117,7 @@ class Tracker(NullTracker):
         self._outbox.put([Entry("tag", _valid(name), str(value)[:LONGEST_VALUE]) for name, value in tags.items()])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Queue metrics; returns at once. Values that are not finite are left out and counted.
+        """Queue metrics; returns at once. Non-finite values are dropped and counted.
 
         Raises:
             ValueError: a name that MLflow does not take.
@@ -130,7 +130,7 @@ class Tracker(NullTracker):
             self._outbox.put(Entry("metric", name, value, step, time) for name, value in sample.items())
 
     def log_picture(self, picture: Path | Image.Image, name: str) -> None:
-        """Keep a picture in the run's folder and in MLflow."""
+        """Store a picture in the run's folder and in MLflow."""
         target = self._target(name)
         if isinstance(picture, Image.Image):
             picture.save(target)
@@ -139,13 +139,13 @@ class Tracker(NullTracker):
         self._keep(target, name)
 
     def log_text(self, text: str, name: str) -> None:
-        """Keep a text in the run's folder and in MLflow."""
+        """Store a text in the run's folder and in MLflow."""
         target = self._target(name)
         target.write_text(text, encoding="utf-8")
         self._keep(target, name)
 
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
-        """Keep a table as a CSV file in the run's folder and in MLflow."""
+        """Store a table as a CSV file in the run's folder and in MLflow."""
         target = self._target(name)
         with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else [])
@@ -174,11 +174,11 @@ class Tracker(NullTracker):
             ) from error
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Deliver what waits, within `timeout` seconds; returns whether all of it was."""
+        """Deliver the queue within `timeout` seconds; returns whether all was delivered."""
         return self._outbox.flush(timeout)
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run; what cannot be delivered by now is written to the run's folder."""
+        """End the run; what could not be delivered is written to the run's folder."""
         if not self._open:
             return
         self._open = False
@@ -251,7 +251,7 @@ class Tracker(NullTracker):
 
 
 class _Machine:
-    """MLflow's own readings of this machine, as its system metrics.
+    """System metrics of this machine, by MLflow's own monitors.
 
     MLflow's monitor has a thread that sends them by itself, and waits for a server that is down; here they go
     through the outbox, with the training's metrics.
@@ -265,7 +265,7 @@ class _Machine:
         self._next = 0.0
 
     def sample(self) -> dict[str, float]:
-        """A reading under MLflow's names, every 10 s (`MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`); else nothing."""
+        """System metrics by MLflow's names, every 10 s (`MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`), else none."""
         if monotonic() < self._next:
             return {}
         self._next = monotonic() + self._monitor.sampling_interval
@@ -278,7 +278,7 @@ class _Machine:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Let a logger say nothing below a warning: MLflow's monitor talks about GPUs that are not there."""
+    """Silence a logger below warnings: MLflow's monitor complains about GPUs that do not exist."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -295,7 +295,7 @@ def _valid(name: str) -> str:
 
 
 def _start(seconds: float, uri: str, begin: Callable[[], tuple[MlflowClient, Run]]) -> tuple[MlflowClient, Run]:
-    """What `begin` returns; a server that swallows requests would take MLflow minutes to give up on."""
+    """Result of `begin`, or an error after a timeout; MLflow would take minutes to give up on a silent server."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -309,7 +309,7 @@ def _start(seconds: float, uri: str, begin: Callable[[], tuple[MlflowClient, Run
 
 
 def _experiment(client: MlflowClient, name: str, uri: str, work: Path) -> Experiment:
-    """The experiment of this name. A server stores artifacts as it likes, a database in the work folder."""
+    """Id of the experiment of this name; a database in the work folder stores artifacts there too."""
     from mlflow.exceptions import MlflowException
 
     if found := client.get_experiment_by_name(name):
@@ -347,7 +347,7 @@ def _ensure_registered(client: MlflowClient, name: str) -> None:
 
 
 def _model_tags(contract: Contract) -> dict[str, str]:
-    """The commit and each metric, under names that MLflow takes."""
+    """Tags of a registered network: the commit, and each metric under a name that MLflow accepts."""
     metrics = {
         re.sub(r"[^\w\-. /:]", "_", f"metric.{name}"): f"{value:.6g}" for name, value in contract.metrics.items()
     }

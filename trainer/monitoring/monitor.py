@@ -1,4 +1,4 @@
-"""What is watched in training: pace, waits, memory, slow and silent ranks; for MLflow, Prometheus and people."""
+"""Monitor of the training loop: speed, waits, memory, slow and hanging ranks."""
 
 import socket
 import time
@@ -18,7 +18,7 @@ from trainer.monitoring.watchdog import Watchdog
 
 
 class Watch:
-    """The loop's watcher on one rank. Entered, it also ends a job that stands still (see `watchdog`)."""
+    """Monitor of the loop on one rank; while entered it also ends a job that hangs (see `watchdog`)."""
 
     def __init__(self, config: Config, cluster: Cluster, engines: Mapping[str, Engine], screen: Screen) -> None:
         self.dog = Watchdog(cluster, config.engine.timeout)
@@ -43,12 +43,12 @@ class Watch:
             self.metrics_file.write([*self._latest, Figure("running", 0)])
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """Around a stage's steps. The first one compiles, so that the watchdog gives it longer."""
+        """Context of a stage's steps; the watchdog allows the first one more time, as it compiles."""
         self.dog.compiling(self._compiles)
         return self.traces.stage(name) if self.traces else nullcontext()
 
     def read(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch, and the wait for it."""
+        """The next batch, with the wait for it timed."""
         self.dog.mark("reading photos")
         with self._meter.reading():
             batch = next(batches)
@@ -57,7 +57,7 @@ class Watch:
 
     @contextmanager
     def validating(self) -> Iterator[None]:
-        """Around a validation, whose networks are compiled again."""
+        """Context of a validation, for which networks are compiled again."""
         self.dog.mark("validating")
         self.dog.compiling(self._compiles)
         yield
@@ -65,14 +65,14 @@ class Watch:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the exchange before the backward pass."""
+        """Context of the exchange between ranks before the backward pass."""
         self.dog.mark("waiting for the other ranks")
         with self._meter.waiting():
             yield
         self.dog.mark("computing gradients")
 
     def step(self, losses: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
-        """End a step; every so many steps there are figures to log, the same steps on every rank.
+        """End a step; returns metrics to log every so many steps, at the same steps on every rank.
 
         Args:
             losses: the step's, with gradient norms; empty where it was left out.
@@ -94,7 +94,7 @@ class Watch:
         return self._to_log() if pace else {}
 
     def in_words(self) -> str:
-        """The latest figures for a line on the screen; empty before there are any."""
+        """Latest figures for the progress line; empty before the first."""
         if not self._paces:
             return ""
         pace = self._paces[0]
@@ -108,7 +108,7 @@ class Watch:
         return ", ".join(words)
 
     def _to_log(self) -> dict[str, float]:
-        """For the tracker, the figures of all ranks among them."""
+        """Metrics for the tracker, including those of all ranks."""
         pace = self._paces[0]
         values = {
             "step_seconds": pace.step,
@@ -126,7 +126,7 @@ class Watch:
         return values
 
     def _figures(self, losses: Mapping[str, float], counts: Mapping[str, int]) -> list[Figure]:
-        """For Prometheus."""
+        """Figures for Prometheus."""
         figures = [
             Figure("last_step_seconds", time.time()),
             *(Figure(name, value) for name, value in counts.items()),
@@ -149,7 +149,7 @@ class Watch:
         return figures
 
     def _gpu_memory(self) -> int:
-        """Most bytes of tensors at once on this process's GPU, since it began."""
+        """Peak bytes of tensors on this process's GPU."""
         return torch.cuda.max_memory_allocated(self._cluster.device)
 
     def _loss_scales(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""torch's profiler over a few steps of each kind of stage."""
+"""Profiler traces of a few steps of each kind of stage, by torch.profiler."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _BEFORE, _WARM_UP = 5, 2
 
 
 class Traces:
-    """Writes `<kind>.json.gz`, a Chrome trace, for the first stage of each kind: ping-2 is of the kind of ping-1.
+    """Writer of `<kind>.json.gz`, a Chrome trace, for the first stage of each kind: ping-2 is of kind ping.
 
     Args:
         folder: where to; None writes nothing.
@@ -30,7 +30,7 @@ class Traces:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Trace some steps of a stage while the block runs, where its kind has no trace yet."""
+        """Context that traces some steps of a stage, unless its kind already has a trace."""
         kind = re.sub(r"-\d+$", "", name)
         if self._folder is None or kind in self._done:
             yield

@@ -1,4 +1,4 @@
-"""A training's figures as a text file for Prometheus: what node-exporter's textfile collector reads.
+"""Text file of a training's metrics for Prometheus' node-exporter (textfile collector).
 
 The file is replaced as a whole, so that nobody reads half of it. Its name must end in `.prom`.
 """
@@ -38,7 +38,7 @@ HELP = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A value; `labels` tell it from others of its name."""
+    """A sample; `labels` distinguish it from others of its name."""
 
     name: str
     """A key of `HELP`."""
@@ -47,7 +47,7 @@ class Figure:
 
 
 class MetricsFile:
-    """Writes figures now and then.
+    """Text file of samples, rewritten at intervals.
 
     Args:
         path: the file.
@@ -61,11 +61,11 @@ class MetricsFile:
         self._fails = False
 
     def is_due(self) -> bool:
-        """Whether the file is so old that it should be written."""
+        """Whether the interval since the last write has passed."""
         return time.monotonic() >= self._next
 
     def write(self, figures: list[Figure]) -> None:
-        """Replace the file; a full disk costs a warning."""
+        """Replace the file atomically; a full disk causes a warning."""
         self._next = time.monotonic() + SECONDS_BETWEEN
         registry = CollectorRegistry()
         gauges: dict[str, Gauge] = {}
@@ -87,7 +87,7 @@ class MetricsFile:
 
 
 def losses_and_norms(losses: Mapping[str, float]) -> list[Figure]:
-    """A step's losses, named `phase/term`, and gradient norms, `phase/gradient_norm_network`."""
+    """Samples of a step's losses, named `phase/term`, and gradient norms, `phase/gradient_norm_network`."""
     figures = []
     for name, value in losses.items():
         phase, _, term = name.partition("/")

@@ -1,4 +1,4 @@
-"""How long the steps of each rank take, what they wait for, and which rank slows the others down.
+"""Step times and waits of each rank, and detection of ranks that slow the others down.
 
 Ranks wait for each other in every step, so all steps take equally long: what tells a slow rank is the time that it
 does *not* wait. The wait is measured where the ranks agree on a step, after their forward passes. In the backward
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """One rank's mean seconds per step over some steps."""
+    """Mean seconds per step of one rank over some steps."""
 
     host: str
     step: float
@@ -26,12 +26,12 @@ class Pace:
 
     @property
     def own(self) -> float:
-        """What this rank needs by itself."""
+        """Seconds per step that this rank needs by itself, without waiting for others."""
         return self.step - self.waiting
 
 
 class Meter:
-    """Times steps on one rank.
+    """Timer of the steps on one rank.
 
     Args:
         every: steps in a `Pace`.
@@ -46,20 +46,20 @@ class Meter:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """The wait for photos, with which a step begins."""
+        """Context of the wait for photos, with which a step begins."""
         self._began = self._clock()
         yield
         self._reading += self._clock() - self._began
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A wait for the other ranks."""
+        """Context of a wait for the other ranks."""
         began = self._clock()
         yield
         self._waiting += self._clock() - began
 
     def step(self) -> Pace | None:
-        """End a step; the mean of the last `every` ones where they are complete, on every rank alike."""
+        """End a step; returns the mean pace after every `every` steps, at the same steps on every rank."""
         self._seconds += self._clock() - self._began
         self._steps += 1
         if self._steps < self._every:
@@ -79,7 +79,7 @@ class Meter:
 
 
 class Stragglers:
-    """Finds ranks that are slower than the others time after time.
+    """Detector of ranks that are repeatedly slower than the others.
 
     Args:
         factor: times the median of the other ranks from which a rank is slow.
@@ -91,7 +91,7 @@ class Stragglers:
         self._rank, self._in_row = -1, 0
 
     def update(self, paces: Sequence[Pace]) -> str:
-        """Take every rank's pace in rank order; returns what to say, once for each row of slow times."""
+        """Add every rank's pace, in rank order; returns warnings, one for each series of slow readings."""
         rank, factor = slowest(paces)
         if factor < self._factor:
             self._rank, self._in_row = -1, 0
@@ -110,7 +110,7 @@ class Stragglers:
 
 
 def slowest(paces: Sequence[Pace]) -> tuple[int, float]:
-    """The rank with the longest own time, and how many times the median of the others that is."""
+    """Rank with the longest own time, and its ratio to the median of the others."""
     own = [pace.own for pace in paces]
     rank = max(range(len(own)), key=own.__getitem__)
     others = [seconds for other, seconds in enumerate(own) if other != rank]

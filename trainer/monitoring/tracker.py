@@ -1,4 +1,4 @@
-"""The tracker's interface, without effect, and where a run is recorded. Knows nothing of MLflow."""
+"""Interface of trackers with a null implementation, and where a run is recorded. Independent of MLflow."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 class NullTracker:
-    """What a training tells a tracker; this one does nothing. Every rank but the first has it."""
+    """Tracker interface; this implementation does nothing and is used on every rank but the first."""
 
     def __init__(self) -> None:
         self.run_id: str = ""
@@ -33,22 +33,22 @@ class NullTracker:
         """Set tags of the run."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Queue metrics; returns at once. Values that are not finite are left out and counted."""
+        """Queue metrics; returns at once. Non-finite values are dropped and counted."""
 
     def log_picture(self, picture: Path | Image.Image, name: str) -> None:
-        """Keep a picture in the run's folder as `name` (such as `pictures/0100.png`) and in MLflow."""
+        """Store a picture in the run's folder as `name` (such as `pictures/0100.png`) and in MLflow."""
 
     def log_text(self, text: str, name: str) -> None:
-        """Keep a text in the run's folder as `name` and in MLflow."""
+        """Store a text in the run's folder as `name` and in MLflow."""
 
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
-        """Keep a table as `name` (.csv), its columns from the first row."""
+        """Store a table as `name` (.csv), its columns from the first row."""
 
     def register(self, folder: Path) -> int | None:
-        """Register a folder that `trainer.export.save` wrote, and return its version."""
+        """Register a folder that `trainer.export.save` wrote; returns the version."""
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Deliver what waits, within `timeout` seconds; returns whether all of it was."""
+        """Deliver the queue within `timeout` seconds; returns whether all was delivered."""
         return True
 
     def finish(self, status: str = "FINISHED") -> None:
@@ -57,7 +57,7 @@ class NullTracker:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run is recorded."""
+    """Location at which a run is recorded."""
 
     work: Path
     """Work folder with the database and the artifacts of all runs."""

@@ -1,4 +1,4 @@
-"""Ends a job that stands still, and names the rank that the others wait for.
+"""Watchdog that ends a hanging job and names the rank that the others wait for.
 
 A rank that is stopped, or stuck while it reads photos, leaves all others in a collective, with gloo and NCCL
 alike; torch's own timeouts end them without saying who is missing. So each process has a thread that tells the
@@ -38,19 +38,19 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Group(Protocol):
-    """What is needed of `trainer.engines.Cluster`."""
+    """Collective operations that the watchdog needs of `trainer.engines.Cluster`."""
 
     rank: int
     world_size: int
 
     def share(self, value: str) -> str:
-        """The main process's value, on every rank."""
+        """The main process's value, on every rank (broadcast)."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a rank tells the others."""
+    """Heartbeat of a rank."""
 
     host: str
     pid: int
@@ -65,7 +65,7 @@ class Report:
 
 
 class Watchdog:
-    """Watches while entered; without effect in a job of one process.
+    """Watchdog thread, active while entered; without effect in a job of one process.
 
     Args:
         group: the job's processes; all of them make a watchdog at the same time.
@@ -86,16 +86,16 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def mark(self, where: str) -> None:
-        """Note that this rank begins something; every rank passes the same marks."""
+        """Mark the start of an activity; every rank passes the same marks."""
         self._where, self._marks = where, self._marks + 1
         self.beat()
 
     def beat(self) -> None:
-        """Note that what is going on gets on."""
+        """Report progress within the current activity."""
         self._moved = time.monotonic()
 
     def compiling(self, begins: bool) -> None:
-        """Note that what goes on may compile, for `COMPILING_S` more without progress; or that this is over."""
+        """Allow `COMPILING_S` more without progress while something may compile; or end that allowance."""
         self.beat()  # first: what it took must not be held against the shorter time
         self._compiling = begins
 
@@ -142,7 +142,7 @@ class Watchdog:
                 self._end(verdict, says_it=says_it)
 
     def _is_over(self) -> bool:
-        """Wait until the next look; what was suspended meanwhile has not stood still for so long."""
+        """Sleep until the next check; the time for which the process was suspended does not count as hanging."""
         begun = time.monotonic()
         is_over = self._closing.wait(self._interval if self._begun.is_set() else 0)
         if time.monotonic() - begun > self._timeout / 2:
@@ -150,7 +150,7 @@ class Watchdog:
         return is_over
 
     def _answered(self, ask: Callable[[], T]) -> T:
-        """What the store answers; of a store whose process is stopped, torch waits for ever with most requests.
+        """Value from the store, with a timeout: torch waits forever on a store whose process is stopped.
 
         Raises:
             TimeoutError: it does not answer.
@@ -158,17 +158,17 @@ class Watchdog:
         return within(self._store_patience, ask)
 
     def _tell(self, store: Store | None, idle: float) -> Store:
-        """Say where this rank is; the connection, made where there was none."""
+        """Publish this rank's report, connecting first where necessary."""
         store = store or self._connect()
         store.set(str(self._rank), json.dumps(asdict(self._report(idle))))
         return store
 
     def _is_first_to_say(self, store: Store) -> bool:
-        """Whether no other rank has begun to say why the job ends."""
+        """Whether this rank is the first to report why the job ends."""
         return store.compare_set("sayer", "", str(self._rank)) == str(self._rank).encode()
 
     def _connect(self) -> Store:
-        """A connection of our own: the process group's may be waiting for something."""
+        """Separate connection to the store: the process group's own may be blocked."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         patience = timedelta(seconds=self._store_patience)
         store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=patience)
@@ -193,7 +193,7 @@ class Watchdog:
         }
 
     def _end(self, verdict: str, *, says_it: bool) -> None:
-        """End this process at once: its main thread waits in a collective and cannot be interrupted."""
+        """Kill this process at once: its main thread is blocked in a collective and cannot be interrupted."""
         with suppress(Exception):  # nothing may keep it from ending
             if says_it:
                 print(
@@ -212,7 +212,7 @@ class Watchdog:
 
 
 def judge(first: Mapping[int, Report], now: Mapping[int, Report], world_size: int, timeout: float) -> str:
-    """Who keeps the job waiting, in words; empty where somebody may still get on.
+    """Diagnosis of a hanging job, naming ranks; empty while any of them may still make progress.
 
     Args:
         first: reports of some while ago, by rank.
@@ -252,7 +252,7 @@ def _waits(who: str) -> str:
 
 
 def _no_answer(error: Exception) -> str:
-    """Who holds the store that could not be asked; it may also have ended with a message of its own."""
+    """Diagnosis where the store does not answer; its process may also have ended with a message of its own."""
     launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     who = f"{'the launcher of rank 0' if launcher else 'rank 0'} ({os.environ.get('MASTER_ADDR')})"
     why = brief(error) or type(error).__name__

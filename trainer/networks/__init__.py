@@ -1,4 +1,4 @@
-"""Networks, one architecture a file. Imports torch and kernels only."""
+"""Network architectures, one per file. Imports torch and kernels only."""
 
 from trainer.networks.encoder import ENCODERS, Encoder, EncoderName
 from trainer.networks.guide_head import GuideHead

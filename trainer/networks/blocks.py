@@ -1,4 +1,4 @@
-"""Convolutional blocks that the split network and its heads are built from.
+"""Convolutional blocks of the split network and its heads.
 
 Every convolution is followed by batch norm, which inference folds away. Every term of a sum is normalised: without
 that, one run's decoder died behind a ReLU whose inputs had drifted below zero.
@@ -50,7 +50,7 @@ class Separable(nn.Module):
 
 
 class GlobalContext(nn.Module):
-    """Adds a function of the channels' global means to every place."""
+    """Adds a function of the channels' global means to every position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,12 +62,12 @@ class GlobalContext(nn.Module):
 
 
 def double(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """Each value four times, at twice the height and width."""
+    """Nearest-neighbor upsampling by two: each value four times."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def zero_(layer: nn.Conv2d) -> nn.Conv2d:
-    """Let a layer begin with nothing: weights and bias 0."""
+    """Initialise a layer's weights and bias to 0."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
@@ -80,5 +80,5 @@ def cells(x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h2 w2"]:
 
 
 def exact(x: Tensor) -> Tensor:
-    """In float32, or float64 where it is that already."""
+    """The tensor in float32; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()

@@ -118,7 +118,7 @@ class Lite0Pyramid(nn.Module):
 
     @torch.no_grad()
     def load_imagenet(self) -> None:
-        """Take the weights of the package; the three colour channels of the first layer are added up.
+        """Load the package's ImageNet weights; the first layer's three colour channels are summed.
 
         Raises:
             ValueError: the package is not installed, or holds another network.
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
     """Features of a photo at 1/4, 1/8 and 1/16 of its resolution, each informed by all coarser ones."""
 
     def __init__(self, name: EncoderName, widths: Sequence[int]) -> None:
-        """Build the encoder and give it its first weights.
+        """Build the encoder and initialise its weights.
 
         Args:
             name: see the module.

@@ -1,4 +1,4 @@
-"""A guide that reads the split colorizer's own features instead of looking at the photo again."""
+"""Guide head: reads the split colorizer's own features instead of encoding the photo again."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ HEAD_WIDTHS = (32, 48, 64)
 
 
 class GuideHead(nn.Module):
-    """Scores every pixel as the next click, from `Colouring.features`.
+    """Scores of every pixel as the next click, from `Colouring.features`.
 
     `oracle` also sees the error of the present colours; `blind` sees what a person's grey photo offers. Scores are
     computed at cells of 4 x 4 pixels, refined to pixels, and leave in float32: half precision has some fifty

@@ -1,4 +1,4 @@
-"""The split colorizer: `embed` looks at a photo once, `colour` answers each set of clicks.
+"""The split colorizer: `embed` encodes a photo once, `colour` decodes it for each set of clicks.
 
 A U-Net carries a click's colour as one pixel of its input through every level; this network looks it up instead.
 Every cell of 4 x 4 pixels attends to the clicked cells. The attention starts as a kernel, near in place and alike
@@ -50,7 +50,7 @@ FEATURE_CHANNELS_BESIDE_WIDTHS = HEADS + 2
 
 
 class Embedding(NamedTuple):
-    """What a photo's lightness says, whatever is clicked; h and w count cells."""
+    """Encoding of a photo's lightness, independent of clicks; h and w count cells."""
 
     features: Float[Tensor, "b c h w"]
     base_ab: Float[Tensor, "b 2 h w"]
@@ -65,7 +65,7 @@ class Embedding(NamedTuple):
 
 
 class Colouring(NamedTuple):
-    """A photo's colours, and what heads on this network's features read."""
+    """Colours of a photo, and the features that heads read."""
 
     ab: Float[Tensor, "b 2 H W"]
     features: Float[Tensor, "b c h w"]
@@ -73,7 +73,7 @@ class Colouring(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What the losses of a training look at."""
+    """Outputs that the training losses use."""
 
     ab: Float[Tensor, "b 2 H W"]
     base_ab: Float[Tensor, "p 2 H W"]
@@ -83,7 +83,7 @@ class Training(NamedTuple):
 
 
 class SplitColorNet(nn.Module):
-    """`colorizer(lightness, clicks) -> ab` in two parts that can be called by themselves."""
+    """`colorizer(lightness, clicks) -> ab` in two parts that can be called separately."""
 
     multiple = MULTIPLE
     bell: Tensor
@@ -148,20 +148,20 @@ class SplitColorNet(nn.Module):
 
     @property
     def bins(self) -> Float[Tensor, "bins 2"]:
-        """The colours that `palette` speaks of, ab / 128.
+        """Colours of the bins of `palette`, ab / 128.
 
         A property, for Python 3.12's `isinstance` with a protocol looks for it in the class, where no buffer is.
         """
         return self.get_buffer("_bins")
 
     def embed(self, lightness: Float[Tensor, "b 1 H W"]) -> Embedding:
-        """The part that clicks do not change."""
+        """Encode photos, independent of clicks."""
         return self(lightness)
 
     def colour(
         self, embedding: Embedding, lightness: Float[Tensor, "p 1 H W"], clicks: Float[Tensor, "b 3 H W"]
     ) -> Colouring:
-        """Colours for these clicks. Any number of clicks; every clicked pixel gets exactly its colour.
+        """Decode colours for any number of clicks; every clicked pixel gets exactly its colour.
 
         Args:
             embedding: of these photos; of one photo, it serves any number of click maps.
@@ -209,7 +209,7 @@ class SplitColorNet(nn.Module):
         places: Int64[Tensor, "b n"] | None = None,
         features: bool = False,
     ) -> Any:
-        """All that this network does passes through here, where engines of several processes look.
+        """Single entry point for all calls, as engines of several processes hook only into `forward`.
 
         Args:
             lightness: of p photos.
@@ -256,7 +256,7 @@ class SplitColorNet(nn.Module):
     def _decode(
         self, embedding: Embedding, lightness: Float[Tensor, "b 1 H W"], clicks: Float[Tensor, "b 3 H W"]
     ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b c h w"]]:
-        """Colours, and what the colour distribution is read from."""
+        """Colours, and the features from which the colour distribution is computed."""
         hint = _hints(clicks)
         found = self._attend(embedding, hint)
         low, x, fine = self.decoder(embedding, hint, found)
@@ -268,7 +268,7 @@ class SplitColorNet(nn.Module):
         return self._copy(full, exact(lightness), clicks), features
 
     def _uncertainty(self, features: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor]:
-        """Entropy of each cell's colour distribution as a share of the largest, and its standard deviation in ab.
+        """Normalised entropy of each cell's colour distribution, and its standard deviation in ab.
 
         For blocks of 2 x 2 cells: a quarter of the arithmetic.
         """
@@ -281,7 +281,7 @@ class SplitColorNet(nn.Module):
         return double(entropy), double(spread)
 
     def _attend(self, embedding: Embedding, hint: "_Hints") -> "Found":
-        """What every cell finds in the clicked cells, its null token included, in float32."""
+        """Attention of every cell to the clicked cells and its null token, in float32."""
         has = hint.mask
         batch = has.shape[0]
         clicked = (has > 0).flatten(1).to(has.dtype)
@@ -304,7 +304,7 @@ class SplitColorNet(nn.Module):
         return Found(weight, taken, ab, value)
 
     def _copy(self, ab: Tensor, lightness: Tensor, clicks: Tensor) -> Tensor:
-        """Clicked pixels get exactly their colour; those around them some of it, as far as lightness agrees."""
+        """Copy clicked colours exactly to their pixels, and partly to pixels nearby of similar lightness."""
         # A map's colours carry its mask: none where it is 0, a share of a colour where it is a share. No sum is
         # divided by less than 1. So the first derivative of a click that is not there is what it would change.
         mask, colours = clicks[:, :1], clicks[:, 1:]
@@ -323,7 +323,7 @@ class SplitColorNet(nn.Module):
 
 
 class _Hints(NamedTuple):
-    """Clicks by cells."""
+    """Clicks pooled by cells."""
 
     mask: Float[Tensor, "b 1 h w"]
     """1 where a cell has a clicked pixel."""
@@ -332,7 +332,7 @@ class _Hints(NamedTuple):
 
 
 class _Tokens(NamedTuple):
-    """The clicked cells of each photo, padded to the largest number."""
+    """Clicked cells of each photo as tokens, padded to the largest number."""
 
     places: Int64[Tensor, "b t"]
     """Flat indices."""
@@ -340,13 +340,13 @@ class _Tokens(NamedTuple):
     """1, or 0 for padding."""
 
     def of(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t c"]:
-        """The values of maps at the clicked cells."""
+        """Values of maps at the clicked cells."""
         flat = exact(maps).flatten(2)
         return flat.gather(2, self.places[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
 
 
 class Found(NamedTuple):
-    """What attention found."""
+    """Result of the attention."""
 
     weight: Float[Tensor, "b heads places t1"]
     """Of each token, the null token last; they sum to 1."""
@@ -356,13 +356,13 @@ class Found(NamedTuple):
     value: Float[Tensor, "b t 5"]
 
     def spread(self, value: Float[Tensor, "b t c"]) -> Float[Tensor, "b heads places c"]:
-        """Values at the clicked cells, carried to all places; what the null token takes is lost."""
+        """Values at the clicked cells, distributed to all cells; the null token's share is lost."""
         with _full_precision(self.weight):
             return self.weight @ F.pad(value, (0, 0, 0, 1))[:, None]
 
 
 class ClickDecoder(nn.Module):
-    """From what attention found and the photo's features to ab at cells."""
+    """Decoder from attention results and photo features to ab of cells."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -384,7 +384,7 @@ class ClickDecoder(nn.Module):
         self.fine = zero_(nn.Conv2d(quarter, 2 * CELL**2, 1))
 
     def forward(self, embedding: Embedding, hint: _Hints, found: Found) -> tuple[Tensor, Tensor, Tensor]:
-        """Ab of cells, features of cells, and what full resolution adds, still folded into cells."""
+        """Ab of cells, features of cells, and the full-resolution residual, still folded into cells."""
         base_ab = embedding.base_ab
         batch, _, height, width = base_ab.shape
         looked_up = found.spread(found.value).transpose(2, 3).reshape(batch, 5 * HEADS, height, width)
@@ -405,7 +405,7 @@ class ClickDecoder(nn.Module):
 
 @cache
 def color_bins() -> Float[Tensor, "bins 2"]:
-    """Centres of the bins of the colour distribution that sRGB reaches, in ab / 128; not to be written to.
+    """Centres of the colour distribution's bins inside the sRGB gamut, in ab / 128; do not modify.
 
     Of 33 values a channel: all 256 reach two bins more, with their corners.
     """
@@ -425,7 +425,7 @@ def soft_bins(ab: Float[Tensor, "n 2"], centres: Float[Tensor, "bins 2"]) -> Flo
 def upsample_convex(
     low: Float[Tensor, "b 2 h w"], weights: Float[Tensor, "b 9 16 h w"]
 ) -> Float[Tensor, "b 2 H W"]:
-    """Four times the sides: every pixel is a weighted mean of its cell's 3 x 3 neighbours.
+    """Convex upsampling by four: every pixel is a weighted mean of its cell's 3 x 3 neighbours.
 
     Nine slices: unfold exports to a slow gather.
     """
@@ -440,13 +440,13 @@ def upsample_convex(
 
 
 def _hints(clicks: Float[Tensor, "b 3 H W"]) -> _Hints:
-    """Clicks by cells; bounded gradients also where nothing is clicked, which straight-through estimators need."""
+    """Clicks pooled by cells; gradients stay bounded without clicks, as straight-through estimators need."""
     count, colours = cells(exact(clicks), CELL).split([1, 2], 1)
     return _Hints(count.clamp(max=1.0), colours / count.clamp(min=1.0))
 
 
 def _count(clicked: Float[Tensor, "b cells"]) -> int | torch.SymInt:
-    """The largest number of clicked cells of a photo, which an exported graph works out anew in each call."""
+    """Largest number of clicked cells of a photo, computed anew in each call of an exported graph."""
     count = clicked.sum(1).max().long().item()
     torch._check(count >= 0)
     torch._check(count <= clicked.shape[1])
@@ -454,7 +454,7 @@ def _count(clicked: Float[Tensor, "b cells"]) -> int | torch.SymInt:
 
 
 def _coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "1 1 2 h w"]:
-    """Row and column of the middle of each cell, in mean sides of the photo."""
+    """Row and column of each cell's centre, in units of the photo's mean side."""
     height, width = like.shape[-2:]
     side = (height + width) / 2
     rows, cols = (
@@ -465,7 +465,7 @@ def _coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "1 1 2 h w"]:
 
 
 def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
-    """No autocast: a kernel's logits are differences of large numbers, and copies must be exact."""
+    """Context without autocast: a kernel's logits are differences of large numbers, and copies must be exact."""
     if torch.is_autocast_enabled(like.device.type):
         return torch.autocast(like.device.type, enabled=False)
     return nullcontext()

@@ -49,7 +49,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class Up(nn.Module):
-    """Doubles the resolution, concatenates the encoder's features, and fuses."""
+    """Doubles the resolution, concatenates the encoder's features, and fuses them."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -83,12 +83,12 @@ class UNet(nn.Module):
 
     @property
     def levels(self) -> int:
-        """How many times the resolution is halved."""
+        """Number of times that the resolution is halved."""
         return len(self.down)
 
     @property
     def multiple(self) -> int:
-        """Height and width must be multiples of this, in pixels."""
+        """Number of pixels that must divide height and width."""
         return 2**self.levels
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:

@@ -1,1 +1,1 @@
-"""The report of a sweep: a page, its figures and tables, and what a terminal shows while it runs."""
+"""Report of a sweep: HTML page, figures and tables, and the display on the terminal."""

@@ -1,4 +1,4 @@
-"""What trials say together: means by group, the Pareto front, and how much each setting explains."""
+"""Analysis of a sweep's trials: means by group, Pareto front, importance of settings."""
 
 import json
 import math
@@ -24,13 +24,13 @@ Tick = tuple[float, str]
 
 @dataclass(frozen=True)
 class SettingScale:
-    """A domain: choices evenly; a range by its logarithm where it is searched so, extra values below it."""
+    """Axis scale of a setting: choices evenly spaced, ranges linear or logarithmic, extra values below."""
 
     domain: Domain
 
     @property
     def ticks(self) -> list[Tick]:
-        """Places and texts, from the bottom."""
+        """Positions and labels, from the bottom."""
         domain = self.domain
         if domain.kind == "choice":
             return [(self.place(value), written(value)) for value in domain.values]
@@ -40,7 +40,7 @@ class SettingScale:
         return [(self.place(value), written(value)) for value in values]
 
     def place(self, value: Any) -> float:
-        """In [0, 1]; `NOWHERE` for None."""
+        """Position in [0, 1]; `NOWHERE` for None."""
         domain = self.domain
         if value is None:
             return NOWHERE
@@ -69,7 +69,7 @@ class SettingScale:
 
 @dataclass(frozen=True)
 class MetricScale:
-    """A metric from its worst value at the bottom to its best at the top."""
+    """Axis scale of a metric, from its worst value at the bottom to its best at the top."""
 
     measure: Measure
     worst: float
@@ -77,27 +77,27 @@ class MetricScale:
 
     @classmethod
     def of(cls, measure: Measure, trials: Sequence[Trial]) -> "MetricScale":
-        """From what these trials measured at the end."""
+        """Scale over what these trials measured at the end."""
         values = [value for trial in trials if (value := trial.value(measure.name)) is not None] or [0.0]
         low, high = min(values), max(values)
         return cls(measure, low, high) if measure.direction == "max" else cls(measure, high, low)
 
     @property
     def ticks(self) -> list[Tick]:
-        """Places and texts, from the bottom."""
+        """Positions and labels, from the bottom."""
         if self.worst == self.best:
             return [(0.5, written(self.best))]
         return [(share, written(self.worst + share * (self.best - self.worst))) for share in (0.0, 0.5, 1.0)]
 
     def place(self, value: float | None) -> float:
-        """In [0, 1]; `NOWHERE` for None."""
+        """Position in [0, 1]; `NOWHERE` for None."""
         if value is None:
             return NOWHERE
         return 0.5 if self.worst == self.best else (value - self.worst) / (self.best - self.worst)
 
 
 def written(value: Any) -> str:
-    """A setting's or a metric's value for people; a dash for None."""
+    """A setting's or metric's value as text; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, list | tuple):
@@ -106,18 +106,18 @@ def written(value: Any) -> str:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten inside a range, not too near to its ends."""
+    """Powers of ten inside a range, away from its ends."""
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     return [10.0**power for power in powers if low * 1.5 < 10.0**power < high / 1.5]
 
 
 def _plain(value: Any) -> Any:
-    """Lists are tuples elsewhere."""
+    """A value with lists as tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def comparable(trials: Sequence[Trial], measures: Sequence[Measure]) -> list[Trial]:
-    """The trials that have a value of each of these metrics: the finished ones, or all where none is finished.
+    """Trials that have a value of each of these metrics: the finished ones, or all where none is finished.
 
     A trial that was stopped early has seen fewer photos, as in `tuner.records.best`.
     """
@@ -128,7 +128,7 @@ def comparable(trials: Sequence[Trial], measures: Sequence[Measure]) -> list[Tri
 
 
 def front(trials: Sequence[Trial], measures: Sequence[Measure]) -> list[Trial]:
-    """The Pareto-optimal ones of the comparable trials, best on the first metric first.
+    """Pareto-optimal ones of the comparable trials, best on the first metric first.
 
     A trial is out when another one is at least as good on every metric and better on one. Equal ones all stay.
     """
@@ -146,7 +146,7 @@ def _beats(one: Trial, other: Trial, measures: Sequence[Measure]) -> bool:
 
 
 def known_value(trial: Trial, measure: Measure) -> float:
-    """A comparable trial's value."""
+    """Value of a comparable trial, which is never None."""
     value = trial.value(measure.name)
     assert value is not None
     return value
@@ -163,7 +163,7 @@ _FEWEST = 5
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one metric over a group."""
+    """Mean and spread of one metric over a group."""
 
     mean: float
     deviation: float
@@ -173,13 +173,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials with something in common."""
+    """Trials with a common property."""
 
     name: str
     trials: tuple[Trial, ...]
 
     def spread(self, measure: Measure) -> Spread | None:
-        """Over the trials that have the metric; None where none has."""
+        """Spread over the trials that have the metric; None where none has."""
         values = [value for trial in self.trials if (value := trial.value(measure.name)) is not None]
         if not values:
             return None
@@ -188,7 +188,7 @@ class Group:
 
 
 def by_setting(sweep: Sweep, trials: Sequence[Trial], path: str) -> list[Group]:
-    """The comparable trials by the value of one searched setting; nothing where it is not searched."""
+    """Comparable trials grouped by the value of one searched setting; empty where it is not searched."""
     domain = next((one for one in map(Domain.from_json, sweep.space) if one.path == path), None)
     mine = [trial for trial in comparable(trials, [sweep.metric]) if path in trial.values]
     if domain is None or not mine:
@@ -204,7 +204,7 @@ def by_setting(sweep: Sweep, trials: Sequence[Trial], path: str) -> list[Group]:
 
 
 def over_seeds(sweep: Sweep, trials: Sequence[Trial]) -> list[Group]:
-    """The comparable trials that differ in nothing but the seed, where there are at least two such."""
+    """Groups of at least two comparable trials that differ in nothing but the seed."""
     found: dict[str, list[Trial]] = {}
     for trial in comparable(trials, [sweep.metric]):
         if SEED in trial.values:
@@ -231,7 +231,7 @@ class Association:
 
 
 def association(trials: Sequence[Trial], path: str, measure: Measure) -> Association | None:
-    """Of a setting with numbers; None with fewer than five trials, or where either does not vary."""
+    """Rank correlation of a setting with a metric; None with fewer than five trials, or where one is constant."""
     mine = [trial for trial in comparable(trials, [measure]) if isinstance(trial.values.get(path), int | float)]
     settings = [trial.values[path] for trial in mine]
     values = [trial.value(measure.name) for trial in mine]
@@ -242,7 +242,7 @@ def association(trials: Sequence[Trial], path: str, measure: Measure) -> Associa
 
 
 def _namer(domain: Domain, trials: Sequence[Trial], path: str) -> Callable[[Trial], str]:
-    """What a trial's group is called."""
+    """Function that names a trial's group."""
     values = {json.dumps(trial.values[path]) for trial in trials}
     if domain.kind == "choice" or len(values) <= _MOST_EXACT:
         return lambda trial: written(trial.values[path])
@@ -266,7 +266,7 @@ FOR_EACH = 10
 
 @dataclass(frozen=True)
 class Share:
-    """What one setting explains."""
+    """Importance of one setting."""
 
     path: str
     share: float
@@ -279,7 +279,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Importance:
-    """All shares, the largest first, and what they were computed from."""
+    """Shares of all settings, the largest first, and the data they were computed from."""
 
     measure: Measure
     shares: tuple[Share, ...]
@@ -294,7 +294,7 @@ class Importance:
 
 
 def importance(sweep: Sweep, trials: Sequence[Trial], measure: Measure) -> Importance | None:
-    """The shares of all searched settings; None with fewer than four trials, or none that differs."""
+    """Importance of all searched settings; None with fewer than four trials, or where none differs."""
     seen, values = common_report(trials, measure)
     if len(values) < FEWEST or len(set(values.values())) < 2:
         return None
@@ -316,7 +316,7 @@ def importance(sweep: Sweep, trials: Sequence[Trial], measure: Measure) -> Impor
 
 
 def common_report(trials: Sequence[Trial], measure: Measure) -> tuple[int, dict[str, float]]:
-    """The latest number of photos at which at least half of the trials measured the metric.
+    """Latest number of photos at which at least half of the trials measured the metric.
 
     Returns:
         Photos, and the values there by the trials' ids; 0 and nothing where no trial measured it.
@@ -341,7 +341,7 @@ def common_report(trials: Sequence[Trial], measure: Measure) -> tuple[int, dict[
 def _shares(
     domains: Sequence[Domain], trials: Sequence[Trial], values: dict[str, float], measure: Measure
 ) -> dict[str, float]:
-    """By Optuna, on each setting's own scale, so that 0 and logarithms count as the search counts them."""
+    """Optuna's importances on each setting's own scale, so that 0 and logarithms count as in the search."""
     if not domains:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)

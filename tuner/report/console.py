@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a table on a terminal, a line per event elsewhere."""
+"""Terminal output of a sweep: a live table on a terminal, a line per event elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _ORDER = ("running", "finished", "stopped", "failed")
 
 
 class Screen:
-    """Shows one sweep."""
+    """Display of one sweep."""
 
     def __init__(self, sweep: Sweep, console: Console | None = None) -> None:
         self._sweep = sweep
@@ -29,22 +29,22 @@ class Screen:
         self._live: Live | None = None
 
     def open(self) -> None:
-        """Begin to draw, on a terminal."""
+        """Start the live table, on a terminal."""
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
 
     def say(self, text: str) -> None:
-        """Print a line as it is."""
+        """Print a line unchanged."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, trials: Sequence[Trial]) -> None:
-        """Draw the table anew, on a terminal."""
+        """Redraw the table, on a terminal."""
         if self._live:
             self._live.update(table(self._sweep, trials, most=_ROWS), refresh=True)
 
     def event(self, before: Trial | None, now: Trial, leader: Trial | None) -> None:
-        """Print what happened to a trial, where no table is drawn."""
+        """Print an event of a trial, where there is no table."""
         if self._live:
             return
         if before is None:
@@ -53,7 +53,7 @@ class Screen:
             self.say(f"trial {now.number}: {self._news(now)}{' (best)' if leader and leader.id == now.id else ''}")
 
     def close(self, trials: Sequence[Trial]) -> None:
-        """Draw the table for good."""
+        """Draw the table for the last time."""
         if self._live:
             self._live.stop()
             self._live = None
@@ -75,7 +75,7 @@ class Screen:
 
 
 def table(sweep: Sweep, trials: Sequence[Trial], most: int | None = None) -> Table:
-    """The trials: those that run, then the others from the best to the worst.
+    """Table of the trials: running ones first, then the others from the best to the worst.
 
     Args:
         sweep: theirs.
@@ -105,7 +105,7 @@ def table(sweep: Sweep, trials: Sequence[Trial], most: int | None = None) -> Tab
 
 
 def pareto_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
-    """The trials that no other one beats on every metric, best on the first one first."""
+    """Table of the Pareto-optimal trials, best on the first metric first."""
     names = [measure.name for measure in sweep.metrics]
     drawn = Table(title="Pareto front", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("trial", "settings", *names):
@@ -117,12 +117,12 @@ def pareto_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
 
 
 def settings(values: Mapping[str, Any]) -> str:
-    """The searched values in a line, by the last parts of their names."""
+    """Searched values in one line, by the last parts of their names."""
     return " ".join(f"{_short(path)}={_value(value)}" for path, value in values.items())
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; a dash for what was not measured."""
+    """A number with four significant digits; a dash for what was not measured."""
     return "-" if value is None else f"{value:.4g}"
 
 
@@ -133,7 +133,7 @@ def _rank(sweep: Sweep, trial: Trial) -> tuple[int, float, int]:
 
 
 def _short(path: str) -> str:
-    """`temperature.start` of choice.temperature.start, and `entropy` of loss.entropy."""
+    """Short name of a setting: `temperature.start` of choice.temperature.start, `entropy` of loss.entropy."""
     return ".".join(path.split(".")[1:]) or path
 
 
@@ -142,7 +142,7 @@ def _value(value: Any) -> str:
 
 
 def conclusion(sweep: Sweep, trials: Sequence[Trial], folder: Path) -> str:
-    """What was found, and how to go on from it."""
+    """Summary of the sweep, and the next commands."""
     leader = best(trials, sweep.metric)
     if leader is None:
         why = common_error(trials) or "no trial has failed"

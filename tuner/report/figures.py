@@ -1,4 +1,4 @@
-"""The report's figures: parallel coordinates, schedules over photos seen, and curves."""
+"""Figures of the report: parallel coordinates, schedules over photos seen, curves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting or a metric."""
+    """Axis of a setting or a metric."""
 
     x: float
     title: str
@@ -55,7 +55,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A trial."""
+    """Line of a trial."""
 
     number: int
     style: str
@@ -68,13 +68,13 @@ class Line:
 
     @property
     def path(self) -> str:
-        """For SVG's attribute d."""
+        """Attribute d of the SVG path."""
         return "M" + "L".join(f"{x:g} {y:.1f}" for x, y in self.points)
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """The whole drawing."""
+    """Parallel coordinates of a sweep."""
 
     axes: tuple[Axis, ...]
     lines: tuple[Line, ...]
@@ -82,12 +82,12 @@ class Parallel:
 
     @property
     def width(self) -> float:
-        """In CSS pixels."""
+        """Width in CSS pixels."""
         return self.axes[-1].x + MARGIN + 30
 
     @property
     def height(self) -> float:
-        """In CSS pixels."""
+        """Height in CSS pixels."""
         return _y(NOWHERE) + 28
 
     @property
@@ -102,12 +102,12 @@ class Parallel:
 
     @property
     def below(self) -> float:
-        """y of lines where a setting has no effect, or a metric no value."""
+        """y of lines where a setting has no effect or a metric has no value."""
         return _y(NOWHERE)
 
 
 def parallel(sweep: Sweep, trials: Sequence[Trial]) -> Parallel:
-    """Of all trials of a sweep, failed ones included."""
+    """Parallel coordinates of all trials of a sweep, failed ones included."""
     settings = [SettingScale(domain) for domain in map(Domain.from_json, sweep.space)]
     metrics = [MetricScale.of(measure, trials) for measure in sweep.metrics]
     ranks, leader = _shades(sweep, trials), best(trials, sweep.metric)
@@ -136,7 +136,7 @@ def parallel(sweep: Sweep, trials: Sequence[Trial]) -> Parallel:
 
 
 def _shades(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, int]:
-    """By id, for the trials that measured what decides: 0 for the worst fifth, 4 for the best."""
+    """Shades by trial id, for trials with the deciding metric: 0 for the worst fifth, 4 for the best."""
     sign = 1.0 if sweep.metric.direction == "max" else -1.0
     known = [(value, trial.id) for trial in trials if (value := trial.value(sweep.metric.name)) is not None]
     ordered = sorted(known, key=lambda one: sign * one[0])
@@ -150,7 +150,7 @@ def _style(trial: Trial, shade: int | None, is_best: bool) -> str:
 
 
 def _trial_words(trial: Trial, is_best: bool) -> str:
-    """All that a line shows, as text."""
+    """Everything that a line shows, as text."""
     settings = ", ".join(f"{path} {written(value)}" for path, value in trial.values.items())
     measured = trial.reports[-1].metrics if trial.reports else {}
     values = ", ".join(f"{name} {written(value)}" for name, value in measured.items()) or "nothing measured"
@@ -187,7 +187,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Piece:
-    """A schedule over one stage."""
+    """Schedule over one stage."""
 
     span: Span
     schedule: Schedule
@@ -197,14 +197,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Curve:
-    """A schedule over the stages in which it has an effect; it begins anew in each, and may be another one."""
+    """Schedule over the stages in which it has an effect; each stage starts anew and may have another one."""
 
     name: str
     pieces: tuple[Piece, ...]
 
     @property
     def words(self) -> str:
-        """What it is, one after another where it was changed."""
+        """The schedule in words; changed ones follow each other."""
         changes = [self.pieces[0]]
         for piece in self.pieces[1:]:
             if piece.schedule != changes[-1].schedule:
@@ -255,7 +255,7 @@ def curves(config: Config, trial: Trial) -> list[Curve]:
 
 
 def _config_at(config: Config, trial: Trial, span: Span) -> Config:
-    """What held in a stage: trials change their settings between stages alone."""
+    """Config of a stage; trials change their settings only between stages."""
     begun = [leg for leg in trial.legs if leg.images_seen <= span.start + 0.5]
     return overridden(config, begun[-1].values) if begun else config
 
@@ -276,7 +276,7 @@ _LEAST_NAMED = 0.03
 
 
 def draw_importance(panel: Axes, found: Importance) -> str:
-    """Bars, hollow where a setting was judged among some of the trials only; returns the words for them."""
+    """Draw importance bars, hollow where only some of the trials count; returns the text for them."""
     color = looks(["a"])["a"].color
     for place, one in enumerate(found.shares):
         hatch, inside = ("///", "none") if one.conditional else (None, color)
@@ -294,7 +294,7 @@ def draw_importance(panel: Axes, found: Importance) -> str:
 
 
 def importance_bars(found: Importance) -> Picture:
-    """The figure of `draw_importance`."""
+    """Figure of `draw_importance`."""
     figure = new_figure(6.4, 1.0 + 0.34 * len(found.shares))
     return Picture(figure, draw_importance(figure.subplots(), found))
 
@@ -302,7 +302,7 @@ def importance_bars(found: Importance) -> Picture:
 def draw_curve(
     top: Axes, bottom: Axes, trials: Sequence[Trial], leader: Trial, config: Config, measure: Measure
 ) -> None:
-    """The best trial's metric among all others, and the schedules of its temperatures below it."""
+    """Draw the best trial's metric among all others, with its temperature schedules below."""
     for trial in trials:
         seen = _measured(trial, measure)
         if trial.id != leader.id and seen:
@@ -321,7 +321,7 @@ def draw_curve(
 
 
 def best_curve(trials: Sequence[Trial], leader: Trial, config: Config, measure: Measure) -> Picture:
-    """The figure of `draw_curve`."""
+    """Figure of `draw_curve`."""
     figure = new_figure(6.4, 5.0)
     top, bottom = figure.subplots(2, sharex=True, height_ratios=[3, 2])
     draw_curve(top, bottom, trials, leader, config, measure)
@@ -334,7 +334,7 @@ def best_curve(trials: Sequence[Trial], leader: Trial, config: Config, measure: 
 
 
 def draw_pareto(panel: Axes, sweep: Sweep, trials: Sequence[Trial], other: Measure) -> str:
-    """The metric that decides against another one; trials that none beats on both are filled and joined."""
+    """Draw the deciding metric against another; Pareto-optimal trials are filled and joined."""
     measures = [sweep.metric, other]
     points, kept = comparable(trials, measures), front(trials, measures)
     color = looks(["a"])["a"].color
@@ -354,7 +354,7 @@ def draw_pareto(panel: Axes, sweep: Sweep, trials: Sequence[Trial], other: Measu
 
 
 def pareto_plots(sweep: Sweep, trials: Sequence[Trial]) -> list[Picture]:
-    """The metric that decides against each of the others, where trials have both."""
+    """Plots of the deciding metric against each other one, over trials that have both."""
     pictures = []
     for other in sweep.metrics[1:]:
         if comparable(trials, [sweep.metric, other]):
@@ -364,7 +364,7 @@ def pareto_plots(sweep: Sweep, trials: Sequence[Trial]) -> list[Picture]:
 
 
 def draw_parallel(panel: Axes, drawing: Parallel) -> None:
-    """The page's parallel coordinates with matplotlib."""
+    """Draw the page's parallel coordinates with matplotlib."""
     for line in drawing.lines:
         words = line.style.split()
         color = _QUIET if words[0] == "unmeasured" else _SHADES[int(words[0][-1])]
@@ -390,7 +390,7 @@ def draw_parallel(panel: Axes, drawing: Parallel) -> None:
 def everything(
     sweep: Sweep, trials: Sequence[Trial], drawing: Parallel, found: Importance | None, config: Config
 ) -> Figure:
-    """All figures on one, for documents; the Pareto plot is that of the first two metrics."""
+    """All figures in one, for documents; the Pareto plot is that of the first two metrics."""
     leader = best(trials, sweep.metric)
     assert leader is not None
     figure = Figure(figsize=(13, 10.4), facecolor="white", layout="constrained")
@@ -409,7 +409,7 @@ def everything(
 
 
 def _measured(trial: Trial, measure: Measure) -> list[tuple[int, float]]:
-    """Photos seen and the metric, where it was measured."""
+    """Photos seen and values of the metric, where it was measured."""
     pairs = [(report.images_seen, report.metrics.get(measure.name)) for report in trial.reports]
     return [(seen, value) for seen, value in pairs if value is not None]
 

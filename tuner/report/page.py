@@ -1,4 +1,4 @@
-"""One HTML page with all that a sweep found: nothing from outside, readable offline and without its script."""
+"""Report page of a sweep: one HTML file, readable offline and without its script."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 
 
 def write_report(folder: Path) -> Path:
-    """Write `sweep.html` into the folder of a sweep, which may still run.
+    """Write `sweep.html` into the folder of a sweep, which may still be running.
 
     Returns:
         The page.
@@ -57,7 +57,7 @@ def save_picture(folder: Path, file: Path) -> Path:
 
 
 def _content(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Everything that the template shows."""
+    """Context of the page's template."""
     leader = best(trials, sweep.metric)
     found = importance(sweep, trials, sweep.metric)
     sheet = f"{style()}\n{(_HERE / 'sweep.css').read_text(encoding='utf-8')}"
@@ -98,7 +98,7 @@ def _config(sweep: Sweep, trial: Trial) -> Config:
 
 
 def _pareto(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """The table and the plots; None where there is one metric, or no trial has all."""
+    """Pareto table and plots; None with one metric, or where no trial has all."""
     count = len(comparable(trials, sweep.metrics))
     if len(sweep.metrics) < 2 or not count:
         return None
@@ -107,7 +107,7 @@ def _pareto(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any] | None:
 
 
 def _groups(sweep: Sweep, trials: Sequence[Trial]) -> list[Any]:
-    """A table for each setting that the project asks about, and one over seeds."""
+    """A table for each setting in question, and one over seeds."""
     found = {f"By {path}": (path, by_setting(sweep, trials, path)) for path in QUESTIONS}
     found["The same settings over seeds"] = ("settings", over_seeds(sweep, trials))
     return [
@@ -123,5 +123,5 @@ def _best_settings(sweep: Sweep, leader: Trial) -> list[tuple[str, str, str]]:
 
 
 def _allowed(text: str) -> str:
-    """For the page's content security policy: this text of a style or script element and no other."""
+    """Source expression of the content security policy that allows exactly this style or script text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

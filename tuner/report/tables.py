@@ -1,4 +1,4 @@
-"""The report's tables and sentences: what was asked, what was found, and how sure that is."""
+"""Tables and sentences of the report: the question, the findings, their certainty."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ from tuner.report.analysis import QUESTIONS, Group, Importance, association, by_
 
 
 def asked(sweep: Sweep, trials: Sequence[Trial], is_finished: bool) -> list[str]:
-    """What was searched, how, and how far it came."""
+    """Description of the sweep: what was searched, how, and how far it got."""
     counts = Counter(trial.status for trial in trials)
     how = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "none yet"
     sentences = [
@@ -42,7 +42,7 @@ def asked(sweep: Sweep, trials: Sequence[Trial], is_finished: bool) -> list[str]
 
 
 def findings(sweep: Sweep, trials: Sequence[Trial]) -> list[str]:
-    """The best trial, the best estimator by each metric, and what the entropy weight goes along with."""
+    """The best trial, the best estimator by each metric, and the correlation with the entropy weight."""
     leader = best(trials, sweep.metric)
     if leader is None:
         return [f"No trial has measured {sweep.metric.name}."]
@@ -72,7 +72,7 @@ def findings(sweep: Sweep, trials: Sequence[Trial]) -> list[str]:
 
 
 def about_importance(found: Importance | None, sweep: Sweep, trials: Sequence[Trial]) -> list[str]:
-    """What the shares are, or why there are none."""
+    """Explanation of the importances, or why there are none."""
     if found is None:
         measured = len([trial for trial in trials if trial.value(sweep.metric.name) is not None])
         return [f"Not computed: {measured} trials measured {sweep.metric.name}, and four that differ are needed."]
@@ -91,7 +91,7 @@ def about_importance(found: Importance | None, sweep: Sweep, trials: Sequence[Tr
 
 
 def about_groups(sweep: Sweep, trials: Sequence[Trial]) -> str:
-    """What the means are over."""
+    """Which trials the means are over."""
     mine = comparable(trials, [sweep.metric])
     state = "finished" if any(trial.status == "finished" for trial in mine) else "unfinished"
     return (
@@ -108,7 +108,7 @@ _ORDER = ("running", "finished", "stopped", "failed")
 
 
 def trial_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
-    """Every trial with all that is known about it; by status, then from the best to the worst."""
+    """Table of every trial; by status, then from the best to the worst."""
     leader = best(trials, sweep.metric)
     paths = [entry["path"] for entry in sweep.space]
     copied, broken = (any(getattr(trial, name) for trial in trials) for name in ("parent", "error"))
@@ -134,7 +134,7 @@ def trial_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
 
 
 def leg_table(sweep: Sweep, trials: Sequence[Trial], leader: Trial) -> Table:
-    """What the best trial's weights were trained with, part after part; a setting that changed is marked."""
+    """Settings of the best trial's legs, one after another; changed settings are marked."""
     numbers = {trial.id: str(trial.number) for trial in trials}
     paths = [entry["path"] for entry in sweep.space]
     rows, before = [], leader.legs[0].values
@@ -151,7 +151,7 @@ def leg_table(sweep: Sweep, trials: Sequence[Trial], leader: Trial) -> Table:
 
 
 def pareto_table(sweep: Sweep, kept: Sequence[Trial], count: int) -> Table:
-    """The trials that no other one beats on every metric, the best on the first metric first."""
+    """Table of the Pareto-optimal trials, best on the first metric first."""
     names = [entry["path"] for entry in sweep.space]
     rows = [
         (
@@ -169,7 +169,7 @@ def pareto_table(sweep: Sweep, kept: Sequence[Trial], count: int) -> Table:
 
 
 def group_table(caption: str, corner: str, groups: Sequence[Group], measures: Sequence[Measure]) -> Table:
-    """Mean and standard deviation of each metric by group; the best mean of each metric is marked."""
+    """Mean and standard deviation of each metric by group; each metric's best mean is marked."""
     columns = ["trials", *(measure.name for measure in measures)]
     means = {
         measure.name: [spread.mean for group in groups if (spread := group.spread(measure))]

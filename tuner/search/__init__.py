@@ -1,1 +1,1 @@
-"""How the next trial is chosen: spaces, Optuna's samplers, population-based training, and sweeps to start from."""
+"""Search: spaces, Optuna's samplers, population-based training, presets."""

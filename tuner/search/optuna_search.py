@@ -1,4 +1,4 @@
-"""How the next trial is chosen and when one is stopped: Optuna's samplers and Ray's schedulers over a `Space`.
+"""Choice and early stopping of trials: Optuna's samplers and Ray's schedulers over a `Space`.
 
 Ray Tune hands a trial `{"point": values}`: one level more than the values, because their names have dots.
 """
@@ -26,14 +26,14 @@ REDUCTION = 2
 
 
 def sampler(search: str, seed: int, trials: int | None = None) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of this name. Trials that are running count as bad ones, so that none is tried twice."""
+    """Optuna's sampler of this name; running trials count as bad ones, so that none is tried twice."""
     if search == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=startup(trials))
 
 
 class SpaceSearch(Searcher):
-    """Suggests points of a space: by Optuna, or those of a grid in order.
+    """Ray searcher over a space: points by Optuna, or those of a grid in order.
 
     Ray's own `OptunaSearch` tells Optuna that a trial which was stopped early is complete. Here it is pruned, so
     that the value of half a training is not compared with that of a whole one.
@@ -92,7 +92,7 @@ class SpaceSearch(Searcher):
         return self._open[trial_id]
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Note a report, unless the scheduler stops the trial at it: Ray leaves those out."""
+        """Record a report, unless the scheduler stops the trial at it: Ray leaves those out."""
         self._reported[trial_id] = result["training_iteration"]
         value = measured(result, self._measure)
         if trial_id in self._open and value is not None:
@@ -117,23 +117,23 @@ class SpaceSearch(Searcher):
             self._study.tell(trial, value)
 
     def _report(self, trial: optuna.Trial, value: float, images_seen: int) -> None:
-        """Note a value once: a trial that goes on after a kill reports some of them again."""
+        """Record a value once: a trial that resumes after a kill repeats some reports."""
         if images_seen not in self._study.trials[trial.number].intermediate_values:
             trial.report(value, step=images_seen)
 
     def save(self, checkpoint_path: str) -> None:
-        """Everything, for a sweep that is resumed."""
+        """Save the state, for resuming the sweep."""
         Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
 
     def restore(self, checkpoint_path: str) -> None:
-        """What `save` wrote into this sweep's own folder."""
+        """Restore what `save` wrote into this sweep's own folder."""
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
         if self._folder:
             self._most = Plan.read(self._folder).budget.trials
 
 
 def _seeds(space: Space) -> int:
-    """How many seeds each point is tried with."""
+    """Number of seeds for each point."""
     found = [
         len(one.values) for one in space.domains if one.path == SEED and one.kind == "choice" and not one.when
     ]
@@ -168,23 +168,23 @@ class Asha(ASHAScheduler):
         self._folder: Path | None = folder
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Follow a trial."""
+        """Start tracking a trial."""
         if self._folder:
             folder, self._folder = self._folder, None
             self._replay(read_trials(folder))
         super().on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether to stop."""
+        """Decide whether to stop the trial."""
         own = self._own(result)
         return super().on_trial_result(tune_controller, trial, own) if own else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Forget a trial; its rungs have been noted. Ray may call more than once."""
+        """Stop tracking a trial; its rungs are recorded. Ray may call this more than once."""
         self._trial_info.pop(trial.trial_id, None)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Forget a trial."""
+        """Stop tracking a trial."""
         self._trial_info.pop(trial.trial_id, None)
 
     def _replay(self, trials: Sequence[Trial]) -> None:
@@ -203,7 +203,7 @@ class Asha(ASHAScheduler):
 
 
 def scheduler(plan: Plan) -> TrialScheduler:
-    """The plan's scheduler."""
+    """Scheduler of a plan."""
     measure = plan.sweep.metric
     if plan.sweep.scheduler == "asha":
         return Asha(measure, plan.course, plan.folder)

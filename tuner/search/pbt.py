@@ -1,4 +1,4 @@
-"""Population-based training: Ray's scheduler over a `Space`, where it starts, and what it draws.
+"""Population-based training: Ray's scheduler over a `Space`, its initial population and its mutations.
 
 A trial's config is `{"point": values}`, and after a copy also whose weights it has and which settings made them.
 """
@@ -19,7 +19,7 @@ from tuner.search.space import Domain, Space
 
 
 class Pbt(PopulationBasedTraining):
-    """Population-based training: a trial in the worst quarter takes over the weights of one in the best quarter.
+    """Population-based training: trials in the worst quarter copy the weights of trials in the best quarter.
 
     It also takes over that trial's settings, of which the mutated ones are perturbed (times 0.8 or 1.2, or drawn
     anew). A report without the metric decides nothing.
@@ -41,14 +41,14 @@ class Pbt(PopulationBasedTraining):
         self._measure, self._last, self._seed = measure, course.ends[-1], seed
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether to go on, pause, or take over another trial's weights; not after the last stage."""
+        """Decide whether to continue, pause, or copy another trial's weights; not after the last stage."""
         if measured(result, self._measure) is None or result["images_seen"] >= self._last:
             return TrialScheduler.CONTINUE
         with _drawn_from(self._seed, trial.trial_id.rpartition("_")[2], result["images_seen"]):
             return super().on_trial_result(tune_controller, trial, result)
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Ray's, with a note of whose weights they are and of all settings that made them."""
+        """Ray's new config, with a note of whose weights were copied and which settings made them."""
         config, operations = super()._get_new_config(trial, trial_to_clone)
         source, result = trial_to_clone.config, self._trial_state[trial_to_clone].last_result
         assert result is not None, "it was copied at a report"
@@ -62,7 +62,7 @@ class Pbt(PopulationBasedTraining):
 
 @contextmanager
 def _drawn_from(*position: Any) -> Iterator[None]:
-    """Let Ray's scheduler and `mutation`, which draw from Python's global generator, draw from here."""
+    """Context in which Ray's scheduler and `mutation` draw from this generator instead of Python's global one."""
     before = random.getstate()
     random.seed(repr(position))
     try:
@@ -72,7 +72,7 @@ def _drawn_from(*position: Any) -> Iterator[None]:
 
 
 def mutation(domain: Domain) -> list[Any] | Callable[[], float]:
-    """Where population-based training draws a setting anew, by Python's global generator."""
+    """Mutation of a setting: redrawn from its domain, by Python's global generator."""
     if domain.kind == "choice":
         return list(domain.values)
     low, high = domain.limits
@@ -86,7 +86,7 @@ def _log_uniform(low: float, high: float) -> float:
 
 
 def population(plan: Plan) -> list[dict[str, Any]]:
-    """Where population-based training starts: points drawn by the search's sampler, every setting included.
+    """Initial population: points drawn by the search's sampler, every setting included.
 
     Settings that have no effect have the base config's value: a mutation may bring them into effect.
     """

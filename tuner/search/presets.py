@@ -1,4 +1,4 @@
-"""Sweeps to start from: a base training, what is searched, and how much may be spent."""
+"""Presets of sweeps: a base training, a space and a budget."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ MOVING = ("exponential", "warmup_cosine")
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """The defaults of a sweep; options replace each of them."""
+    """Defaults of a sweep; options replace each of them."""
 
     base: Config
     domains: tuple[Domain, ...]
@@ -34,7 +34,7 @@ class Preset:
 
 
 def whole_space() -> tuple[Domain, ...]:
-    """Everything that the project asks about: entropy weight, schedules, estimator, and what they depend on.
+    """Space of all questions of the project: entropy weight, schedules, estimator, and what they depend on.
 
     ColorNet's own learning rate is left out: it would change the pretraining that all trials share.
     """
@@ -63,7 +63,7 @@ def whole_space() -> tuple[Domain, ...]:
 
 
 def question_space() -> tuple[Domain, ...]:
-    """The project's three questions alone: estimator, entropy weight, temperature schedule."""
+    """Space of the three main questions: estimator, entropy weight, temperature schedule."""
     return (
         Domain(
             path="recipe.choice.estimator",

@@ -1,4 +1,4 @@
-"""The searched settings, from Python or a YAML file: where each may lie, and under which conditions it matters."""
+"""Search spaces, from Python or a YAML file: domains of settings, and the conditions under which they matter."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ learns from neighbours learns about them too."""
 
 @runtime_checkable
 class Draw(Protocol):
-    """The part of `optuna.Trial` that a space needs."""
+    """Interface of `optuna.Trial` that a space needs."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """A number in [low, high]."""
@@ -40,7 +40,7 @@ class Draw(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """Where one setting may lie."""
+    """Domain of one setting."""
 
     path: str
     """The setting's name in the trainer's config, such as loss.entropy."""
@@ -111,11 +111,11 @@ class Domain:
 
     @property
     def _descending(self) -> list[Number]:
-        """The extra values from the one nearest to the range."""
+        """Extra values, beginning with the nearest to the range."""
         return sorted(self.extra, reverse=True)
 
     def grid(self) -> tuple[Any, ...]:
-        """The values of a grid: all of a choice; of a range its extra ones and `points` that are evenly spaced."""
+        """Grid values: all of a choice; of a range the extra ones and `points` evenly spaced ones."""
         if self.kind == "choice":
             return self.values
         low, high = self.limits
@@ -128,28 +128,28 @@ class Domain:
         return (*self.extra, *spaced)
 
     def corners(self) -> tuple[Any, ...]:
-        """The values that a check must try: every single one, and both ends of a range."""
+        """Values that a check must try: all single ones, and both ends of a range."""
         if self.kind == "choice":
             return self.values
         ends = tuple(map(int, self.limits)) if self.kind == "integer" else self.limits
         return (*self.extra, *ends)
 
     def occurring(self) -> tuple[Any, ...]:
-        """Values that it can be exactly equal to in a trial; of a range those of its grid and the extra ones."""
+        """Values that a trial can have exactly: of a range those of its grid and the extra ones."""
         if self.kind == "integer":
             low, high = map(int, self.limits)
             return (*map(int, self.extra), *range(low, high + 1))
         return self.grid()
 
     def clamp(self, value: Any) -> Any:
-        """The nearest value that the domain has; extra ones stay, and so does anything of a choice."""
+        """Nearest value inside the domain; extra values and choices stay as they are."""
         if self.kind == "choice" or value in self.extra:
             return value
         low, high = self.limits
         return min(max(value, type(value)(low)), type(value)(high))
 
     def as_json(self) -> dict[str, Any]:
-        """For `sweep.json`."""
+        """JSON form, for `sweep.json`."""
         when = {path: list(values) for path, values in self.when.items()}
         return {
             "path": self.path,
@@ -164,7 +164,7 @@ class Domain:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Domain":
-        """What `as_json` gave."""
+        """Domain from the output of `as_json`."""
         when = {path: tuple(values) for path, values in content["when"].items()}
         lists = {name: tuple(content[name]) for name in ("values", "extra")}
         return cls(**{**content, **lists, "when": when})
@@ -172,14 +172,14 @@ class Domain:
 
 @dataclass(frozen=True)
 class Space:
-    """The domains in the order in which they are drawn, over a base config."""
+    """Domains in the order in which they are drawn, over a base config."""
 
     domains: tuple[Domain, ...]
     base: Config
     """Its values hold for whatever is not searched."""
 
     def __post_init__(self) -> None:
-        """Refuse what no trial could be made of.
+        """Refuse spaces of which no trial could be made.
 
         Raises:
             ValueError: an unknown setting, with the nearest name; a value of the wrong type, or one that the
@@ -194,7 +194,7 @@ class Space:
             self._check(domain, paths[index + 1 :])
 
     def suggest(self, draw: Draw) -> dict[str, Any]:
-        """Values by path, of the domains that have an effect; the define-by-run function of Optuna."""
+        """Values by path of the domains that have an effect: Optuna's define-by-run function."""
         values: dict[str, Any] = {}
         for domain in self.domains:
             if self._is_wanted(domain, values):
@@ -202,7 +202,7 @@ class Space:
         return values
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the domains' grid values, conditional ones only where they have an effect.
+        """Every combination of the domains' grid values; conditional ones only where they have an effect.
 
         Raises:
             ValueError: there are more than `LARGEST_GRID`.
@@ -215,7 +215,7 @@ class Space:
         return points
 
     def active(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the values that have an effect beside each other."""
+        """Values that have an effect in combination."""
         kept: dict[str, Any] = {}
         for domain in self.domains:
             if domain.path in values and self._is_wanted(domain, kept):
@@ -223,12 +223,12 @@ class Space:
         return kept
 
     def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values, with the base config's for every domain that has none."""
+        """Values with the base config's for every domain that has none."""
         base = flatten(self.base)
         return {domain.path: values.get(domain.path, base[domain.path]) for domain in self.domains}
 
     def domain(self, path: str) -> Domain:
-        """The domain of this setting.
+        """Domain of this setting.
 
         Raises:
             ValueError: it is not searched.
@@ -286,7 +286,7 @@ class Space:
 
 
 def _distance(one: Any, other: Any) -> float:
-    """How far apart two values of a setting are: numbers by their difference, all else by their spelling."""
+    """Distance of two values of a setting: numbers by their difference, others by their spelling."""
     if isinstance(one, int | float) and isinstance(other, int | float):
         return float(abs(one - other))
     return 1 - SequenceMatcher(None, str(one), str(other)).ratio()
@@ -296,7 +296,7 @@ _OPTIONS = ("extra", "when", "points")
 
 
 def read_space(path: Path) -> tuple[Domain, ...]:
-    """The domains in a YAML file.
+    """Domains in a YAML file.
 
     Raises:
         ValueError: it cannot be read, or is no space.
@@ -325,7 +325,7 @@ def _parse_domain(path: str, entry: Any) -> Domain:
 
 
 def _parts(path: str, entry: Any) -> tuple[Kind, list[Any], dict[str, Any]]:
-    """The kind, its values, and the options of one entry."""
+    """Kind, values and options of one entry."""
     kinds: tuple[Kind, ...] = get_args(Kind)
     example = f"write {path}: [a, b] or {path}: {{log_uniform: [0.001, 0.1]}}"
     if not isinstance(entry, Mapping):

@@ -1,1 +1,1 @@
-"""The routes of API version 1 and what they share. Imports everything else of the service."""
+"""Routes of API version 1 and their shared state. Imports every other part of the service."""

@@ -1,4 +1,4 @@
-"""The service itself: its networks, its health, its page."""
+"""Routes of the service itself: networks, health, metrics, page."""
 
 from pathlib import Path
 

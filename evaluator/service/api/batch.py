@@ -1,4 +1,4 @@
-"""Batches: many photos in one job."""
+"""Routes of batch jobs."""
 
 import asyncio
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""From clicks to colours: previews, suggestions, palettes, files."""
+"""Routes from clicks to colours: previews, suggestions, palettes, files."""
 
 import asyncio
 import base64
@@ -64,7 +64,7 @@ async def _colorize(service: Service, asked: Colorize) -> Response:
 
 
 def _made_by(coloured: Coloured) -> dict[str, str]:
-    """Which network it was; a header takes ASCII only, and a folder may be called otherwise."""
+    """Header value that names the network; headers take ASCII only, which a folder's name may not be."""
     return {"X-Colorizer": coloured.networks.colorizer.source.encode("ascii", "backslashreplace").decode()}
 
 
@@ -121,7 +121,7 @@ async def suggest_colours(service: Served, request: Request, asked: ColoursAt) -
 
 
 async def _colours(service: Service, coloured: Coloured, row: int, col: int, count: int) -> list[SuggestedColour]:
-    """Suggestions at a pixel of the working size."""
+    """Suggested colours at a pixel of the working size."""
     working = coloured.photo.working
     found = await suggest.colours_at(
         service.engine,

@@ -1,4 +1,4 @@
-"""Batches: many photos in one job. All of it is files, so that any replica on the same disk can answer.
+"""Batch jobs over many photos, kept in files so that any replica on the same disk can answer.
 
 A job is a folder with its request, its state and its results. Whoever runs it holds a lock on it; the system frees
 the lock when that process dies, and the next one that is asked about the job goes on where it stopped.
@@ -34,7 +34,7 @@ _log = logging.getLogger("chromaclick")
 
 
 class Jobs:
-    """The batches of a folder. One photo is worked on at a time in each process: people come first."""
+    """Batch jobs of a folder; each process works on one photo at a time, after interactive requests."""
 
     def __init__(self, folder: Path, render: Render, most_unfinished: int, most_bytes: int = 2**32) -> None:
         self._folder, self._render, self._most = folder, render, most_unfinished
@@ -43,21 +43,21 @@ class Jobs:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
-        """Go on with the jobs that a process left when it ended."""
+        """Resume the jobs that a process left when it ended."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for folder, state in self._all():
             if state.state not in _FINISHED:
                 self._continue(folder.name)
 
     async def close(self) -> None:
-        """Stop; another process, or the next start, goes on."""
+        """Stop; another process, or the next start, resumes the jobs."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def create(self, batch: Batch) -> Job:
-        """Take a batch.
+        """Accept a batch.
 
         Raises:
             Problem: 429, too many are unfinished.
@@ -67,7 +67,7 @@ class Jobs:
         return Job(job=job)
 
     def state(self, job: str) -> JobState:
-        """How far a job is; goes on with it where its process has died.
+        """Progress of a job; resumes it where its process has died.
 
         Raises:
             Problem: 404, there is no such job.
@@ -116,7 +116,7 @@ class Jobs:
         return job
 
     def _forget_old(self, finished: list[Path]) -> None:
-        """Keep the latest, as many and as large as may be; the very latest however large."""
+        """Remove old jobs beyond the limits of number and size, never the newest."""
         total = 0
         for number, folder in enumerate(reversed(finished)):
             with suppress(FileNotFoundError):
@@ -131,7 +131,7 @@ class Jobs:
         return state
 
     def _all(self) -> list[tuple[Path, JobState]]:
-        """Folders of jobs with their states, the oldest first. Others may remove some meanwhile."""
+        """Folders of jobs with their states, oldest first; others may remove some meanwhile."""
         found: list[tuple[float, Path, JobState]] = []
         for file in self._folder.glob("*/state.json"):
             state = _read(file.parent)
@@ -188,7 +188,7 @@ class Jobs:
         return _finish(folder, state, "done")
 
     async def _one(self, folder: Path, batch: Batch, number: int) -> str | None:
-        """Write one photo's file; or say why there is none."""
+        """Write one photo's file, or record why there is none."""
         item = _item(batch, number)
         results = folder / "results"
         if sum(file.stat().st_size for file in results.glob("*.*")) > MOST_BYTES:
@@ -233,7 +233,7 @@ def _cancelled(folder: Path) -> bool:
 
 
 def _is_cancelled_and_idle(folder: Path) -> bool:
-    """Whether a job was cancelled, and no process works on it that would have to find out."""
+    """Whether a job was cancelled and no process works on it that would have to notice."""
     if not _cancelled(folder):
         return False
     with _owned(folder) as mine:
@@ -241,7 +241,7 @@ def _is_cancelled_and_idle(folder: Path) -> bool:
 
 
 def _take_away(folder: Path) -> None:
-    """Out of sight in one step, so that nobody finds half a job."""
+    """Hide a job's folder in one step, so that nobody finds half a job."""
     grave = folder.with_name(f".removed-{folder.name}")
     with suppress(FileNotFoundError):
         folder.rename(grave)
@@ -249,7 +249,7 @@ def _take_away(folder: Path) -> None:
 
 
 def _read(folder: Path) -> JobState | None:
-    """A job's state; None where there is none (any more), or none that can be read."""
+    """State of a job; None where there is none or it is unreadable."""
     try:
         return JobState(**json.loads((folder / "state.json").read_text()))
     except FileNotFoundError:
@@ -264,7 +264,7 @@ def _write(folder: Path, state: JobState) -> None:
 
 
 def _zip(files: list[Path], target: Path) -> None:
-    """Stored as they are: photos are compressed already."""
+    """Zip of the files, uncompressed: photos are compressed already."""
     temporary = target.with_suffix(".part")
     with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
@@ -274,7 +274,7 @@ def _zip(files: list[Path], target: Path) -> None:
 
 @contextmanager
 def _owned(folder: Path) -> Iterator[bool]:
-    """Whether this process is the one that runs the job, and then for as long as this lasts."""
+    """Lock of the process that runs the job; yields whether it was free."""
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

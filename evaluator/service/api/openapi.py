@@ -1,4 +1,4 @@
-"""OpenAPI of the routes beyond what FastAPI finds by itself: problems and pictures."""
+"""OpenAPI additions to what FastAPI derives: problem responses and binary responses."""
 
 from typing import Any
 
@@ -28,19 +28,19 @@ _ANYWHERE = (400, 401, 403, 413, 421, 422, 429)
 
 
 def problems(*statuses: int) -> Responses:
-    """Problems that a route can answer with, beside those of any route."""
+    """Problem responses of a route, beside those of every route."""
     content = {MEDIA_TYPE: {"schema": _REFERENCE}}
     return {status: {"description": _WHY[status], "content": content} for status in (*_ANYWHERE, *statuses)}
 
 
 def binary(*media_types: str) -> Responses:
-    """A route that answers with a file."""
+    """Responses of a route that answers with a file."""
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types}
     return {200: {"description": "the file", "content": content}}
 
 
 def document(app: FastAPI) -> None:
-    """Give the app's OpenAPI the schema of problems, which no route returns by type."""
+    """Add the schema of problems to the app's OpenAPI; no route returns it by type."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

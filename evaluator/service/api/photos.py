@@ -1,4 +1,4 @@
-"""Photos in, and their grey and reference pictures out."""
+"""Routes of photos: upload, grey and reference pictures, samples."""
 
 import logging
 from typing import Annotated, Literal

@@ -1,1 +1,1 @@
-"""From uploads to grey photos: decoding, EXIF, the store. Imports `evaluator.photos` and `evaluator.system`."""
+"""Uploaded photos: decoding, EXIF, storage. Imports `evaluator.photos` and `evaluator.system`."""

@@ -1,4 +1,4 @@
-"""From an uploaded file to a grey photo in full size: its lightness with 16 bits, and what else is kept of it."""
+"""Decoding of uploaded files to grey photos in full size: lightness with 16 bits, and kept metadata."""
 
 import io
 import warnings
@@ -42,20 +42,20 @@ _PLAIN_MEANINGS = (_WHITE_IS_ZERO, 1, 2, 3, 5, 6)
 
 
 class TooLarge(BrokenPhoto):
-    """A file of too many bytes, or a photo of too many pixels."""
+    """Raised for a file of too many bytes, or a photo of too many pixels."""
 
 
 class NotAPhoto(BrokenPhoto):
-    """A file that is no photo of a known kind."""
+    """Raised for a file that is no photo of a known format."""
 
 
 class Broken(BrokenPhoto):
-    """A photo that cannot be decoded."""
+    """Raised for a photo that cannot be decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an upload may cost."""
+    """Limits on an upload."""
 
     most_bytes: int = 64 * 2**20
     """Of the file."""
@@ -66,7 +66,7 @@ class Limits:
 
     @property
     def most_memory(self) -> int:
-        """Of a parser, in bytes, beyond what it takes before its first photo: WebP wants 22 for each pixel."""
+        """Bytes that a parser may take beyond its start-up memory; WebP needs 22 for each pixel."""
         return _LIBRARIES + 4 * self.most_bytes + 24 * self.most_pixels
 
 
@@ -153,7 +153,7 @@ def _of_lab(data: bytes, size: tuple[int, int], keep_colours: bool) -> GreyPhoto
 
 
 def _is_deep_negative(image: Image.Image) -> bool:
-    """Whether 0 is white: Pillow turns that round for 8 bits alone."""
+    """Whether 0 is white, which Pillow inverts for 8 bits only."""
     tags = getattr(image, "tag_v2", {})
     return image.mode.startswith("I;16") and tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
 
@@ -187,7 +187,7 @@ def _refuse_rare_tiff(data: bytes) -> None:
 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:
-    """Before anything is decoded: a small file may claim to be a huge photo."""
+    """Check the stated size before decoding: a small file may claim to be a huge photo."""
     width, height = size
     pixels = width * height
     if pixels > limits.most_pixels:
@@ -198,7 +198,7 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Mode L or RGB with 8 bits, or grey with 16."""
+    """The image in mode L or RGB with 8 bits, or grey with 16."""
     if image.mode in ("L", "RGB") or image.mode.startswith("I;16"):
         return image
     if image.mode in ("1", "LA", "La"):
@@ -228,19 +228,19 @@ def _strip_lightness(pixels: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _near_grey(ab: torch.Tensor) -> int:
-    """Number of pixels without much colour."""
+    """Number of nearly colourless pixels."""
     return int((ab.square().sum(1) < (NEAR_GREY_CHROMA / AB_SCALE) ** 2).sum())
 
 
 def _grey_table(dtype: np.dtype) -> UInt16[np.ndarray, " levels"]:
-    """The stored lightness of every grey level."""
+    """Stored lightness of every grey level."""
     levels = 256 if dtype == np.uint8 else 65536
     grey = torch.linspace(0, 1, levels, dtype=torch.float64).expand(1, 3, 1, -1)
     return to_stored(rgb_to_lab(grey)[0][0, 0, 0])
 
 
 def to_stored(lightness: torch.Tensor) -> np.ndarray:
-    """L* / 100 as it is stored: 0 to 65535."""
+    """L* / 100 in its stored form, 0 to 65535."""
     return (lightness * FULL).round().clamp(0, FULL).to(torch.int32).numpy().astype(np.uint16)
 
 
@@ -252,7 +252,7 @@ def _reference(pixels: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _native(pixels: np.ndarray) -> np.ndarray:
-    """In this machine's byte order, which torch wants."""
+    """The array in this machine's byte order, which torch needs."""
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 

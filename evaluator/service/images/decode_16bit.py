@@ -1,4 +1,4 @@
-"""Photos with 16 bits a channel, of which Pillow would drop eight."""
+"""Decoding of photos with 16 bits a channel, of which Pillow would drop eight."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""EXIF: what of it a coloured photo keeps."""
+"""EXIF that is kept in coloured photos."""
 
 import logging
 import struct
@@ -23,20 +23,20 @@ _log = logging.getLogger("chromaclick")
 
 
 class AsRead(str):
-    """Text of a file: Pillow reads it as Latin-1, whatever it is, and would write what is not ASCII as ?."""
+    """EXIF text that keeps its bytes: Pillow reads it as Latin-1 and would write other characters as ?."""
 
     def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
-        """The bytes that were read."""
+        """The original bytes."""
         return super().encode("latin-1", "replace")
 
 
 def as_read(tags: Mapping[int, Any]) -> dict[int, Any]:
-    """Tags with their texts as bytes are to be written: those that Pillow read."""
+    """Tags with `AsRead` texts, which are written back as they were read."""
     return {tag: AsRead(value) if isinstance(value, str) else value for tag, value in tags.items()}
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Turn a decoded photo as its EXIF says; leave it as it is where its EXIF is damaged."""
+    """Rotate a decoded photo as its EXIF says; leave it where its EXIF is damaged."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except _DAMAGED as error:
@@ -44,7 +44,7 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def kept_exif(image: Image.Image) -> Image.Exif:
-    """What is kept of the EXIF of a photo that is not decoded yet: Pillow may close the file when it decodes.
+    """Kept EXIF of a photo that is not decoded yet: Pillow may close the file when it decodes.
 
     Camera, lens, exposure, time, place, author and the like are kept, and the maker's own notes where they fit
     into a JPEG. Not kept: the thumbnail, which shows the uploaded photo, and the layout of the file.
@@ -53,7 +53,7 @@ def kept_exif(image: Image.Image) -> Image.Exif:
 
 
 def exif_of_tiff(data: bytes) -> Image.Exif:
-    """As `kept_exif`, of a TIFF that Pillow does not open."""
+    """`kept_exif` of a TIFF that Pillow does not open."""
 
     def read() -> Image.Exif:
         exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""The process that parses uploads, started by `evaluator.service.images.upload`.
+"""Worker process that parses uploads, started by `evaluator.service.images.upload`.
 
 It reads requests from its standard input and answers on its standard output, in JSON: whatever a malicious file
 does to it, nothing that it sends is code. It ends when its input does.
@@ -29,7 +29,7 @@ _log = logging.getLogger("chromaclick.parser")
 
 
 def main() -> None:
-    """Answer requests until there are none."""
+    """Answer requests until standard input ends."""
     logging.basicConfig(format="%(name)s: %(message)s")
     torch.set_num_threads(1)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -70,7 +70,7 @@ def _answer(request: dict, data: bytes, limits: Limits) -> dict[str, str]:
 
 
 def _limit_memory(most: int) -> None:
-    """Let the process map so many bytes more than it has now; its libraries map gigabytes that they never use."""
+    """Limit further memory maps to `most` bytes; libraries have mapped gigabytes that they never use."""
     if sys.platform != "linux":
         _log.warning("the memory of the upload workers is bounded on Linux only")
         return

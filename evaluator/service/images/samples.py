@@ -1,4 +1,4 @@
-"""Photos to try: those that come with scikit-image."""
+"""Sample photos, from scikit-image."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 class SampleMissing(ValueError):
-    """There is no sample photo of that name."""
+    """Raised when there is no sample photo of that name."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _listed() -> tuple[dict[str, object], ...]:
 
 @cache
 def read(name: str) -> bytes:
-    """A sample's file: JPEG or PNG.
+    """Bytes of a sample's file: JPEG or PNG.
 
     Raises:
         SampleMissing: no such sample.

@@ -1,4 +1,4 @@
-"""Photos on disk by the hash of their file; when there are too many, those unused for longest leave.
+"""Bounded LRU store of photos on disk, by the hash of their file.
 
 A photo is one safetensors file: it is there whole or not at all, nothing in it is code, and one `stat` tells its
 size and its last use. Several processes may share the folder.
@@ -40,7 +40,7 @@ _STALE = 600.0
 
 
 class PhotoMissing(ValueError):
-    """The store does not have a photo, perhaps not any more."""
+    """Raised for a photo that the store does not have, perhaps no longer."""
 
 
 _KEPT_PREFIX = b"chromaclick: with colours\0"
@@ -48,7 +48,7 @@ _KEPT_PREFIX = b"chromaclick: with colours\0"
 
 
 def photo_id(data: bytes, keep_colours: bool) -> str:
-    """The id of an uploaded file; another one where its colours are kept, so that they go to who asked alone."""
+    """Id of an uploaded file; a different one where colours are kept, so that only their uploader gets them."""
     digest = hashlib.sha256(data)
     return hashlib.sha256(_KEPT_PREFIX + digest.digest()).hexdigest() if keep_colours else digest.hexdigest()
 
@@ -61,7 +61,7 @@ def fitted(height: int, width: int, long_side: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredPhoto:
-    """A photo in the store. Threads may share it."""
+    """A photo in the store; thread-safe."""
 
     id: str
     height: int
@@ -96,7 +96,7 @@ class StoredPhoto:
         return made
 
     def full_lightness(self) -> UInt16[np.ndarray, "height width"]:
-        """L* / 100 * 65535 of the photo itself, read from the disk.
+        """L* / 100 * 65535 of the full-size photo, read from the disk.
 
         Raises:
             PhotoMissing: the photo has left the store.
@@ -118,7 +118,7 @@ class StoredPhoto:
 
 
 class PhotoStore:
-    """The photos of a folder, at most so many bytes of them."""
+    """Photos in a folder, bounded in bytes."""
 
     def __init__(self, folder: Path, most_bytes: int, working_size: int) -> None:
         self.folder, self.most_bytes, self.working_size = folder, most_bytes, working_size
@@ -127,7 +127,7 @@ class PhotoStore:
         self._lock = threading.Lock()
 
     def put(self, photo_id: str, photo: GreyPhoto) -> StoredPhoto:
-        """Keep a photo; others leave where there is no room.
+        """Store a photo, evicting others where there is no room.
 
         Raises:
             ValueError: no id.
@@ -145,7 +145,7 @@ class PhotoStore:
         return self.get(photo_id)
 
     def get(self, photo_id: str) -> StoredPhoto:
-        """A photo, which is then the last one used.
+        """A photo, marked as used last.
 
         Raises:
             ValueError: no id.
@@ -177,7 +177,7 @@ class PhotoStore:
         return self.folder / (photo_id + _SUFFIX)
 
     def _publish(self, temporary: Path, path: Path) -> None:
-        """Make room, then let the photo appear, one process at a time."""
+        """Make room, then rename the photo into place, one process at a time."""
         size = temporary.stat().st_size
         if size > self.most_bytes:
             have = f"{self.most_bytes / 2**20:.0f} MiB"
@@ -207,7 +207,7 @@ class PhotoStore:
                     yield status.st_mtime_ns, status.st_size, Path(entry.path)
 
     def _remove_unfinished(self) -> None:
-        """Files of processes that were killed while they wrote."""
+        """Remove temporary files of processes that were killed while they wrote."""
         for path in self.folder.glob(".*.part"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _STALE:
@@ -276,7 +276,7 @@ def _to_float(lightness: np.ndarray) -> Float[Tensor, "1 1 h w"]:
 
 
 def _shrunk(lightness: Float[Tensor, "1 1 h w"], size: tuple[int, int]) -> Float[Tensor, "1 1 small_h small_w"]:
-    """Antialiased, the way the photos of the training were made smaller."""
+    """The lightness shrunk with antialiasing, as training photos were."""
     if lightness.shape[-2:] == size:
         return lightness
     return interpolate(lightness, size=size, mode="bilinear", antialias=True)

@@ -1,1 +1,1 @@
-"""What every request passes: security, logs and Prometheus figures."""
+"""Middleware of every request: security, logs and Prometheus metrics."""

@@ -1,4 +1,4 @@
-"""One log line per request, and figures for Prometheus."""
+"""Request log, and metrics for Prometheus."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ _log = logging.getLogger("chromaclick.requests")
 
 
 class Metrics:
-    """The service's figures, in a registry of its own so that several apps can live in one process."""
+    """Prometheus metrics of the service, in a separate registry so that several apps can share a process."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -51,12 +51,12 @@ class Metrics:
         self.under_way = Gauge("chromaclick_requests_under_way", "Requests under way.", registry=self._registry)
 
     def text(self) -> bytes:
-        """All figures in Prometheus' format."""
+        """All metrics in Prometheus' format."""
         return generate_latest(self._registry)
 
 
 class Monitoring:
-    """Counts, times and logs every request; answers 500 where the app raised what nobody expected."""
+    """Middleware that counts, times and logs every request, and answers 500 for unexpected errors."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

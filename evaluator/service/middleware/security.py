@@ -1,4 +1,4 @@
-"""What every request has to pass, and every answer carries: hosts, origins, rates, token, sizes, headers.
+"""Access checks of every request (host, origin, rate, token, size) and security headers of every response.
 
 Plain ASGI: nothing here reads a body into memory.
 """
@@ -39,7 +39,7 @@ _HEADERS = {
 
 
 class SecurityHeaders:
-    """Adds the security headers to every answer; what may be cached is said by its route, else nothing."""
+    """Middleware that adds security headers; responses are not cached unless their route says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -59,7 +59,7 @@ class SecurityHeaders:
 
 
 class Gatekeeper:
-    """Refuses what is not meant for this service, comes without its token, too fast, or while it is full."""
+    """Middleware that refuses foreign hosts and origins, missing tokens, and requests beyond the limits."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -112,14 +112,14 @@ def _is_upload(scope: Scope) -> bool:
 
 
 class RateLimit:
-    """A token bucket for each client; those that were not seen for longest are forgotten."""
+    """Token bucket for each client; the least recently seen clients are forgotten."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def seconds_to_wait(self, client: str) -> float:
-        """0 where the client may go on, which is counted; else how long it has to wait."""
+        """0 for a request that may proceed, which is counted; else the time to wait."""
         if not self._rate:
             return 0.0
         now = self._clock()
@@ -133,7 +133,7 @@ class RateLimit:
 
 
 class BodyLimit:
-    """Ends a request whose body is too large, while it comes in, or comes too slowly."""
+    """Middleware that aborts a request whose body is too large or arrives too slowly."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -180,7 +180,7 @@ def _too_large(most: int) -> Problem:
 
 
 def client_of(scope: Scope) -> str:
-    """Whom a request comes from: an address, or the network of an IPv6 address, of which a client has many."""
+    """Client of a request: its IPv4 address, or its IPv6 network, in which a client has many addresses."""
     host = (scope.get("client") or ("unknown",))[0]
     try:
         address = ip_address(host)
@@ -202,7 +202,7 @@ def _without_port(host: str) -> str:
 
 
 def _foreign_origin(method: str, headers: Headers, settings: Settings) -> Problem | None:
-    """Browsers send a form of another web site without asking first, so its origin is looked at here."""
+    """Problem for an unsafe request of another web site, whose forms browsers send without asking first."""
     origin = headers.get("origin")
     if method in _SAFE or origin is None or origin in settings.origins:
         return None

@@ -1,1 +1,1 @@
-"""Pictures out: previews, full-size exports, Lab TIFFs. Imports `service.images` and `service.inference`."""
+"""Output images: previews, full-size exports, Lab TIFFs. Imports `service.images` and `service.inference`."""

@@ -1,4 +1,4 @@
-"""A coloured photo in full size, as a file.
+"""Full-size export of a coloured photo as a file.
 
 TIFF keeps the photo's lightness bit by bit, whatever the colours: it is written as CIELab with 16 bits. PNG and
 JPEG hold 8-bit sRGB, which cannot (`docs/results/upsampling.md` has the figures).
@@ -30,7 +30,7 @@ _PNG_LEVEL = 4
 def render(
     photo: StoredPhoto, ab: Float[Tensor, "1 2 h w"], format: ExportFormat = "png", quality: int = 95
 ) -> bytes:
-    """The photo in full size with its colours and its EXIF.
+    """File of the photo in full size with its colours and its EXIF.
 
     Beside the file itself, a photo of n pixels takes some 10 n bytes of memory.
 
@@ -61,7 +61,7 @@ def render(
 def _coloured(
     lightness: UInt16[np.ndarray, "h w"], colours: Upsampler
 ) -> Iterator[tuple[int, Float[Tensor, "1 1 rows w"], Float[Tensor, "1 2 rows w"]]]:
-    """First row, lightness and ab of one strip after the other."""
+    """Strips of the photo: first row, lightness and ab of each."""
     height, width = lightness.shape
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):

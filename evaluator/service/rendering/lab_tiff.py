@@ -1,4 +1,4 @@
-"""A 16-bit CIELab TIFF with EXIF (TIFF 6.0, section 23; a* and b* in 1/256, as libtiff reads them).
+"""Writer of 16-bit CIELab TIFFs with EXIF (TIFF 6.0, section 23; a* and b* in 1/256, as libtiff reads them).
 
 Pillow has no such mode, and tifffile writes no EXIF: the pixels are written here, and the directory by Pillow.
 """
@@ -29,7 +29,7 @@ _DEFLATE, _CIELAB, _DIFFERENCES, _TOGETHER = 8, 8, 2, 1
 def encode_lab(
     lightness: UInt16[np.ndarray, "h w"], colours: Iterable[Float[Tensor, "1 2 rows w"]], exif: bytes = b""
 ) -> bytes:
-    """The file.
+    """Bytes of the TIFF.
 
     Args:
         lightness: L* / 100 * 65535, which is TIFF's own scale: it is stored as it is.
@@ -48,7 +48,7 @@ def encode_lab(
 
 
 def _compressed(lightness: UInt16[np.ndarray, "rows w"], ab: Float[Tensor, "1 2 rows w"]) -> bytes:
-    """A strip: L, a, b of each pixel, less those of its left neighbour (TIFF's predictor 2), through zlib."""
+    """A compressed strip: differences of L, a, b to the left neighbour (TIFF's predictor 2), through zlib."""
     strip = np.empty((*lightness.shape, 3), "<u2")
     strip[..., 0] = lightness
     stored = (ab[0] * (AB_SCALE * _AB_STEPS)).round().clamp(-(2**15), 2**15 - 1)
@@ -83,7 +83,7 @@ def _directory(size: tuple[int, ...], rows: int, sizes: list[int], exif: bytes) 
 
 
 def _main_tags(exif: bytes) -> dict[int, Any]:
-    """EXIF's main tags, with its own directories as dictionaries."""
+    """Main EXIF tags, with sub-directories as dictionaries."""
     if not exif:
         return {}
     parsed = Image.Exif()

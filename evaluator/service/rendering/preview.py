@@ -1,4 +1,4 @@
-"""Pictures for the page: coloured, grey, reference, heat map, uncertainty."""
+"""Images for the page: coloured, grey, reference, heat map, uncertainty."""
 
 import io
 from typing import Literal
@@ -87,7 +87,7 @@ def _enlarged(photo: StoredPhoto, values: Float[Tensor, "1 h w"], long_side: int
 
 
 def _overlay(share: Float[Tensor, "h w"], hue: tuple[int, int, int]) -> bytes:
-    """A map of 0 to 1 as the alpha of one hue."""
+    """A map in 0 to 1 as the alpha of one hue."""
     picture = np.empty((*share.shape, 4), np.uint8)
     picture[..., :3] = hue
     picture[..., 3] = (share * 255).round().to(torch.uint8).numpy()

@@ -14,10 +14,10 @@ from torch import nn
 
 from evaluator.baselines import BASELINES, Kernel
 from evaluator.registry import mlflow_registry
+from evaluator.registry.__main__ import described, main
 from evaluator.registry.contract import FILE_NAME, Variant
 from evaluator.registry.mlflow_registry import load, load_colorizer, load_guide
 from evaluator.registry.networks import LoadedColorizer, LoadedGuide, load_baseline
-from evaluator.registry.wording import described
 from trainer import export
 from trainer.monitoring.mlflow_tracker import Place, Tracker
 from trainer.networks import ColorNet, EditNet
@@ -261,7 +261,7 @@ def test_another_device_moves_the_whole_graph(store: Store):
 
 
 def test_the_list_shows_versions_aliases_and_metrics(store: Store, capsys: pytest.CaptureFixture[str]):
-    mlflow_registry.main(["list"], store.uri)
+    assert main(["list"], store.uri) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[::2]] == [
         "colornet/2",

@@ -1,7 +1,11 @@
-"""A registered network in words, for a terminal."""
+"""`python -m evaluator.registry list`: the registered networks with their metrics, on a terminal."""
 
+import argparse
 import re
+import sys
 from collections.abc import Mapping, Sequence
+
+from evaluator.registry.mlflow_registry import default_tracking_uri, versions
 
 _METRIC = re.compile(r"metric\.(?P<name>.+)_(?P<clicks>\d+)")
 """The tag of a validation metric: MLflow takes no @ in names."""
@@ -30,3 +34,25 @@ def described(name: str, version: str, aliases: Sequence[str], tags: Mapping[str
         for metric, values in sorted(curves.items())
     ]
     return "\n".join([first, *means, *(f"    {tag}: {value}" for tag, value in others.items())])
+
+
+def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None) -> int:
+    """Print the registered networks; the exit code is 2 where there is no registry or it does not answer."""
+    parser = argparse.ArgumentParser(prog="python -m evaluator.registry", description="Registered networks.")
+    parser.add_argument("command", choices=["list"], help="list: name, version, aliases, commit, metrics")
+    parser.add_argument("--work", default="runs", help="work folder with mlflow.db (default: %(default)s)")
+    work = parser.parse_args(arguments).work
+    try:
+        found = versions(tracking_uri or default_tracking_uri(work))
+    except (ValueError, ConnectionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not found:
+        print(f"nothing is registered in {work} yet; accelerate launch trainer/main.py registers three networks")
+    for version in found:
+        print(described(version.name, str(version.version), version.aliases, version.tags))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
