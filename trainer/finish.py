@@ -101,9 +101,9 @@ def export_network(training: Training, published: str, engine: Engine):
     guide = published != COLORIZER_NAME
     policy = published if guide else "random"
     measured = {
-        f"{row.policy}/{row.metric}@{row.clicks}": row.mean
-        for row in (results.table() if results else [])
-        if row.policy == policy
+        f"{one.policy}/{one.metric}@{one.clicks}": one.value
+        for one in (results.records if results else [])
+        if one.policy == policy
     }
     return export(
         network,
