@@ -1,10 +1,20 @@
-"""A registered network in words, for a terminal."""
+"""A registered network's tags in MLflow, written and read back here, and in words for a terminal."""
 
 import re
 from collections.abc import Mapping, Sequence
 
+from evaluator.registry.contract import Contract
+
 _METRIC = re.compile(r"metric\.(?P<name>.+)_(?P<clicks>\d+)")
-"""The tag of a validation metric: MLflow takes no @ in names."""
+"""The tag of a validation metric, by `tags_of`."""
+
+
+def tags_of(contract: Contract) -> dict[str, str]:
+    """The commit and each metric, under names that MLflow takes: it has no @ in them."""
+    metrics = {
+        re.sub(r"[^\w\-. /:]", "_", f"metric.{name}"): f"{value:.6g}" for name, value in contract.metrics.items()
+    }
+    return {"commit": contract.commit, **metrics}
 
 
 def described(name: str, version: str, aliases: Sequence[str], tags: Mapping[str, str]) -> str:
