@@ -28,8 +28,8 @@ class Progress:
     """The latest of those in each phase, without a good step of that phase between."""
     skipped_photos: int = 0
     """Unreadable photos that all readers have replaced."""
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """Validation metrics after each stage, with images_seen."""
+    curve: list[dict[str, str | int | float]] = field(default_factory=list)
+    """One record per mean of each validation: stage, images_seen, policy, metric, clicks, value."""
 
 
 FOLDER = "checkpoints"

@@ -97,9 +97,9 @@ def export_network(training: Training, published: Published) -> Exported:
     guide = published.kind == "guide"
     policy = published.name if guide else "random"
     measured = {
-        f"{row.policy}/{row.metric}@{row.clicks}": row.mean
-        for row in (results.table() if results else [])
-        if row.policy == policy
+        f"{one.policy}/{one.metric}@{one.clicks}": one.value
+        for one in (results.records if results else [])
+        if one.policy == policy
     }
     return export(
         module,

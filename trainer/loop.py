@@ -330,12 +330,21 @@ class Training:
 
     def _validate(self, stage: Stage) -> None:
         self.results = self._measure(stages=self.progress.stage + 1)
-        values = {f"validation/{row.policy}/{row.metric}@{row.clicks}": row.mean for row in self.results.table()}
-        # MLflow takes no @ in names.
+        records, seen = self.results.records, self.progress.images_seen
         self.metrics.log_metrics(
-            {name.replace("@", "_at_"): value for name, value in values.items()}, self.progress.images_seen
+            {f"validation/{one.policy}/{one.metric}_at_{one.clicks}": one.value for one in records}, seen
         )
-        self.progress.curve.append({**values, "images_seen": float(self.progress.images_seen)})
+        self.progress.curve += [
+            {
+                "stage": self.progress.stage,
+                "images_seen": seen,
+                "policy": one.policy,
+                "metric": one.metric,
+                "clicks": one.clicks,
+                "value": one.value,
+            }
+            for one in records
+        ]
         where = "after" if self.progress.stage_images == self._images_of(stage) else "in"
         self.screen.say(f"    {where} {stage.name}: {headline(self.results)}")
 

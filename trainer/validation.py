@@ -108,5 +108,5 @@ def first_losses(stage: Stage, losses: Mapping[str, float]) -> dict[str, float]:
 def headline(results: Results) -> str:
     """Mean ab PSNR of each policy at the middle budget, in one line."""
     middle = middle_budget(results.protocol.clicks)
-    found = {s.policy: s.mean for s in results.table() if s.metric == "ab_psnr" and s.clicks == middle}
+    found = {one.policy: one.value for one in results.records if one.metric == "ab_psnr" and one.clicks == middle}
     return f"ab PSNR at {middle} clicks: " + ", ".join(f"{name} {value:.2f} dB" for name, value in found.items())

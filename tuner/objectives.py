@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
+from torch import Tensor
 
 from evaluator.metrics import METRICS, unavailable
 from evaluator.metrics.clicks import click_crowding, click_distance, nri
+from evaluator.protocol.bootstrap import mean_of
 from evaluator.protocol.results import BASELINE, Results
 from trainer.config import Config
 from trainer.validation import middle_budget
@@ -91,12 +93,12 @@ def _clicks(count: int) -> str:
 
 def _quality(results: Results, guide: str, metric: str) -> float:
     """The table's mean at the middle budget."""
-    return _mean(_at_middle(results, guide, metric)) if metric in results.metrics else math.nan
+    return mean_of(_at_middle(results, guide, metric)) if metric in results.metrics else math.nan
 
 
 def _gain(results: Results, guide: str) -> float:
     """ab PSNR minus that of random clicks on the same photo."""
-    return _mean(_at_middle(results, guide, "ab_psnr") - _at_middle(results, BASELINE, "ab_psnr"))
+    return mean_of(_at_middle(results, guide, "ab_psnr") - _at_middle(results, BASELINE, "ab_psnr"))
 
 
 def _nri(results: Results, guide: str) -> float:
@@ -105,18 +107,16 @@ def _nri(results: Results, guide: str) -> float:
     Counted on the budgets, as in `evaluator.metrics.clicks`; a photo that never is counts as the largest budget +
     1.
     """
-    level = _finite(results, BASELINE, "ab_psnr")[:, -1:]
-    return nri(_finite(results, guide, "ab_psnr") - level, results.protocol.clicks, 0.0).mean
+    level = results.values(BASELINE, "ab_psnr")[:, -1:]
+    return nri(results.values(guide, "ab_psnr") - level, results.protocol.clicks, 0.0).mean
 
 
 def _dispersion(results: Results, guide: str) -> float:
-    positions = torch.from_numpy(results.positions[guide])
-    return _mean(click_distance(positions, *results.size).numpy())
+    return mean_of(click_distance(_positions(results, guide), *results.size).numpy())
 
 
 def _crowding(results: Results, guide: str) -> float:
-    positions = torch.from_numpy(results.positions[guide])
-    return _mean(click_crowding(positions, *results.size).numpy())
+    return mean_of(click_crowding(_positions(results, guide), *results.size).numpy())
 
 
 _TAKES: dict[str, Callable[[Results, str], float]] = {
@@ -130,17 +130,12 @@ _TAKES: dict[str, Callable[[Results, str], float]] = {
 }
 
 
+def _positions(results: Results, guide: str) -> Int64[Tensor, "n clicks"]:
+    """Flat indices of all its clicks."""
+    rows, cols = np.moveaxis(results.positions(guide), -1, 0)
+    return torch.from_numpy(rows * results.size[1] + cols)
+
+
 def _at_middle(results: Results, policy: str, metric: str) -> Float64[np.ndarray, " n"]:
     budgets = results.protocol.clicks
-    return _finite(results, policy, metric)[:, budgets.index(middle_budget(budgets))]
-
-
-def _finite(results: Results, policy: str, metric: str) -> Float64[np.ndarray, "n budgets"]:
-    """Values fit for averaging: see `Metric.ceiling`."""
-    return np.minimum(results.values[policy][metric], METRICS[metric].ceiling)
-
-
-def _mean(values: Float64[np.ndarray, " n"]) -> float:
-    """Over the photos for which the value is defined."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else math.nan
+    return results.values(policy, metric)[:, budgets.index(middle_budget(budgets))]

@@ -18,10 +18,10 @@ from evaluator.benchmark.distributed import Ranks
 from evaluator.benchmark.measure import Piece, Task, fid_rows, measure, pieces
 from evaluator.benchmark.networks import Networks, load_networks, make_policies
 from evaluator.benchmark.presets import cycles_of
-from evaluator.benchmark.store import Coverage, merge, prepare, read_results, remove_parts
+from evaluator.benchmark.store import ROWS_FILE, Coverage, merge, prepare, remove_parts
 from evaluator.photos.dataset import FilePhotos, ShardPhotos, open_photos
 from evaluator.photos.prefetch import Ready, read_ahead
-from evaluator.protocol.finished import Finished
+from evaluator.protocol.finished import Finished, read_table
 from evaluator.protocol.results import Results
 from evaluator.registry.mlflow_registry import default_tracking_uri
 from evaluator.system.threads import use_threads
@@ -120,7 +120,7 @@ class Benchmark:
         if not coverage.measured:
             reasons = "; ".join(f"{self.photos.names[i]}: {why}" for i, why in list(coverage.left_out.items())[:3])
             raise ValueError(f"none of {len(coverage.left_out)} photos can be measured: {reasons}")
-        results = read_results(out, self.plan.protocol, self.task.names, self.plan.metrics)
+        results = Results(protocol=self.plan.protocol, frame=read_table(out / ROWS_FILE))
         content = self._summary(results, coverage)
         summary.save(out, content)
         remove_parts(out)

@@ -18,7 +18,7 @@ from rich.text import Text
 from evaluator.metrics import METRICS
 from evaluator.protocol.bootstrap import Means, defined_means
 from evaluator.protocol.finished import Finished
-from evaluator.protocol.results import BASELINE, RULER, Summary
+from evaluator.protocol.results import BASELINE, RULER, Record
 from evaluator.protocol.tables import gains
 
 _METRICS_ABREAST = 4
@@ -32,25 +32,25 @@ class Difference:
     run: str
     first_mean: float
     """The first run's mean on the same photos."""
-    summary: Summary
+    record: Record
     """Of the run; its `gain` is the difference, with the paired bootstrap 95 % interval."""
 
     def row(self, first: str) -> dict[str, str | int | float | None]:
         """Flat, for JSON and CSV; None stands for what is not a number."""
-        summary = self.summary
+        record = self.record
         return {
             "first": first,
             "run": self.run,
-            "policy": summary.policy,
-            "clicks": summary.clicks,
-            "metric": summary.metric,
-            "photos": summary.photos,
+            "policy": record.policy,
+            "clicks": record.clicks,
+            "metric": record.metric,
+            "photos": record.photos,
             "first_mean": _number(self.first_mean),
-            "mean": _number(summary.mean),
-            "difference": _number(summary.gain),
-            "low": _number(summary.gain_low),
-            "high": _number(summary.gain_high),
-            "verdict": summary.verdict,
+            "mean": _number(record.value),
+            "difference": _number(record.gain),
+            "low": _number(record.gain_low),
+            "high": _number(record.gain_high),
+            "verdict": record.verdict,
         }
 
 
@@ -88,20 +88,20 @@ def compare(folders: Sequence[Path]) -> Compared:
         raise ValueError(f"{len(folders)} folder to compare; give at least two")
     runs = _named([Finished.read(Path(folder)) for folder in folders])
     for name, run in runs.items():
-        _refuse_shared_names(name, run.photos)
+        _refuse_shared_names(name, run.names)
         _refuse_other_protocol(runs, name, run)
     warnings: list[str] = []
-    photos = _common("photos", {name: run.photos for name, run in runs.items()}, warnings)
+    photos = _common("photos", {name: run.names for name, run in runs.items()}, warnings)
     policies = _common("policies", {name: run.policies for name, run in runs.items()}, warnings)
     metrics = _common("metrics", {name: run.metrics for name, run in runs.items()}, warnings)
     _refuse_other_photos(runs, photos)
     tables = [_table(run, photos, policies, metrics) for run in runs.values()]
-    budgets = next(iter(runs.values())).budgets
-    places = [(p, c, m) for p in policies for c in budgets for m in metrics]
+    first = next(iter(runs.values()))
+    places = [(p, c, m) for p in policies for c in first.budgets for m in metrics]
     differences = [
         difference
         for name, table in zip(list(runs)[1:], tables[1:], strict=True)
-        for difference in _differences(name, tables[0], table, places, _seed(runs))
+        for difference in _differences(name, tables[0], table, places, first.protocol.seed)
     ]
     return Compared(
         runs=runs, photos=photos, policies=policies, metrics=metrics, differences=differences, warnings=warnings
@@ -167,9 +167,9 @@ def _refuse_other_protocol(runs: Mapping[str, Finished], name: str, run: Finishe
 def _refuse_other_photos(runs: Mapping[str, Finished], photos: Sequence[str]) -> None:
     """Photos of one name must have been measured at one size, and equal sets of names be of equal bytes."""
     first_name, first = next(iter(runs.items()))
-    sizes = dict(zip(first.photos, first.sizes.tolist(), strict=True))
+    sizes = dict(zip(first.names, first.sizes.tolist(), strict=True))
     for name, run in list(runs.items())[1:]:
-        theirs = dict(zip(run.photos, run.sizes.tolist(), strict=True))
+        theirs = dict(zip(run.names, run.sizes.tolist(), strict=True))
         for photo in photos:
             if sizes[photo] != theirs[photo]:
                 raise ValueError(
@@ -177,7 +177,7 @@ def _refuse_other_photos(runs: Mapping[str, Finished], photos: Sequence[str]) ->
                     f"{theirs[photo]} in {name}; benchmark both on the same photos"
                 )
         prints = [one.about["photos"].get("sha256") for one in (first, run)]
-        if set(first.photos) == set(run.photos) and None not in prints and prints[0] != prints[1]:
+        if set(first.names) == set(run.names) and None not in prints and prints[0] != prints[1]:
             raise ValueError(
                 f"the photos of {first_name} and {name} have the same names and other contents (their SHA-256 "
                 "differs); benchmark both on the same photos"
@@ -206,10 +206,10 @@ def _common(what: str, have: Mapping[str, Sequence[str]], warnings: list[str]) -
 
 def _table(run: Finished, photos: Sequence[str], policies: Sequence[str], metrics: Sequence[str]) -> np.ndarray:
     """(photos, policies * budgets * metrics)."""
-    place = {name: row for row, name in enumerate(run.photos)}
+    place = {name: row for row, name in enumerate(run.names)}
     rows = [place[photo] for photo in photos]
     values = np.stack(
-        [[run.values[p][m] for m in metrics] for p in policies]
+        [[run.values(p, m) for m in metrics] for p in policies]
     )  # policies, metrics, photos, budgets
     return values[:, :, rows].transpose(2, 0, 3, 1).reshape(len(photos), -1)
 
@@ -222,11 +222,11 @@ def _differences(
         Difference(
             run=name,
             first_mean=float(first_mean[column]),
-            summary=Summary(
+            record=Record(
                 policy=policy,
                 clicks=clicks,
                 metric=metric,
-                mean=float(second_mean[column]),
+                value=float(second_mean[column]),
                 photos=int(means.photos[column]),
                 exact=int((second[:, column] >= METRICS[metric].ceiling).sum()),
                 gain=float(means.mean[column]),
@@ -238,10 +238,6 @@ def _differences(
     ]
 
 
-def _seed(runs: Mapping[str, Finished]) -> int:
-    return int(next(iter(runs.values())).about["protocol"].get("seed", 0))
-
-
 def _print(compared: Compared) -> None:
     console = Console()
     first, *others = compared.runs
@@ -250,7 +246,7 @@ def _print(compared: Compared) -> None:
     for name in others:
         title = f"{name} ({compared.runs[name].name}) minus {first} ({compared.runs[first].name})"
         console.print(Text(f"{title}: {len(compared.photos)} photos, ± half the 95 % interval", style="bold"))
-        mine = [difference.summary for difference in compared.differences if difference.run == name]
+        mine = [difference.record for difference in compared.differences if difference.run == name]
         for start in range(0, len(compared.metrics), _METRICS_ABREAST):
             console.print(gains(mine, compared.metrics[start : start + _METRICS_ABREAST]))
     scales = ", ".join(METRICS[metric].title for metric in compared.metrics)
@@ -265,7 +261,7 @@ def _content(compared: Compared) -> dict[str, Any]:
         "protocol_digest": first.digest(),
         "photos": len(compared.photos),
         "runs": {
-            name: {key: run.about.get(key) for key in about} | {"photos": len(run.photos)}
+            name: {key: run.about.get(key) for key in about} | {"photos": len(run.names)}
             for name, run in compared.runs.items()
         },
         "warnings": compared.warnings,
@@ -284,9 +280,9 @@ class Evidence:
     policy: str
     clicks: int | None
     """None: each photo's mean over all measured numbers of clicks."""
-    chosen: Summary
+    chosen: Record
     """The metric that is to be better; `gain` is the difference, with its paired bootstrap 95 % interval."""
-    others: list[Summary]
+    others: list[Record]
     """Every other metric of quality that has a better side."""
 
     @property
@@ -321,7 +317,7 @@ def weigh(champion: Path, challenger: Path, metric: str, policy: str, clicks: in
         raise ValueError(f"policy is {RULER!r}, which every network shares; decide by {BASELINE} or a guide's")
     compared = compare([champion, challenger])
     old, new = compared.runs.values()
-    if not len(compared.photos) == len(old.photos) == len(new.photos):
+    if not len(compared.photos) == len(old.names) == len(new.names):
         raise ValueError(f"{compared.warnings[0]}; a promotion needs both benchmarks on the same photos")
     judging = [name for name in compared.metrics if _judges(name)]
     if metric not in judging:
@@ -332,16 +328,16 @@ def weigh(champion: Path, challenger: Path, metric: str, policy: str, clicks: in
         raise ValueError(f"policy is {policy!r}; both measured {', '.join(compared.policies)}")
     if clicks is not None and clicks not in old.budgets:
         raise ValueError(f"clicks is {clicks}; measured were {', '.join(map(str, old.budgets))}")
-    summaries = {one.metric: one for one in _summaries(old, new, judging, policy, clicks)}
-    return Evidence(policy=policy, clicks=clicks, chosen=summaries.pop(metric), others=list(summaries.values()))
+    records = {one.metric: one for one in _records(old, new, judging, policy, clicks)}
+    return Evidence(policy=policy, clicks=clicks, chosen=records.pop(metric), others=list(records.values()))
 
 
-def in_words(summary: Summary) -> str:
+def in_words(record: Record) -> str:
     """Metric, difference and interval, such as "ab PSNR +0.52 dB [+0.29, +0.78]"."""
-    entry = METRICS[summary.metric]
+    entry = METRICS[record.metric]
     gain, low, high = (
         f"{np.nan if value is None else value:+.{entry.decimals}f}"
-        for value in (summary.gain, summary.gain_low, summary.gain_high)
+        for value in (record.gain, record.gain_low, record.gain_high)
     )
     return f"{entry.label} {gain}{f' {entry.unit}' if entry.unit else ''} [{low}, {high}]"
 
@@ -351,23 +347,23 @@ def _judges(metric: str) -> bool:
     return METRICS[metric].group == "quality" and METRICS[metric].higher_is_better is not None
 
 
-def _summaries(
+def _records(
     old: Finished, new: Finished, metrics: Sequence[str], policy: str, clicks: int | None
-) -> list[Summary]:
+) -> list[Record]:
     """One per metric: challenger minus champion, one value per photo."""
     columns = slice(None) if clicks is None else [old.budgets.index(clicks)]
-    place = {photo: row for row, photo in enumerate(new.photos)}
-    rows = [place[photo] for photo in old.photos]
-    mine = [new.values[policy][metric][rows][:, columns] for metric in metrics]
-    theirs = [old.values[policy][metric][:, columns] for metric in metrics]
+    place = {photo: row for row, photo in enumerate(new.names)}
+    rows = [place[photo] for photo in old.names]
+    mine = [new.values(policy, metric)[rows][:, columns] for metric in metrics]
+    theirs = [old.values(policy, metric)[:, columns] for metric in metrics]
     gains = np.stack([_row_means(a - b) for a, b in zip(mine, theirs, strict=True)], axis=1)
-    found = defined_means(gains, int(old.about["protocol"]["seed"]))
+    found = defined_means(gains, old.protocol.seed)
     return [
-        Summary(
+        Record(
             policy=policy,
             clicks=old.budgets[-1] if clicks is None else clicks,
             metric=metric,
-            mean=float(_row_means(mine[k].reshape(1, -1))[0]),
+            value=float(_row_means(mine[k].reshape(1, -1))[0]),
             photos=int(found.photos[k]),
             exact=int((mine[k] >= METRICS[metric].ceiling).sum()),
             gain=float(found.mean[k]),

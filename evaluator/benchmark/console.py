@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluator.metrics import METRICS
-from evaluator.protocol.results import BASELINE, RULER, RULER_WORDS, Results, Summary
+from evaluator.protocol.results import BASELINE, RULER, RULER_WORDS, Record, Results
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -81,10 +81,9 @@ _NAMES_SHOWN = 3
 
 def show(console: Console, results: Results, left_out: Mapping[str, str], not_measured: Mapping[str, str]) -> None:
     """Print the means of the main metrics, which photos are left out, and which metrics were not measured."""
-    summaries = results.table()
     metrics = [name for name in _SHOWN if name in results.metrics] or results.metrics[:3]
     for metric in metrics:
-        console.print(_means([s for s in summaries if s.metric == metric], results.protocol.clicks))
+        console.print(_means([one for one in results.records if one.metric == metric], results.protocol.clicks))
     if len(results.policies) > 1 and BASELINE in results.policies:
         console.print(f"Bold: better or worse than {BASELINE} beyond the 95 % interval.", style="dim")
     if RULER in results.policies:
@@ -102,15 +101,15 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _means(summaries: Sequence[Summary], budgets: Sequence[int]) -> Table:
+def _means(records: Sequence[Record], budgets: Sequence[int]) -> Table:
     """One row per policy, one column per number of clicks."""
-    metric = METRICS[summaries[0].metric]
+    metric = METRICS[records[0].metric]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column(metric.title)
     for count in budgets:
         table.add_column(str(count), justify="right")
-    for policy, mine in groupby(summaries, key=lambda s: s.policy):
-        cells = [Text(f"{s.mean:.{metric.decimals}f}", style=_STYLES[s.verdict]) for s in mine]
+    for policy, mine in groupby(records, key=lambda one: one.policy):
+        cells = [Text(f"{one.value:.{metric.decimals}f}", style=_STYLES[one.verdict]) for one in mine]
         table.add_row(policy, *cells)
     return table
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evaluator.metrics import METRICS
-from evaluator.protocol.results import Summary
+from evaluator.protocol.results import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,20 +198,20 @@ def is_coco_validation(names: Sequence[str]) -> bool:
 
 
 def beside(
-    table: PaperTable, summaries: Sequence[Summary], nri: Sequence[Mapping[str, Any]], coco: bool
+    table: PaperTable, records: Sequence[Record], nri: Sequence[Mapping[str, Any]], coco: bool
 ) -> dict[str, Any]:
     """A table of the paper's figures, each with ours where we have one.
 
     Args:
         table: the paper's.
-        summaries: our means.
+        records: our means.
         nri: our clicks to a level.
         coco: whether our photos are COCO's validation.
 
     Returns:
         source, dataset, protocol, note, another_dataset, columns, rows (text), and figures (numbers).
     """
-    ours = {(s.policy, s.clicks, s.metric): s for s in summaries}
+    ours = {(one.policy, one.clicks, one.metric): one for one in records}
     another = not (coco and table.dataset == "COCO 2017 validation")
     rows = [_row(figure, ours, nri) for figure in table.figures]
     return {
@@ -228,25 +228,24 @@ def beside(
 
 def _row(
     figure: Figure,
-    summaries: Mapping[tuple[str, int, str], Summary],
+    records: Mapping[tuple[str, int, str], Record],
     nri: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     if figure.metric == "nri":
         ours = "; ".join(f"{row['policy']} {row['mean']:.2f}" for row in nri if row["level"] == figure.level)
         return [figure.label, f"NRI to {figure.level:g} dB", "", f"{figure.value:.2f}", ours]
     metric = METRICS[figure.metric]
-    found = summaries.get((figure.beside, figure.clicks or 0, figure.metric))
+    found = records.get((figure.beside, figure.clicks or 0, figure.metric))
     return [
         figure.label,
         metric.label,
         "" if figure.clicks is None else str(figure.clicks),
         f"{figure.value:.{metric.decimals}f}",
-        f"{found.policy} {found.mean:.{metric.decimals}f}" if found else "",
+        f"{found.policy} {found.value:.{metric.decimals}f}" if found else "",
     ]
 
 
 _CONFIG, _RESULTS = "config.json", "results.json"
-_KEY = re.compile(r"validation/(?P<policy>[^/]+)/(?P<metric>[^/@]+)@(?P<clicks>\d+)")
 
 
 def cycles_of(run: Path, clicks: int) -> list[dict[str, Any]]:
@@ -267,23 +266,28 @@ def cycles_of(run: Path, clicks: int) -> list[dict[str, Any]]:
     """
     config, curve = _read(run / _CONFIG), _read(run / _RESULTS).get("curve", [])
     cycles = int(config.get("recipe.rounds.cycles", 0))
-    if not 0 < 2 * cycles <= len(curve):
-        raise ValueError(f"{run} has {cycles} cycles and {len(curve)} validations; give a training with cycles")
+    if any("stage" not in one for one in curve):
+        raise ValueError(f"{run} is of an earlier version, with another layout of {_RESULTS}; train again")
+    stages = sorted({one["stage"] for one in curve})
+    if not 0 < 2 * cycles <= len(stages):
+        raise ValueError(f"{run} has {cycles} cycles and {len(stages)} validations; give a training with cycles")
     rows = []
-    for cycle, entry in enumerate(curve[len(curve) - 2 * cycles + 1 :: 2], start=1):
-        found: dict[str, dict[str, float]] = {}
-        for key, value in entry.items():
-            match = _KEY.fullmatch(key)
-            if match and int(match["clicks"]) == clicks:
-                found.setdefault(match["policy"], {})[match["metric"]] = value
+    for cycle, stage in enumerate(stages[len(stages) - 2 * cycles + 1 :: 2], start=1):
+        found: dict[str, dict[str, Any]] = {}
+        for one in curve:
+            if one["stage"] == stage and one["clicks"] == clicks:
+                head = {
+                    "cycle": cycle,
+                    "policy": one["policy"],
+                    "clicks": clicks,
+                    "images_seen": one["images_seen"],
+                }
+                found.setdefault(one["policy"], head)[one["metric"]] = one["value"]
         if not found:
             raise ValueError(
                 f"{run} was not validated at {clicks} clicks; train with --validation.clicks ... {clicks}"
             )
-        seen = int(entry["images_seen"])
-        rows += [
-            {"cycle": cycle, "policy": p, "clicks": clicks, "images_seen": seen, **m} for p, m in found.items()
-        ]
+        rows += found.values()
     return rows
 
 

@@ -117,8 +117,8 @@ def main(
         return REFUSED
     why |= _measured_on(entrant.run)
     mlflow_registry.promote(uri, entrant.name, entrant.version, why)
-    champion = f"models:/{entrant.name}@{mlflow_registry.CHAMPION}"
-    print(f"{champion} is version {entrant.version} now: {mlflow_registry.in_words(why)}")
+    title = f"models:/{entrant.name}@{mlflow_registry.CHAMPION}"
+    print(f"{title} is version {entrant.version} now: {mlflow_registry.in_words(why)}")
     return 0
 
 
@@ -202,7 +202,7 @@ def _better(evidence: Evidence, holder: Entrant) -> dict[str, str]:
 def _measured_on(run: Finished) -> dict[str, str]:
     photos = run.about["photos"]
     return {
-        "photos": f"{len(run.photos)} of {photos.get('source', '?')}",
+        "photos": f"{len(run.names)} of {photos.get('source', '?')}",
         "photos_sha256": str(photos.get("sha256", "?")),
         "protocol": run.digest(),
         "measured_by": str(run.about.get("commit", "?")),

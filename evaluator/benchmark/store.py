@@ -7,18 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from evaluator.protocol.results import Protocol, Results
+from evaluator.protocol.finished import ROWS_FILE
+from evaluator.protocol.results import CLICK_LISTS, Results
 from evaluator.system.files import write_atomically
 
-ROWS_FILE = "results.parquet"
 PART_FILES = "photos-*.parquet"
 _KEY = b"chromaclick"
 _ROWS_AT_ONCE = 1 << 16
-_AFTER_THE_METRICS = ("click_rows", "click_cols", "seconds_per_click")
 
 
 @dataclass(frozen=True)
@@ -60,18 +58,11 @@ class Coverage:
 
 
 def schema(metrics: Sequence[str]) -> pa.Schema:
-    """The columns of every file."""
+    """The columns of every file: see `Results.frame`."""
     heads = {"photo": pa.string(), "index": pa.int64(), "height": pa.int32(), "width": pa.int32()}
-    places = pa.list_(pa.int32())
-    return pa.schema(
-        [
-            *heads.items(),
-            ("policy", pa.string()),
-            ("clicks", pa.int32()),
-            *((name, pa.float64()) for name in metrics),
-            *zip(_AFTER_THE_METRICS, (places, places, pa.float64()), strict=True),
-        ]
-    )
+    measured = dict.fromkeys(metrics, pa.float64())
+    ends = {**dict.fromkeys(CLICK_LISTS, pa.list_(pa.int32())), "seconds_per_click": pa.float64()}
+    return pa.schema({**heads, "policy": pa.string(), "clicks": pa.int32(), **measured, **ends})
 
 
 def to_table(results: Results, names: Sequence[str]) -> pa.Table:
@@ -81,27 +72,9 @@ def to_table(results: Results, names: Sequence[str]) -> pa.Table:
         results: of these photos.
         names: of all photos, by their index in the whole set.
     """
-    budgets = results.protocol.clicks
-    photos, policies, count = len(results.photos), results.policies, len(budgets)
-    per_photo = len(policies) * count
-
-    def column(of_policy: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.stack([of_policy[policy] for policy in policies], axis=1).reshape(-1)
-
-    rows, cols = _places(results)
-    columns = {
-        "photo": np.repeat([names[index] for index in results.photos.tolist()], per_photo),
-        "index": np.repeat(results.photos, per_photo),
-        "height": np.full(photos * per_photo, results.size[0]),
-        "width": np.full(photos * per_photo, results.size[1]),
-        "policy": np.tile(np.repeat(policies, count), photos),
-        "clicks": np.tile(budgets, photos * len(policies)),
-        **{metric: column({p: results.values[p][metric] for p in policies}) for metric in results.metrics},
-        "click_rows": rows,
-        "click_cols": cols,
-        "seconds_per_click": column(results.seconds_per_click),
-    }
-    return pa.table(columns, schema=schema(results.metrics))
+    frame = results.frame.assign(photo=[names[index] for index in results.frame["index"]])
+    columns = schema(results.metrics)
+    return pa.table({name: frame[name].to_numpy() for name in columns.names}, columns)  # NaN stays NaN, not null
 
 
 def write_part(folder: Path, table: pa.Table, coverage: Coverage) -> Path:
@@ -155,35 +128,6 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_results(folder: Path, protocol: Protocol, policies: Sequence[str], metrics: Sequence[str]) -> Results:
-    """The values of every photo, without the clicks' positions, from the joined file."""
-    columns = ["index", "height", "width", *metrics, "seconds_per_click"]
-    table = parquet.read_table(folder / ROWS_FILE, columns=columns)
-    shape = -1, len(policies), len(protocol.clicks)
-    values = {name: table[name].to_numpy().reshape(shape) for name in columns}
-    count = len(values["index"])
-    return Results(
-        protocol=protocol,
-        size=(int(values["height"][0, 0, 0]), int(values["width"][0, 0, 0])) if count else (0, 0),
-        photos=values["index"][:, 0, 0],
-        values={p: {m: values[m][:, row] for m in metrics} for row, p in enumerate(policies)},
-        positions={p: np.empty((count, 0), dtype=np.int64) for p in policies},
-        seconds_per_click={p: values["seconds_per_click"][:, row] for row, p in enumerate(policies)},
-    )
-
-
-def _places(results: Results) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Row and column of the clicks of each row of the table."""
-    width = results.size[1]
-    flat = [
-        results.positions[policy][photo, :clicks].astype(np.int32)
-        for photo in range(len(results.photos))
-        for policy in results.policies
-        for clicks in results.protocol.clicks
-    ]
-    return [places // width for places in flat], [places % width for places in flat]
-
-
 def _batches(parts: Sequence[Path]) -> Iterator[pa.Table]:
     """The parts' tables, small ones together."""
     waiting: list[pa.Table] = []
@@ -203,7 +147,7 @@ def _coverage(file: Path) -> Coverage:
     return Coverage.from_json(metadata[_KEY])
 
 
-IDENTITY_FILE, SUMMARY_FILE = "benchmark.json", "results.json"
+IDENTITY_FILE = "benchmark.json"
 
 Identity = Mapping[str, Any]
 """Everything that decides the numbers, as JSON values by the name of the setting."""

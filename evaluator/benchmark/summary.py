@@ -10,16 +10,15 @@ from typing import Any
 from evaluator.benchmark.config import Level, Plan
 from evaluator.benchmark.networks import Networks, described
 from evaluator.benchmark.presets import beside, is_coco_validation
-from evaluator.benchmark.store import SUMMARY_FILE, Coverage
+from evaluator.benchmark.store import Coverage
 from evaluator.metrics import METRICS
 from evaluator.metrics.clicks import nri
 from evaluator.photos.dataset import PhotoSource
 from evaluator.protocol.bootstrap import mean_intervals
+from evaluator.protocol.finished import SCHEMA, SUMMARY_FILE
 from evaluator.protocol.results import Results
 from evaluator.system.environment import PACKAGES, commit, machine, versions
 from evaluator.system.files import write_atomically
-
-SCHEMA = 1
 
 
 def summarise(
@@ -45,7 +44,6 @@ def summarise(
         fid: distances by policy and clicks.
         cycles: means after each cycle of a training.
     """
-    summaries = results.table() if plan.papers else []
     coco = is_coco_validation(photos.names)
     nri_found = [row for level in plan.levels for row in nri_rows(results, level)]
     return {
@@ -70,7 +68,7 @@ def summarise(
         "nri": nri_found,
         "fid": list(fid),
         "cycles": list(cycles),
-        "papers": [beside(table, summaries, nri_found, coco) for table in plan.papers],
+        "papers": [beside(table, results.records, nri_found, coco) for table in plan.papers],
     }
 
 
@@ -85,7 +83,7 @@ def nri_rows(results: Results, level: Level) -> list[dict[str, Any]]:
     budgets, higher = results.protocol.clicks, METRICS[level.metric].higher_is_better
     rows = []
     for policy in results.policies:
-        values = results.values[policy][level.metric]
+        values = results.values(policy, level.metric)
         found = nri(values, budgets, level.value, higher_is_better=higher is not False)
         low, high = mean_intervals(found.clicks.astype(float)[:, None], results.protocol.seed)
         ends = {"mean": found.mean, "low": float(low[0]), "high": float(high[0]), "failures": found.failures}

@@ -1,5 +1,6 @@
 """Bootstrap confidence intervals of a mean over photos, in float64."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -68,3 +69,9 @@ def defined_means(values: Float64[np.ndarray, "n k"], seed: int) -> Means:
             part = values[mask][:, columns]
             means[columns], ends[:, columns] = part.mean(0), mean_intervals(part, seed)
     return Means(means, ends[0], ends[1], defined.sum(0))
+
+
+def mean_of(values: Float64[np.ndarray, " n"]) -> float:
+    """The mean over the photos for which a value is defined; NaN when there is none."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from evaluator.metrics import DEFAULT, METRICS, Comparison
@@ -62,9 +63,20 @@ def evaluate(
     """
     _check(policies, photos, protocol, metrics)
     device = torch.device(device)
-    results = Results.empty(protocol, photos.shape, first_index, policies, metrics)
     progress = _Progress(len(photos) * len(policies) * protocol.clicks[-1], on_progress)
-    run = _Run(colorizer, autocast, policies, photos, protocol, device, metrics, results, progress)
+    shape = len(photos), len(policies), len(protocol.clicks)
+    run = _Run(
+        colorizer=colorizer,
+        autocast=autocast,
+        policies=policies,
+        photos=photos,
+        protocol=protocol,
+        device=device,
+        first_index=first_index,
+        progress=progress,
+        columns={name: np.full(shape, np.nan) for name in (*metrics, "seconds_per_click")},
+        positions=np.full((*shape[:2], protocol.clicks[-1]), -1, dtype=np.int64),
+    )
     at_once = 1 if device.type == "cpu" else protocol.batch_size
     batches = [slice(first, min(first + at_once, len(photos))) for first in range(0, len(photos), at_once)]
     if device.type == "cpu":
@@ -72,10 +84,10 @@ def evaluate(
     else:
         for rows in batches:
             run.measure(rows)
-    return results
+    return Results.of(protocol, photos.shape[2:], first_index, list(policies), run.columns, run.positions)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
     """What `evaluate` does, batch by batch; several threads may measure different batches."""
 
@@ -85,20 +97,22 @@ class _Run:
     photos: UInt8[Tensor, "n 3 h w"]
     protocol: Protocol
     device: torch.device
-    metrics: Sequence[str]
-    results: Results
+    first_index: int
     progress: "_Progress"
+    columns: dict[str, Float64[np.ndarray, "photos policies budgets"]]
+    """Filled in: every metric and `seconds_per_click`."""
+    positions: Int64[np.ndarray, "photos policies clicks"]
+    """Filled in: flat indices of the clicks."""
 
     def measure(self, rows: slice) -> None:
         """Let every policy click on these photos, and write down what comes out."""
         protocol = self.protocol
         rgb = self.photos[rows].to(self.device)
-        first_index = int(self.results.photos[0]) + rows.start
-        batch = Photos.from_rgb(rgb, seed=protocol.seed, first_index=first_index)
-        with_previous = any(METRICS[metric].needs_previous for metric in self.metrics)
+        batch = Photos.from_rgb(rgb, seed=protocol.seed, first_index=self.first_index + rows.start)
+        with_previous = any(name in METRICS and METRICS[name].needs_previous for name in self.columns)
         session = PhotoSession(self.colorizer, batch.lightness, self.autocast)
         start = before_clicks(session, batch) if self._shares_start(with_previous) else None
-        for name, policy in self.policies.items():
+        for place, policy in enumerate(self.policies.values()):
             moments = rollout(
                 session,
                 policy,
@@ -110,36 +124,35 @@ class _Run:
                 with_previous=with_previous,
                 on_click=partial(self.progress.advance, len(rgb)),
             )
-            for column, moment in enumerate(moments):
-                _record(self.results, name, rows, column, moment, batch, rgb)
+            for budget, moment in enumerate(moments):
+                self._record((rows, place, budget), moment, batch, rgb)
 
     def _shares_start(self, with_previous: bool) -> bool:
         """Whether some policy needs the automatic colouring, which all of them then share."""
         steps = (coloured_steps(policy, self.protocol.clicks, with_previous) for policy in self.policies.values())
         return any(0 in of_policy for of_policy in steps)
 
-
-def _record(
-    results: Results, policy: str, rows: slice, column: int, moment: Moment, batch: Photos, rgb: Tensor
-) -> None:
-    """Measure one batch at one budget and write it into the results."""
-    _refuse_non_finite(moment.predicted_ab, first_photo=int(results.photos[rows][0]))
-    comparison = Comparison(
-        batch.lightness,
-        moment.predicted_ab,
-        batch.truth_ab,
-        rgb,
-        clicks=moment.clicks,
-        positions=moment.positions,
-        previous_ab=moment.previous_ab,
-        shared=batch.shared,
-    )
-    for metric, values in results.values[policy].items():
-        values[rows, column] = METRICS[metric].measure(comparison).double().cpu().numpy()
-    placed = moment.positions.shape[1]
-    results.positions[policy][rows, :placed] = moment.positions.cpu().numpy()
-    if placed:
-        results.seconds_per_click[policy][rows, column] = moment.seconds / (placed * len(rgb))
+    def _record(self, cell: tuple[slice, int, int], moment: Moment, batch: Photos, rgb: Tensor) -> None:
+        """Measure one batch at one budget: the cell is its photos, the policy's place and the budget's."""
+        rows, place, _ = cell
+        _refuse_non_finite(moment.predicted_ab, first_photo=self.first_index + rows.start)
+        comparison = Comparison(
+            batch.lightness,
+            moment.predicted_ab,
+            batch.truth_ab,
+            rgb,
+            clicks=moment.clicks,
+            positions=moment.positions,
+            previous_ab=moment.previous_ab,
+            shared=batch.shared,
+        )
+        placed = moment.positions.shape[1]
+        self.positions[rows, place, :placed] = moment.positions.cpu().numpy()
+        for name, column in self.columns.items():
+            if name in METRICS:
+                column[cell] = METRICS[name].measure(comparison).double().cpu().numpy()
+            elif placed:
+                column[cell] = moment.seconds / (placed * len(rgb))
 
 
 def _refuse_non_finite(predicted_ab: Tensor, first_photo: int) -> None:

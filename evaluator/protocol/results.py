@@ -1,10 +1,13 @@
-"""What was asked (`Protocol`) and what came out (`Results`): values per photo, and their means and intervals."""
+"""What was asked (`Protocol`) and what came out (`Results`): a table of every photo, and its means as records."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 from jaxtyping import Float64, Int64
 
 from evaluator.metrics import METRICS
@@ -23,6 +26,11 @@ RULER_WORDS = (
     f"{RULER}: the colors of the same {BASELINE} clicks, weighted by nearness in place and lightness. A colorizer "
     "that is not better has not learned to use clicks."
 )
+
+KEYS = ["index", "policy", "clicks"]
+"""Columns that tell the rows of `Results.frame` apart, in the order in which the rows are sorted."""
+CLICK_LISTS = ["click_rows", "click_cols"]
+"""Columns with where the clicks went: a list of as many numbers as there are clicks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +62,18 @@ class Protocol:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """One metric of one policy after a number of clicks, as the mean of per-photo values."""
+class Record:
+    """One number: the mean of a metric over photos, for a policy after a number of clicks."""
 
+    metric: str
     policy: str
     clicks: int
-    metric: str
-    mean: float
+    value: float
     """Over the photos for which the metric is defined; NaN where there are none."""
+    low: float = math.nan
+    """Lower end of the value's bootstrap 95 % interval; NaN for fewer than two photos."""
+    high: float = math.nan
+    """Upper end."""
     photos: int
     """Photos for which the metric is defined."""
     exact: int
@@ -93,43 +105,56 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """Every value of every photo, so that any table can be recomputed."""
+    """Every value of every photo in one table, so that any mean can be recomputed."""
 
     protocol: Protocol
-    size: tuple[int, int]
-    """Height and width of the photos in pixels."""
-    photos: Int64[np.ndarray, " n"]
-    """Index of each photo in the whole set, rising."""
-    values: dict[str, dict[str, Float64[np.ndarray, "n budgets"]]]
-    """`values[policy][metric]`; exact photos have infinite PSNR here, undefined values are NaN."""
-    positions: dict[str, Int64[np.ndarray, "n clicks"]]
-    """`positions[policy]`: flat index row * width + col of each click, in the order in which they were placed:
-    where the robot clicked, not where it was told to."""
-    seconds_per_click: dict[str, Float64[np.ndarray, "n budgets"]]
-    """`seconds_per_click[policy]`: wall time up to a budget for choosing, clicking and colouring, divided by
-    clicks and photos of the batch (on a CPU: one photo on one core); NaN at 0 clicks. A policy that looks at no
-    colours is coloured at the budgets only. The automatic colouring and the metrics do not count."""
+    frame: pd.DataFrame
+    """One row per photo, policy and budget, sorted in this order, with the columns of `results.parquet`:
+
+    - `photo` (the name, where it has one), `index` (in the whole set), `height` and `width` in pixels;
+    - `policy`, `clicks` (the budget);
+    - each metric under its name: infinite for a photo without error, NaN where it is not defined;
+    - `click_rows`, `click_cols`: where the robot clicked, not where it was told to, in the order of the clicks;
+    - `seconds_per_click`: wall time up to a budget for choosing, clicking and colouring, divided by clicks and
+      photos of the batch (on a CPU: one photo on one core); NaN at 0 clicks. A policy that looks at no colours is
+      coloured at the budgets only. The automatic colouring and the metrics do not count.
+    """
 
     @classmethod
-    def empty(
+    def of(
         cls,
         protocol: Protocol,
-        shape: Sequence[int],
+        size: Sequence[int],
         first_index: int,
-        policies: Iterable[str],
-        metrics: Sequence[str],
+        policies: Sequence[str],
+        columns: Mapping[str, Float64[np.ndarray, "photos policies budgets"]],
+        positions: Int64[np.ndarray, "photos policies clicks"],
     ) -> "Results":
-        """Results for photos of shape (n, 3, height, width), to be filled in: NaN values, positions of -1."""
-        count, height, width = shape[0], shape[2], shape[3]
-        budgets = len(protocol.clicks)
-        return cls(
-            protocol=protocol,
-            size=(height, width),
-            photos=np.arange(first_index, first_index + count, dtype=np.int64),
-            values={p: {m: np.full((count, budgets), np.nan) for m in metrics} for p in policies},
-            positions={p: np.full((count, protocol.clicks[-1]), -1, dtype=np.int64) for p in policies},
-            seconds_per_click={p: np.full((count, budgets), np.nan) for p in policies},
-        )
+        """The table of photos that follow each other.
+
+        Args:
+            protocol: how they were measured.
+            size: height and width.
+            first_index: index of the first photo in the whole set.
+            policies: names.
+            columns: metrics and `seconds_per_click`, by name.
+            positions: flat index row * width + col of each click.
+        """
+        photos, budgets, (height, width) = len(positions), protocol.clicks, size
+        per_photo = len(policies) * len(budgets)
+        flat = [placed[:budget] for of_photo in positions for placed in of_photo for budget in budgets]
+        kind = pa.list_(pa.int32())
+        cells = {
+            "index": np.repeat(np.arange(first_index, first_index + photos, dtype=np.int64), per_photo),
+            "height": height,
+            "width": width,
+            "policy": np.tile(np.repeat(list(policies), len(budgets)), photos),
+            "clicks": np.tile(budgets, photos * len(policies)),
+            **{name: values.reshape(-1) for name, values in columns.items()},
+            "click_rows": pd.array(pa.array([one // width for one in flat], kind), dtype=pd.ArrowDtype(kind)),
+            "click_cols": pd.array(pa.array([one % width for one in flat], kind), dtype=pd.ArrowDtype(kind)),
+        }
+        return cls(protocol=protocol, frame=pd.DataFrame(cells))
 
     @classmethod
     def merge(cls, parts: Sequence["Results"]) -> "Results":
@@ -140,30 +165,16 @@ class Results:
         """
         if not parts:
             raise ValueError("no results to merge; pass at least one part")
-        first = parts[0]
-        if any(part._settings() != first._settings() for part in parts):
+        full = [part for part in parts if len(part.frame)] or [parts[0]]
+        settings = [(part.protocol, part.size, part.policies, part.metrics) for part in full]
+        if any(one != settings[0] for one in settings):
             raise ValueError(
                 "parts differ in protocol, photo size, policies or metrics; measure all of them alike"
             )
-        photos = np.concatenate([part.photos for part in parts])
-        if len(np.unique(photos)) < len(photos):
+        frame = pd.concat([part.frame for part in full])
+        if frame.duplicated(KEYS).any():
             raise ValueError("a photo is in two parts; give each part its own range by `first_index`")
-        order = np.argsort(photos)
-
-        def join(arrays: Iterable[np.ndarray]) -> np.ndarray:
-            return np.concatenate(list(arrays))[order]
-
-        return cls(
-            protocol=first.protocol,
-            size=first.size,
-            photos=photos[order],
-            values={
-                policy: {m: join(p.values[policy][m] for p in parts) for m in metrics}
-                for policy, metrics in first.values.items()
-            },
-            positions={p: join(x.positions[p] for x in parts) for p in first.policies},
-            seconds_per_click={p: join(x.seconds_per_click[p] for x in parts) for p in first.policies},
-        )
+        return replace(full[0], frame=frame.sort_values("index", kind="stable", ignore_index=True))
 
     def beside(self, other: "Results") -> "Results":
         """These policies, then the other's, measured on the same photos.
@@ -171,31 +182,54 @@ class Results:
         Raises:
             ValueError: another protocol, other photos or metrics, or a policy that both have.
         """
-        mine, theirs = ((part.protocol, part.size, part.metrics, part.photos.tolist()) for part in (self, other))
+        mine, theirs = (
+            (part.protocol, part.size, part.metrics, part.photos["index"].tolist()) for part in (self, other)
+        )
         for name, one, another in zip(("protocol", "photo size", "metrics", "photos"), mine, theirs, strict=True):
             if one != another:
                 raise ValueError(f"the two differ in {name}: {one} and {another}; measure both alike")
-        if both := [policy for policy in self.policies if policy in other.values]:
+        if both := [policy for policy in self.policies if policy in other.policies]:
             raise ValueError(f"both have the policy {both[0]!r}; measure it once")
-        return replace(
-            self,
-            values={**self.values, **other.values},
-            positions={**self.positions, **other.positions},
-            seconds_per_click={**self.seconds_per_click, **other.seconds_per_click},
-        )
+        frame = pd.concat([self.frame, other.frame])
+        return replace(self, frame=frame.sort_values("index", kind="stable", ignore_index=True))
+
+    @cached_property
+    def photos(self) -> pd.DataFrame:
+        """A row for each photo: its `index`, `height`, `width` and, where it has one, name."""
+        return self.frame.drop_duplicates("index")
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first photo in pixels; (0, 0) without photos."""
+        sizes = self.photos[["height", "width"]].itertuples(index=False, name=None)
+        return next(iter(sizes), (0, 0))
+
+    @cached_property
     def policies(self) -> list[str]:
         """Names of the policies."""
-        return list(self.values)
+        return list(self.frame["policy"].unique())
 
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics."""
-        return list(next(iter(self.values.values())))
+        return [name for name in self.frame.columns if name in METRICS]
 
-    def table(self, baseline: str = BASELINE) -> list[Summary]:
-        """Means over photos, and paired differences to the baseline with bootstrap 95 % intervals.
+    def values(self, policy: str, column: str) -> Float64[np.ndarray, "photos budgets"]:
+        """A policy's entries of a column; those of a metric at most its ceiling (see `Metric.ceiling`)."""
+        shape = len(self.photos), len(self.policies), len(self.protocol.clicks)
+        values = self.frame[column].to_numpy().reshape(shape)[:, self.policies.index(policy)]
+        return np.minimum(values, METRICS[column].ceiling) if column in METRICS else values
+
+    def positions(self, policy: str, clicks: int | None = None) -> Int64[np.ndarray, "photos clicks 2"]:
+        """(row, col) of a policy's clicks on each photo up to a budget, else the last, in their order."""
+        budget = self.protocol.clicks[-1] if clicks is None else clicks
+        here = (self.frame["policy"] == policy) & (self.frame["clicks"] == budget)
+        flat = [self.frame.loc[here, name].list.flatten().to_numpy() for name in CLICK_LISTS]
+        return np.stack(flat, axis=-1).astype(np.int64).reshape(len(self.photos), budget, 2)
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Means over photos, and paired differences to the baseline, with bootstrap 95 % intervals.
 
         In the order of policies, clicks, metrics. Without the baseline among the policies there are no
         differences.
@@ -205,82 +239,62 @@ class Results:
         """
         if not len(self.photos):
             raise ValueError("results of no photos have no means; merge them with the other parts first")
-        return [summary for policy in self.policies for summary in self._summaries(policy, baseline)]
+        names = [(clicks, metric) for clicks in self.protocol.clicks for metric in self.metrics]
+        values = {policy: self._by_photo(policy) for policy in self.policies}
+        spread = defined_means(np.concatenate([*values.values()], axis=1), self.protocol.seed)
+        found = []
+        for place, (policy, mine) in enumerate(values.items()):
+            gains = None
+            if policy != BASELINE and BASELINE in values:
+                gains = defined_means(mine - values[BASELINE], self.protocol.seed)
+            photos = (~np.isnan(mine)).sum(0)
+            unknown = np.full(len(names), np.nan)
+            means = np.divide(np.nansum(mine, axis=0), photos, out=unknown, where=photos > 0)
+            found += [
+                Record(
+                    metric=metric,
+                    policy=policy,
+                    clicks=clicks,
+                    value=float(means[k]),
+                    low=float(spread.low[place * len(names) + k]),
+                    high=float(spread.high[place * len(names) + k]),
+                    photos=int(photos[k]),
+                    exact=int((mine[:, k] >= METRICS[metric].ceiling).sum()),
+                    gain=float(gains.mean[k]) if gains else None,
+                    gain_low=float(gains.low[k]) if gains else None,
+                    gain_high=float(gains.high[k]) if gains else None,
+                )
+                for k, (clicks, metric) in enumerate(names)
+            ]
+        return found
 
-    def rows(self, baseline: str = BASELINE) -> list[Row]:
+    def rows(self) -> list[Row]:
         """One flat row per policy and budget, for a table, a JSON file or a tracker.
 
         Each metric has five columns: `ab_psnr` (mean), `ab_psnr_photos` (how many have a value), `ab_psnr_gain`,
-        `ab_psnr_gain_low`, `ab_psnr_gain_high` (see `Summary`). None stands for what does not exist or is not a
+        `ab_psnr_gain_low`, `ab_psnr_gain_high` (see `Record`). None stands for what does not exist or is not a
         number.
         """
         rows: dict[tuple[str, int], Row] = {}
-        for summary in self.table(baseline):
-            row = rows.setdefault((summary.policy, summary.clicks), self._row_head(summary))
-            row[summary.metric] = _json_number(summary.mean)
-            row[f"{summary.metric}_photos"] = summary.photos
+        for record in self.records:
+            head = {"policy": record.policy, "clicks": record.clicks, **self._conditions()}
+            row = rows.setdefault((record.policy, record.clicks), head)
+            row[record.metric] = _json_number(record.value)
+            row[f"{record.metric}_photos"] = record.photos
             for name in ("gain", "gain_low", "gain_high"):
-                row[f"{summary.metric}_{name}"] = _json_number(getattr(summary, name))
+                row[f"{record.metric}_{name}"] = _json_number(getattr(record, name))
         return list(rows.values())
 
-    def _row_head(self, summary: Summary) -> Row:
-        return {
-            "policy": summary.policy,
-            "clicks": summary.clicks,
-            "photos": len(self.photos),
-            "height": self.size[0],
-            "width": self.size[1],
-            "hint_size": self.protocol.hint_size,
-            "robot_position_sigma": self.protocol.robot.position_sigma,
-            "robot_colour_sigma": self.protocol.robot.colour_sigma,
-            "seed": self.protocol.seed,
-        }
+    def _conditions(self) -> Row:
+        """What every row states."""
+        robot = {f"robot_{name}": value for name, value in asdict(self.protocol.robot).items()}
+        sizes = {"photos": len(self.photos), "height": self.size[0], "width": self.size[1]}
+        return {**sizes, "hint_size": self.protocol.hint_size, **robot, "seed": self.protocol.seed}
 
-    def _summaries(self, policy: str, baseline: str) -> list[Summary]:
-        """All metrics of one policy at all budgets."""
-        values = self._finite(policy)
-        photos = (~np.isnan(values)).sum(0)
-        means = np.divide(np.nansum(values, axis=0), photos, out=np.full(len(photos), np.nan), where=photos > 0)
-        gains = self._gains(policy, baseline)
-        return [
-            Summary(
-                policy=policy,
-                clicks=clicks,
-                metric=metric,
-                mean=float(means[column]),
-                photos=int(photos[column]),
-                exact=int((self.values[policy][metric][:, budget] >= METRICS[metric].ceiling).sum()),
-                **({name: float(gain[column]) for name, gain in gains.items()}),
-            )
-            for column, (budget, clicks, metric) in enumerate(self._columns())
-        ]
-
-    def _gains(self, policy: str, baseline: str) -> dict[str, np.ndarray]:
-        """Paired difference to the baseline and its interval, one entry per column."""
-        if policy == baseline or baseline not in self.values:
-            return {}
-        gains = defined_means(self._finite(policy) - self._finite(baseline), self.protocol.seed)
-        return {"gain": gains.mean, "gain_low": gains.low, "gain_high": gains.high}
-
-    def _columns(self) -> list[tuple[int, int, str]]:
-        """(index of the budget, clicks, metric) of each number that a policy has per photo."""
-        return [
-            (budget, clicks, metric)
-            for budget, clicks in enumerate(self.protocol.clicks)
-            for metric in self.metrics
-        ]
-
-    def _finite(self, policy: str) -> np.ndarray:
-        """Values fit for averaging (see `Metric.ceiling`), one row per photo, columns as in `_columns`."""
-        values = self.values[policy]
-        return np.stack(
-            [np.minimum(values[metric][:, at], METRICS[metric].ceiling) for at, _, metric in self._columns()],
-            axis=1,
-        )
-
-    def _settings(self) -> tuple[object, ...]:
-        """What two parts of one measurement must have in common."""
-        return self.protocol, self.size, self.policies, self.metrics
+    def _by_photo(self, policy: str) -> Float64[np.ndarray, "photos k"]:
+        """A policy's values, one row per photo; columns by budget, then metric."""
+        values = [self.values(policy, metric) for metric in self.metrics]
+        return np.stack(values, axis=2).reshape(len(self.photos), -1)
 
 
 def _json_number(value: float | None) -> float | None:

@@ -12,31 +12,31 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluator.metrics import EXACT_DB, METRICS
-from evaluator.protocol.results import BASELINE, RULER, RULER_WORDS, Results, Summary
+from evaluator.protocol.results import BASELINE, RULER, RULER_WORDS, Record, Results
 
 _STYLES = {"better": "bold green", "worse": "bold red", "no different": "", "": ""}
 _MARKS = {"better": "▲", "worse": "▼", "no different": "=", "": ""}
 
 
-def report(results: Results, baseline: str = BASELINE) -> RenderableType:
+def report(results: Results) -> RenderableType:
     """Means, differences and verdicts under a title that states the protocol, to print with rich."""
     parts: list[RenderableType] = [Text(_protocol_in_words(results), style="bold")]
-    parts += [means_table(results, baseline), Text(_fine_print(results, baseline), style="dim"), ""]
-    if baseline in results.policies and len(results.policies) > 1:
-        parts.append(Text(f"Minus {baseline} clicks on the same photos, ± half the 95 % interval", style="bold"))
-        parts += [gains_table(results, baseline), *map(Text, verdicts(results, baseline))]
+    parts += [means_table(results), Text(_fine_print(results), style="dim"), ""]
+    if BASELINE in results.policies and len(results.policies) > 1:
+        parts.append(Text(f"Minus {BASELINE} clicks on the same photos, ± half the 95 % interval", style="bold"))
+        parts += [gains_table(results), *map(Text, verdicts(results))]
     return Group(*parts)
 
 
-def plain_text(results: Results, baseline: str = BASELINE, width: int = 100) -> str:
+def plain_text(results: Results, width: int = 100) -> str:
     """The report as text without colours, for a file or a log."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(report(results, baseline))
+    console.print(report(results))
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n") + "\n"
 
 
-def means_table(results: Results, baseline: str = BASELINE) -> Table:
+def means_table(results: Results) -> Table:
     """Means over photos: one row per number of clicks; for each metric, the policies side by side.
 
     Green is better than the baseline beyond the 95 % interval, red is worse.
@@ -46,52 +46,52 @@ def means_table(results: Results, baseline: str = BASELINE) -> Table:
         for policy in results.policies:
             heading = METRICS[metric].label if policy == results.policies[0] else ""
             table.add_column(f"{heading}\n{re.sub('[- ]', chr(10), policy)}", justify="right")
-    rows = sorted(results.table(baseline), key=lambda s: (s.clicks, results.metrics.index(s.metric)))
-    for clicks, summaries in groupby(rows, key=lambda s: s.clicks):
-        table.add_row(str(clicks), *(_mean(summary) for summary in summaries))
+    rows = sorted(results.records, key=lambda s: (s.clicks, results.metrics.index(s.metric)))
+    for clicks, records in groupby(rows, key=lambda s: s.clicks):
+        table.add_row(str(clicks), *(_mean(record) for record in records))
     return table
 
 
-def gains_table(results: Results, baseline: str = BASELINE) -> Table:
+def gains_table(results: Results) -> Table:
     """Mean differences to the baseline on the same photos: see `gains`."""
-    return gains(_others(results, baseline), results.metrics)
+    return gains(_others(results), results.metrics)
 
 
-def gains(summaries: Sequence[Summary], metrics: Sequence[str]) -> Table:
+def gains(records: Sequence[Record], metrics: Sequence[str]) -> Table:
     """Mean differences with half their interval: one row per policy and number of clicks, metrics abreast."""
     table = _new_table()
     table.add_column("policy")
     for metric in metrics:
         table.add_column(METRICS[metric].label, justify="right")
-    of_metric = [summary for summary in summaries if summary.metric in metrics]
+    of_metric = [record for record in records if record.metric in metrics]
     for (policy, clicks), row in groupby(of_metric, key=lambda s: (s.policy, s.clicks)):
-        table.add_row(str(clicks), policy, *(_gain(summary) for summary in row))
+        table.add_row(str(clicks), policy, *(_gain(record) for record in row))
     return table
 
 
-def verdicts(results: Results, baseline: str = BASELINE) -> list[str]:
+def verdicts(results: Results) -> list[str]:
     """One sentence per policy and metric: where it is better or worse beyond its interval, and by how much."""
-    others = _others(results, baseline)
+    others = _others(results)
     others.sort(key=lambda s: (results.policies.index(s.policy), results.metrics.index(s.metric)))
     return [
-        f"{policy} against {baseline}, {METRICS[metric].label}: {in_words(list(summaries))}."
-        for (policy, metric), summaries in groupby(others, key=lambda s: (s.policy, s.metric))
+        f"{policy} against {BASELINE}, {METRICS[metric].label}: {in_words(list(records))}."
+        for (policy, metric), records in groupby(others, key=lambda s: (s.policy, s.metric))
     ]
 
 
-def _others(results: Results, baseline: str) -> list[Summary]:
+def _others(results: Results) -> list[Record]:
     """What can differ from the baseline."""
-    return [s for s in results.table(baseline) if s.policy != baseline and s.clicks > 0]
+    return [s for s in results.records if s.policy != BASELINE and s.clicks > 0]
 
 
-def in_words(summaries: Sequence[Summary]) -> str:
+def in_words(records: Sequence[Record]) -> str:
     """Budgets by verdict, and the last budget's gain with its interval, for one policy and metric."""
     parts = []
     for verdict in ("better", "worse", "no different"):
-        budgets = [str(s.clicks) for s in summaries if s.verdict == verdict]
+        budgets = [str(s.clicks) for s in records if s.verdict == verdict]
         if budgets:
             parts.append(f"{verdict} at {', '.join(budgets)}")
-    last = summaries[-1]
+    last = records[-1]
     gain, low, high = _signed(last, last.gain, last.gain_low, last.gain_high)
     return "; ".join([*parts, f"{gain} [{low}, {high}] at {last.clicks}"])
 
@@ -110,11 +110,11 @@ def _protocol_in_words(results: Results) -> str:
     return f"After clicks: {photos}, hint size {hint_size}, {robot}, seed {seed}"
 
 
-def _fine_print(results: Results, baseline: str) -> str:
+def _fine_print(results: Results) -> str:
     """What a reader needs to hold the numbers against others."""
     scales = ", ".join(METRICS[metric].title for metric in results.metrics)
     lines = [f"{scales}; means of per-photo values."]
-    exact = sum(summary.exact for summary in results.table(baseline))
+    exact = sum(record.exact for record in results.records)
     if exact:
         lines.append(f"{exact} infinite values of photos without any error count as {EXACT_DB:.0f} dB.")
     if RULER in results.policies:
@@ -122,20 +122,20 @@ def _fine_print(results: Results, baseline: str) -> str:
     return " ".join(lines)
 
 
-def _mean(summary: Summary) -> Text:
-    decimals = METRICS[summary.metric].decimals
-    return Text(f"{summary.mean:.{decimals}f}", style=_STYLES[summary.verdict])
+def _mean(record: Record) -> Text:
+    decimals = METRICS[record.metric].decimals
+    return Text(f"{record.value:.{decimals}f}", style=_STYLES[record.verdict])
 
 
-def _gain(summary: Summary) -> Text:
+def _gain(record: Record) -> Text:
     half = None
-    if summary.gain_low is not None and summary.gain_high is not None:
-        half = (summary.gain_high - summary.gain_low) / 2
-    gain, half = _signed(summary, summary.gain, half)
-    return Text(f"{gain} ±{half[1:]} {_MARKS[summary.verdict]}", style=_STYLES[summary.verdict])
+    if record.gain_low is not None and record.gain_high is not None:
+        half = (record.gain_high - record.gain_low) / 2
+    gain, half = _signed(record, record.gain, half)
+    return Text(f"{gain} ±{half[1:]} {_MARKS[record.verdict]}", style=_STYLES[record.verdict])
 
 
-def _signed(summary: Summary, *values: float | None) -> list[str]:
+def _signed(record: Record, *values: float | None) -> list[str]:
     """Numbers with a sign and the metric's decimals; nan where there is none."""
-    decimals = METRICS[summary.metric].decimals
+    decimals = METRICS[record.metric].decimals
     return [f"{math.nan if value is None else value:+.{decimals}f}" for value in values]

@@ -1,39 +1,11 @@
 """`python -m evaluator.registry list`: the registered networks with their metrics, on a terminal."""
 
 import argparse
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from evaluator.registry.mlflow_registry import default_tracking_uri, versions
-
-_METRIC = re.compile(r"metric\.(?P<name>.+)_(?P<clicks>\d+)")
-"""The tag of a validation metric: MLflow takes no @ in names."""
-
-
-def described(name: str, version: str, aliases: Sequence[str], tags: Mapping[str, str]) -> str:
-    """A line of name, version, aliases and commit, and one for each metric with its values by clicks.
-
-    Args:
-        name: of the registered network.
-        version: its number.
-        aliases: of this version.
-        tags: of this version; those that are no metrics come as they are.
-    """
-    curves: dict[str, dict[int, str]] = {}
-    others = dict(sorted(tags.items()))
-    for tag, value in tags.items():
-        if found := _METRIC.fullmatch(tag):
-            curves.setdefault(found["name"], {})[int(found["clicks"])] = value
-            del others[tag]
-    commit = others.pop("commit", "")
-    first = f"{name}/{version}{''.join(f' @{alias}' for alias in aliases)}{f'  commit {commit}' if commit else ''}"
-    width = max(map(len, curves), default=0)
-    means = [
-        f"    {metric:{width}}  " + "  ".join(f"{clicks}: {values[clicks]}" for clicks in sorted(values))
-        for metric, values in sorted(curves.items())
-    ]
-    return "\n".join([first, *means, *(f"    {tag}: {value}" for tag, value in others.items())])
+from evaluator.registry.tags import described
 
 
 def main(arguments: Sequence[str] | None = None, tracking_uri: str | None = None) -> int:

@@ -15,7 +15,6 @@ from evaluator.metrics import METRICS, rgb_psnr
 from evaluator.protocol.finished import Finished
 from evaluator.protocol.results import BASELINE, RULER
 from evaluator.protocol.rollout import Photos
-from evaluator.protocol.simulated_user import Robot
 from evaluator.registry.networks import Colorizer, run_network
 from evaluator.report.click_grid import marked
 from kernels.color import lab_to_rgb, to_uint8
@@ -80,17 +79,17 @@ def choose(finished: Finished) -> list[Pick]:
     10; ties go to the first photo. Photos for which a metric is not defined there do not count for it.
     """
     column = finished.budgets.index(nearest_budget(finished.budgets))
-    reasons: dict[int, list[str]] = {}
+    names, reasons = finished.names, dict[int, list[str]]()
     policies = [policy for policy in finished.policies if policy != RULER]
     for metric in finished.metrics:
-        values = np.mean([finished.values[policy][metric][:, column] for policy in policies], axis=0)
+        values = np.mean([finished.values(policy, metric)[:, column] for policy in policies], axis=0)
         if np.isnan(values).all():
             continue
         low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
         for word, place in zip(_words(metric), (low, high), strict=True):
             reasons.setdefault(place, []).append(f"{word} {_written(metric, values[place])}")
     return [
-        Pick(photo=finished.photos[place], index=int(finished.indices[place]), reasons=tuple(why))
+        Pick(photo=names[place], index=int(finished.photos["index"].iat[place]), reasons=tuple(why))
         for place, why in reasons.items()
     ]
 
@@ -129,12 +128,12 @@ def render(
     colorizers = dict.fromkeys(policies, partial(run_network, colorizer, autocast=autocast))
     if ruler and RULER in policies:
         colorizers[RULER] = partial(run_network, ruler, autocast=None)
-    places = finished.positions(budgets[-1])
+    places = {policy: finished.positions(policy, budgets[-1]) for policy in policies}
     exhibits = []
     for done, pick in enumerate(picks, start=1):
         rgb = _measured(finished, pick, photos)
         replay = _Replay(finished, pick, rgb.to(device), colorizers)
-        row = finished.photos.index(pick.photo)
+        row = finished.names.index(pick.photo)
         rows = {policy: replay.shots(policy, places[policy][row], budgets) for policy in policies}
         exhibits.append(Exhibit(pick=pick, grey=replay.grey(), truth=replay.truth(), rows=rows))
         on_photo(done, len(picks))
@@ -158,11 +157,8 @@ class _Replay:
     """One photo, its recorded clicks, and the colorizers to replay them, by policy."""
 
     def __init__(self, finished: Finished, pick: Pick, rgb: Tensor, colorizers: Mapping[str, Colorizer]):
-        protocol = finished.about["protocol"]
-        self.finished, self.pick, self.rgb, self.colorizers = finished, pick, rgb, colorizers
-        self.hint_size = int(protocol["hint_size"])
-        self.robot = Robot(**protocol["robot"])
-        self.photo = Photos.from_rgb(rgb[None], seed=int(protocol["seed"]), first_index=pick.index)
+        self.pick, self.rgb, self.colorizers, self.protocol = pick, rgb, colorizers, finished.protocol
+        self.photo = Photos.from_rgb(rgb[None], seed=self.protocol.seed, first_index=pick.index)
 
     def grey(self) -> Shot:
         lightness, ab = self.photo.lightness, torch.zeros_like(self.photo.truth_ab)
@@ -180,7 +176,7 @@ class _Replay:
     @torch.no_grad()
     def _coloured(self, policy: str, positions: Int64[Tensor, "1 placed"], newest: int) -> Shot:
         photo, placed = self.photo, positions.shape[1]
-        clicks = self.robot.click_map(photo.truth_ab, positions, photo.keys, self.hint_size)
+        clicks = self.protocol.robot.click_map(photo.truth_ab, positions, photo.keys, self.protocol.hint_size)
         ab = self.colorizers[policy](photo.lightness, clicks)
         predicted = to_uint8(lab_to_rgb(photo.lightness, ab))
         named = to_uint8(lab_to_rgb(photo.lightness, clicks[:, 1:])).flatten(2)
@@ -206,7 +202,7 @@ def _measured(finished: Finished, pick: Pick, photos: Mapping[str, Tensor]) -> T
     """The photo, checked against the size at which it was measured."""
     if pick.photo not in photos:
         raise ValueError(f"photo {pick.photo!r} is picked for the gallery and not among the {len(photos)} given")
-    rgb, size = photos[pick.photo], finished.sizes[finished.photos.index(pick.photo)].tolist()
+    rgb, size = photos[pick.photo], finished.sizes[finished.names.index(pick.photo)].tolist()
     if list(rgb.shape[-2:]) != size:
         raise ValueError(
             f"photo {pick.photo!r} has {list(rgb.shape[-2:])} pixels (height, width) and was measured at {size}; "

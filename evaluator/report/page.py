@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluator.metrics import METRICS
 from evaluator.protocol.finished import Finished
-from evaluator.protocol.results import RULER, Summary
+from evaluator.protocol.results import RULER
 from evaluator.report import figures, tables
 from evaluator.report.figures import jpeg
 from evaluator.report.gallery import Gallery, nearest_budget
@@ -73,13 +73,12 @@ def save_figures(folder: Path, target: Path) -> list[Path]:
         target: folder for the files, which is made.
     """
     finished = Finished.read(folder)
-    summaries = finished.summaries()
     pictures: dict[str, figures.Picture | None] = {
         f"clicks-{policy}": picture for policy, picture in _heat_maps(finished).items()
     }
     for metric in finished.metrics:
         pictures[metric] = figures.mean_curves(finished, metric)
-        pictures[f"{metric}-gain"] = figures.gain_curves(finished, metric, summaries)
+        pictures[f"{metric}-gain"] = figures.gain_curves(finished, metric)
     target.mkdir(parents=True, exist_ok=True)
     files = {target / f"{name}.png": picture for name, picture in pictures.items() if picture}
     for file, picture in files.items():
@@ -89,14 +88,14 @@ def save_figures(folder: Path, target: Path) -> list[Path]:
 
 def _content(finished: Finished, gallery: Gallery | None) -> dict[str, Any]:
     """Everything that the template shows."""
-    about, summaries = finished.about, finished.summaries()
+    about = finished.about
     return {
         "finished": finished,
         "style": style(),
         "protocol": tables.protocol_sentences(finished),
-        "findings": tables.findings(finished, summaries),
-        "glance": tables.glance_table(finished, summaries, nearest_budget(finished.budgets)),
-        "metrics": [_metric(finished, summaries, metric) for metric in finished.metrics],
+        "findings": tables.findings(finished),
+        "glance": tables.glance_table(finished, nearest_budget(finished.budgets)),
+        "metrics": [_metric(finished, metric) for metric in finished.metrics],
         "seconds": tables.seconds_table(finished),
         "nri": _nri(finished, about.get("nri") or []),
         "fid": tables.fid_table(about["fid"]) if about.get("fid") else None,
@@ -118,15 +117,15 @@ def _networks(about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {"colorizer": about["colorizer"], **(about.get("guides") or {}), **ruler}
 
 
-def _metric(finished: Finished, summaries: Sequence[Summary], metric: str) -> dict[str, Any]:
-    pictures = figures.mean_curves(finished, metric), figures.gain_curves(finished, metric, summaries)
+def _metric(finished: Finished, metric: str) -> dict[str, Any]:
+    pictures = figures.mean_curves(finished, metric), figures.gain_curves(finished, metric)
     return {
         "name": metric,
         "label": METRICS[metric].label,
         "about": METRICS[metric].about,
         "direction": tables.direction(metric),
         "pictures": [picture for picture in pictures if picture],
-        "table": tables.metric_table(finished, summaries, metric),
+        "table": tables.metric_table(finished, metric),
     }
 
 
@@ -148,10 +147,9 @@ def _level(entry: Mapping[str, Any]) -> tuple[str, float]:
 
 def _heat_maps(finished: Finished) -> dict[str, figures.Picture]:
     """Where each policy's clicks fall, up to the largest budget; the ruler's are the baseline's."""
-    positions = finished.positions(finished.budgets[-1])
     densities = {
-        policy: figures.click_density(clicks, finished.sizes)
-        for policy, clicks in positions.items()
+        policy: figures.click_density(finished.positions(policy), finished.sizes)
+        for policy in finished.policies
         if policy != RULER
     }
     return {policy: figures.heat_map(cells, policy) for policy, cells in densities.items() if cells is not None}

@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from evaluator.metrics import METRICS
-from evaluator.protocol.bootstrap import CONFIDENCE, RESAMPLES
+from evaluator.protocol.bootstrap import CONFIDENCE, RESAMPLES, mean_of
 from evaluator.protocol.finished import Finished
-from evaluator.protocol.results import BASELINE, RULER, RULER_WORDS, Summary
+from evaluator.protocol.results import BASELINE, RULER, RULER_WORDS, Protocol, Record
 from evaluator.protocol.simulated_user import Robot
 
 _VERDICTS = ("better", "worse", "no different")
@@ -26,7 +24,7 @@ def protocol_sentences(finished: Finished) -> list[str]:
         f"{_count(len(finished.photos), 'photo')} of {photos.get('source', 'an unnamed set')}, measured at "
         f"{_sizes(finished)} (width x height){larger}{left_out}.",
         f"For each photo and each policy, a robot user places clicks one at a time where the policy says. "
-        f"{_click(protocol)}",
+        f"{_click(finished.protocol)}",
         f"After {_listed([str(budget) for budget in finished.budgets])} clicks, {finished.name} "
         f"({finished.about['colorizer'].get('source', 'no source stated')}) colours the photo and the result is "
         "compared with the original.",
@@ -41,7 +39,7 @@ def protocol_sentences(finished: Finished) -> list[str]:
     ]
     if RULER in finished.policies:
         sentences.append(RULER_WORDS)
-    exact = sum(summary.exact for summary in finished.summaries())
+    exact = sum(record.exact for record in finished.records)
     if exact:
         sentences.append(
             f"{exact} values of photos without any error are infinite and count as a ceiling (100 dB)."
@@ -52,9 +50,9 @@ def protocol_sentences(finished: Finished) -> list[str]:
     return sentences
 
 
-def findings(finished: Finished, summaries: Sequence[Summary]) -> list[str]:
+def findings(finished: Finished) -> list[str]:
     """For each policy: on which metrics it beats random clicks at the most clicks, and on which it does not."""
-    last = [one for one in summaries if one.clicks == finished.budgets[-1] and one.verdict]
+    last = [one for one in finished.records if one.clicks == finished.budgets[-1] and one.verdict]
     sentences = []
     for policy in finished.policies:
         mine = [one for one in last if one.policy == policy]
@@ -74,10 +72,9 @@ def direction(metric: str) -> str:
     return words[METRICS[metric].higher_is_better]
 
 
-def _click(protocol: dict[str, Any]) -> str:
+def _click(protocol: Protocol) -> str:
     """What a click carries."""
-    robot = Robot(**protocol["robot"])
-    hint = int(protocol["hint_size"])
+    robot, hint = protocol.robot, protocol.hint_size
     stamp = (
         f"the mean true colour of its {hint} x {hint} pixel stamp" if hint > 1 else "the true colour of its pixel"
     )
@@ -131,9 +128,9 @@ class Table:
     rows: list[tuple[str, list[Cell]]]
 
 
-def metric_table(finished: Finished, summaries: Sequence[Summary], metric: str) -> Table:
+def metric_table(finished: Finished, metric: str) -> Table:
     """Means, differences to random with intervals, and verdicts: policies downwards, clicks to the right."""
-    of = {(one.policy, one.clicks): one for one in summaries if one.metric == metric}
+    of = {(one.policy, one.clicks): one for one in finished.records if one.metric == metric}
     fewer = {one.photos for one in of.values()} - {0, len(finished.photos)}
     partly = f" Defined for {min(fewer)} photos at least." if fewer else ""
     return Table(
@@ -146,9 +143,9 @@ def metric_table(finished: Finished, summaries: Sequence[Summary], metric: str) 
     )
 
 
-def glance_table(finished: Finished, summaries: Sequence[Summary], budget: int) -> Table | None:
+def glance_table(finished: Finished, budget: int) -> Table | None:
     """The verdicts on all metrics after one number of clicks; None where nothing is compared."""
-    of = {(one.policy, one.metric): one for one in summaries if one.clicks == budget and one.verdict}
+    of = {(one.policy, one.metric): one for one in finished.records if one.clicks == budget and one.verdict}
     policies = [policy for policy in finished.policies if any(name == policy for name, _ in of)]
     if not policies:
         return None
@@ -170,8 +167,8 @@ def glance_table(finished: Finished, summaries: Sequence[Summary], budget: int) 
 def seconds_table(finished: Finished) -> Table | None:
     """Milliseconds per click: what a policy costs."""
     rows = []
-    for policy, seconds in finished.seconds.items():
-        means = [_mean(1000 * column) for column in seconds.T]
+    for policy in finished.policies:
+        means = [mean_of(1000 * column) for column in finished.values(policy, "seconds_per_click").T]
         rows.append((policy, [Cell(f"{mean:.3g}" if math.isfinite(mean) else "–") for mean in means]))
     if all(cell.value == "–" for _, cells in rows for cell in cells):
         return None
@@ -239,29 +236,24 @@ def level_words(metric: str, level: float) -> str:
     return f"{METRICS[metric].label} of {level:g}{unit}"
 
 
-def _cell(summary: Summary) -> Cell:
-    decimals = METRICS[summary.metric].decimals
-    value = f"{summary.mean:.{decimals}f}" if math.isfinite(summary.mean) else "–"
-    if summary.gain is None or not math.isfinite(summary.gain):
+def _cell(record: Record) -> Cell:
+    decimals = METRICS[record.metric].decimals
+    value = f"{record.value:.{decimals}f}" if math.isfinite(record.value) else "–"
+    if record.gain is None or not math.isfinite(record.gain):
         return Cell(value)
-    difference = _difference(summary)
+    difference = _difference(record)
     return Cell(value, f"{difference.value} {difference.gain}", difference.verdict, difference.style)
 
 
-def _difference(summary: Summary) -> Cell:
-    decimals = METRICS[summary.metric].decimals
-    style = summary.verdict if summary.verdict in ("better", "worse") else ""
-    gain = f"{summary.gain:+.{decimals}f}"
-    interval = _interval(summary.gain_low, summary.gain_high, "+", decimals)
-    return Cell(gain, interval, _MARKS.get(summary.verdict, ""), style)
+def _difference(record: Record) -> Cell:
+    decimals = METRICS[record.metric].decimals
+    style = record.verdict if record.verdict in ("better", "worse") else ""
+    gain = f"{record.gain:+.{decimals}f}"
+    interval = _interval(record.gain_low, record.gain_high, "+", decimals)
+    return Cell(gain, interval, _MARKS.get(record.verdict, ""), style)
 
 
 def _interval(low: float | None, high: float | None, sign: str, decimals: int) -> str:
     if low is None or high is None or math.isnan(low):
         return ""
     return f"[{low:{sign}.{decimals}f}, {high:{sign}.{decimals}f}]"
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else math.nan

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -259,9 +261,8 @@ def test_training_can_only_continue_on_the_data_it_was_reading(tmp_path: Path):
 
 def test_every_stage_is_validated_with_the_guides_trained_so_far(tmp_path: Path):
     training = train(tmp_path)
-    policies = [
-        {name.split("/")[1] for name in values if name != "images_seen"} for values in training.progress.curve
-    ]
+    stages = groupby(training.progress.curve, key=itemgetter("stage"))
+    policies = [{one["policy"] for one in curve} for _, curve in stages]
     alone = {"random", "no network"}
     guided = {*alone, "editnet-oracle", "editnet-blind"}
     assert policies == [alone, guided, guided, guided]
@@ -277,10 +278,12 @@ def test_the_ruler_is_measured_once_and_joins_every_validation(tmp_path: Path, m
     monkeypatch.setattr("trainer.validation.measure_ruler", counted)
     training = train(tmp_path)
     assert calls == [0]
-    key = "validation/no network/ab_psnr@2"
-    assert len({values[key] for values in training.progress.curve}) == 1
+    name = {"policy": "no network", "metric": "ab_psnr", "clicks": 2}
+    values = [one["value"] for one in training.progress.curve if name.items() <= one.items()]
+    assert len(values) == 4
+    assert len(set(values)) == 1
     alone = measure_ruler(training.validation.photos, training.validation.protocol)
-    assert training.progress.curve[0][key] == pytest.approx(alone.values["no network"]["ab_psnr"][:, 2].mean())
+    assert values[0] == pytest.approx(alone.values("no network", "ab_psnr")[:, 2].mean())
     assert training.results is not None
     assert training.results.policies[-1] == "no network"
 

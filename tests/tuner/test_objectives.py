@@ -6,34 +6,46 @@ import numpy as np
 import pytest
 
 from evaluator.protocol.results import Protocol, Results
+from tests.evaluator.made_up_results import made_up_results
 from trainer.config import override
 from trainer.config.presets import tiny
 from tuner.objectives import MEASURES, measured, measures_of
 from tuner.records import Measure
 
 BUDGETS = (0, 1, 2, 4)
+PSNR: dict[str, list[list[float]]] = {
+    "random": [[20, 21, 22, 23], [30, 31, 32, math.inf]],
+    "editnet-oracle": [[20, 23, 24, 25], [30, 31, 32, 33]],
+    "editnet-blind": [[20, 22, 23, 22], [30, 33, 35, math.inf]],
+}
 
 
 @pytest.fixture
 def results() -> Results:
-    """Two photos of 30 x 40 pixels (diagonal 50), three policies."""
-    made = Results.empty(
-        Protocol(clicks=BUDGETS), (2, 3, 30, 40), 0, ["random", "editnet-oracle", "editnet-blind"], ["ab_psnr"]
-    )
-    made.values["random"]["ab_psnr"][:] = [[20, 21, 22, 23], [30, 31, 32, math.inf]]
-    made.values["editnet-oracle"]["ab_psnr"][:] = [[20, 23, 24, 25], [30, 31, 32, 33]]
-    made.values["editnet-blind"]["ab_psnr"][:] = [[20, 22, 23, 22], [30, 33, 35, math.inf]]
+    return results_of(PSNR)
+
+
+def results_of(psnr: dict[str, list[list[float]]], clicks: tuple[int, ...] = BUDGETS) -> Results:
+    """Two photos of 30 x 40 pixels (diagonal 50)."""
     # (row, column): (0, 0), (0, 10), (29, 0), (29, 30); and four side by side.
-    made.positions["editnet-blind"][:] = [[0, 10, 29 * 40, 29 * 40 + 30], [0, 1, 2, 3]]
-    made.positions["editnet-oracle"][:] = [[0, 39, 29 * 40, 29 * 40 + 39]] * 2
-    return made
+    positions = {
+        "random": [[0, 1, 2, 3]] * 2,
+        "editnet-oracle": [[0, 39, 29 * 40, 29 * 40 + 39]] * 2,
+        "editnet-blind": [[0, 10, 29 * 40, 29 * 40 + 30], [0, 1, 2, 3]],
+    }
+    return made_up_results(
+        {policy: {"ab_psnr": np.array(values)} for policy, values in psnr.items()},
+        Protocol(clicks=clicks),
+        size=(30, 40),
+        positions={policy: np.array(places)[:, : clicks[-1]] for policy, places in positions.items()},
+    )
 
 
 def test_quality_is_the_table_s_mean_at_the_last_budget_but_one(results: Results):
-    table = {(row.policy, row.clicks): row for row in results.table()}
+    table = {(row.policy, row.clicks): row for row in results.records}
     found = measured(results)
     for prefix, guide in (("", "editnet-blind"), ("oracle_", "editnet-oracle")):
-        assert found[f"{prefix}ab_psnr"] == pytest.approx(table[guide, 2].mean)
+        assert found[f"{prefix}ab_psnr"] == pytest.approx(table[guide, 2].value)
         assert found[f"{prefix}ab_psnr_gain"] == pytest.approx(table[guide, 2].gain)
     assert found["ab_psnr"] == 29.0
     assert found["ab_psnr_gain"] == 2.0
@@ -58,17 +70,13 @@ def test_dispersion_and_crowding_are_measured_on_all_clicks(results: Results):
 def test_what_was_not_measured_is_none(results: Results):
     assert measured(results)["lpips"] is None
     assert measured(results)["ab_ssim"] is None
-    for table in (results.values, results.positions):
-        del table["editnet-blind"]
-    assert measured(results)["ab_psnr"] is None
-    assert measured(results)["oracle_ab_psnr"] is not None
+    without = measured(results_of({policy: PSNR[policy] for policy in ("random", "editnet-oracle")}))
+    assert without["ab_psnr"] is None
+    assert without["oracle_ab_psnr"] is not None
 
 
-def test_one_click_has_no_dispersion(results: Results):
-    few = Results.empty(Protocol(clicks=(0, 1)), (2, 3, 30, 40), 0, results.policies, ["ab_psnr"])
-    for policy in few.policies:
-        few.values[policy]["ab_psnr"][:] = 20.0
-        few.positions[policy][:] = 7
+def test_one_click_has_no_dispersion():
+    few = results_of({policy: [[20.0, 20.0]] * 2 for policy in PSNR}, clicks=(0, 1))
     assert measured(few)["dispersion"] is None
     assert measured(few)["crowding"] is None
     assert measured(few)["nri"] == 0
@@ -83,6 +91,6 @@ def test_every_measure_is_in_the_table_and_says_what_it_is(results: Results):
     assert named["nri"].direction == named["lpips"].direction == named["crowding"].direction == "min"
 
 
-def test_an_exact_photo_counts_as_the_metric_s_ceiling(results: Results):
-    results.values["editnet-blind"]["ab_psnr"][:, 2] = [20, np.inf]
-    assert measured(results)["ab_psnr"] == (20 + 100) / 2
+def test_an_exact_photo_counts_as_the_metric_s_ceiling():
+    exact = results_of({**PSNR, "editnet-blind": [[20, 22, 20, 22], [30, 33, math.inf, math.inf]]})
+    assert measured(exact)["ab_psnr"] == (20 + 100) / 2

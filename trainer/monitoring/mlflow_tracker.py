@@ -25,6 +25,7 @@ from evaluator.registry.mlflow_registry import (
     unreachable,
     write_model_file,
 )
+from evaluator.registry.tags import tags_of
 from trainer.config import flat
 from trainer.monitoring.metric_queue import Entry, Outbox, Rejected, brief, now, within
 from trainer.monitoring.tracker import NullTracker, Place
@@ -243,7 +244,7 @@ class Tracker(NullTracker):
         self._client.finalize_logged_model(logged.model_id, "READY")
         _ensure_registered(self._client, contract.name)
         version = self._client.create_model_version(  # `models:/` as source would be looked up in a global URI
-            contract.name, logged.artifact_location, self.run_id, _model_tags(contract), model_id=logged.model_id
+            contract.name, logged.artifact_location, self.run_id, tags_of(contract), model_id=logged.model_id
         )
         if int(version.version) == 1:
             self._client.set_registered_model_alias(contract.name, CHAMPION, "1")
@@ -344,11 +345,3 @@ def _ensure_registered(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _model_tags(contract: Contract) -> dict[str, str]:
-    """Tags of a registered network: the commit, and each metric under a name that MLflow accepts."""
-    metrics = {
-        re.sub(r"[^\w\-. /:]", "_", f"metric.{name}"): f"{value:.6g}" for name, value in contract.metrics.items()
-    }
-    return {"commit": contract.commit, **metrics}

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from evaluator.benchmark.config import split
 from evaluator.benchmark.measure import Task, measure, pieces
-from evaluator.benchmark.store import merge, read_results
+from evaluator.benchmark.store import merge
 from evaluator.photos.dataset import open_photos
 from evaluator.photos.decode import decode_square
 from evaluator.photos.prefetch import Cut
 from evaluator.policies import Policy, make
-from evaluator.protocol.results import Protocol
+from evaluator.protocol.finished import ROWS_FILE, read_table
+from evaluator.protocol.results import Protocol, Results
 from evaluator.protocol.rollout import Photos, rollout
 from evaluator.registry.mlflow_registry import load_colorizer, load_guide
 from evaluator.registry.networks import Colorizer, run_network
@@ -99,7 +100,8 @@ def ours(task: Task) -> Values:
         mine = replace(task, out=Path(folder))
         measure(mine, pieces(len(task.photos.names), (), task.protocol.batch_size))
         merge(mine.out, task.metrics)
-        return read_results(mine.out, task.protocol, list(task.policies), task.metrics).values
+        results = Results(protocol=task.protocol, frame=read_table(mine.out / ROWS_FILE))
+        return {p: {metric: results.values(p, metric) for metric in results.metrics} for p in results.policies}
 
 
 def _measured(rgb: Tensor, photo: Photos, predicted_ab: Tensor, names: Sequence[str]) -> dict[str, float]:

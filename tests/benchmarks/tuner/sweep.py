@@ -115,7 +115,8 @@ def overhead(fewer: float, more: float, extra_trials: int) -> Goal:
 def value_of(folder: Path, config: Config) -> float:
     """The main command's ab PSNR at the middle budget, from a finished run's folder."""
     curve = json.loads((folder / RESULTS_FILE).read_text())["curve"]
-    return curve[-1][f"validation/{_GUIDE}/ab_psnr@{middle_budget(config.validation.clicks)}"]
+    name = {"policy": _GUIDE, "metric": "ab_psnr", "clicks": middle_budget(config.validation.clicks)}
+    return [one["value"] for one in curve if name.items() <= one.items()][-1]
 
 
 def nothing(values: dict[str, Any], setup: Setup) -> None:

@@ -44,6 +44,7 @@ def test_the_overhead_is_what_one_more_trial_adds():
 
 def test_the_main_commands_number_is_the_middle_budgets(tmp_path: Path):
     config = smoke().base
-    curve = [{"validation/editnet-blind/ab_psnr@5": value} for value in (1.0, 2.5)]
+    name = {"policy": "editnet-blind", "metric": "ab_psnr", "clicks": 5}
+    curve = [{"stage": stage, **name, "value": value} for stage, value in enumerate((1.0, 2.5))]
     (tmp_path / "results.json").write_text(json.dumps({"curve": curve}))
     assert value_of(tmp_path, config) == 2.5

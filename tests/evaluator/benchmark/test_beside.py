@@ -12,15 +12,16 @@ from evaluator.benchmark.presets import (
     beside,
     is_coco_validation,
 )
-from evaluator.protocol.results import Protocol, Results, Summary
+from evaluator.protocol.results import Protocol, Record
+from tests.evaluator.made_up_results import made_up_results
 
 
-def means_of(clicks: tuple[int, ...], metrics: tuple[str, ...]) -> list[Summary]:
-    results = Results.empty(Protocol(clicks=clicks), (2, 3, 8, 8), 0, ["random", "guide-oracle"], metrics)
-    for number, values in enumerate(results.values.values()):
-        for of_metric in values.values():
-            of_metric[:] = 20.0 + number + np.arange(len(clicks))
-    return results.table()
+def means_of(clicks: tuple[int, ...], metrics: tuple[str, ...]) -> list[Record]:
+    values = {
+        policy: dict.fromkeys(metrics, np.tile(20.0 + number + np.arange(len(clicks)), (2, 1)))
+        for number, policy in enumerate(("random", "guide-oracle"))
+    }
+    return made_up_results(values, Protocol(clicks=clicks)).records
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_photos_are_cut_and_measured_as_the_trainer_validates(bench: Bench, fini
     )
     rows = rows_of(finished).query("policy == 'random' and photo in ['p03.jpg', 'p04.jpg']")
     np.testing.assert_allclose(
-        rows["ab_psnr"].to_numpy().reshape(2, 3), results.values["random"]["ab_psnr"], atol=1e-6
+        rows["ab_psnr"].to_numpy().reshape(2, 3), results.values("random", "ab_psnr"), atol=1e-6
     )
 
 
@@ -128,7 +128,7 @@ def test_the_ruler_is_the_kernel_under_random_clicks_in_every_output(finished: P
     rows = rows_of(finished).query("policy == 'no network' and photo in ['p03.jpg', 'p04.jpg']")
     ruler = measure_ruler(good[3:5], Protocol(clicks=(0, 1, 4)), first_index=4)
     for metric in ("ab_psnr", "ab_ssim", "rgb_psnr"):
-        expected = ruler.values["no network"][metric].ravel()
+        expected = ruler.values("no network", metric).ravel()
         np.testing.assert_allclose(rows[metric], expected, atol=1e-9)
     about = json.loads((finished / "results.json").read_text())
     assert about["ruler"] == {

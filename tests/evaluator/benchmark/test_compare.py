@@ -27,24 +27,24 @@ def test_differences_are_those_of_pandas_on_the_joined_rows(two: list[Path]):
     differences = compare(two).differences
     assert len(differences) == 3 * 4 * 3
     for difference in differences:
-        summary = difference.summary
-        rows = joined[(joined["policy"] == summary.policy) & (joined["clicks"] == summary.clicks)]
-        mine, base = rows[f"{summary.metric}_2"], rows[f"{summary.metric}_1"]
-        assert summary.gain == pytest.approx((mine - base).mean(), abs=1e-9)
-        assert summary.mean == pytest.approx(mine.mean())
+        record = difference.record
+        rows = joined[(joined["policy"] == record.policy) & (joined["clicks"] == record.clicks)]
+        mine, base = rows[f"{record.metric}_2"], rows[f"{record.metric}_1"]
+        assert record.gain == pytest.approx((mine - base).mean(), abs=1e-9)
+        assert record.value == pytest.approx(mine.mean())
         assert difference.first_mean == pytest.approx(base.mean())
-        assert summary.photos == 40
-        assert summary.verdict == "better"
+        assert record.photos == 40
+        assert record.verdict == "better"
 
 
 def test_intervals_agree_with_scipy_s_paired_bootstrap(two: list[Path]):
     first, second = (pd.read_parquet(folder / "results.parquet") for folder in two)
     joined = first.merge(second, on=["photo", "policy", "clicks"], suffixes=("_1", "_2"))
     for difference in compare(two).differences[::7]:
-        summary = difference.summary
-        rows = joined[(joined["policy"] == summary.policy) & (joined["clicks"] == summary.clicks)]
+        record = difference.record
+        rows = joined[(joined["policy"] == record.policy) & (joined["clicks"] == record.clicks)]
         expected = stats.bootstrap(
-            (np.asarray(rows[f"{summary.metric}_2"]), np.asarray(rows[f"{summary.metric}_1"])),
+            (np.asarray(rows[f"{record.metric}_2"]), np.asarray(rows[f"{record.metric}_1"])),
             lambda x, y, axis: (x - y).mean(axis),
             paired=True,
             n_resamples=20_000,
@@ -52,8 +52,8 @@ def test_intervals_agree_with_scipy_s_paired_bootstrap(two: list[Path]):
             rng=np.random.default_rng(5),
         ).confidence_interval
         width = expected.high - expected.low
-        assert summary.gain_low == pytest.approx(expected.low, abs=0.06 * width)
-        assert summary.gain_high == pytest.approx(expected.high, abs=0.06 * width)
+        assert record.gain_low == pytest.approx(expected.low, abs=0.06 * width)
+        assert record.gain_high == pytest.approx(expected.high, abs=0.06 * width)
 
 
 def test_lower_is_better_for_an_error(tmp_path: Path):
@@ -62,32 +62,32 @@ def test_lower_is_better_for_an_error(tmp_path: Path):
         for gain in (0.0, 0.5)
     ]
     up, down = compare(folders), compare(folders[::-1])
-    assert {difference.summary.verdict for difference in up.differences} == {"better"}
-    assert all(difference.summary.gain < 0 for difference in up.differences if difference.summary.gain)
-    assert {difference.summary.verdict for difference in down.differences} == {"worse"}
+    assert {difference.record.verdict for difference in up.differences} == {"better"}
+    assert all(difference.record.gain < 0 for difference in up.differences if difference.record.gain)
+    assert {difference.record.verdict for difference in down.differences} == {"worse"}
 
 
 def test_runs_of_one_network_do_not_differ(tmp_path: Path):
     folders = [write_run(tmp_path / name) for name in ("one", "two")]
-    assert {d.summary.verdict for d in compare(folders).differences} == {"no different"}
-    assert {d.summary.gain for d in compare(folders).differences} == {0.0}
+    assert {d.record.verdict for d in compare(folders).differences} == {"no different"}
+    assert {d.record.gain for d in compare(folders).differences} == {0.0}
 
 
 def test_undefined_values_are_left_out_and_counted(tmp_path: Path):
     holes = made_up_rows(seed=2)
     holes.loc[(holes["clicks"] == 0) | ((holes["clicks"] == 5) & (holes["index"] < 3)), "ab_ssim"] = np.nan
     folders = [write_run(tmp_path / "one", made_up_rows(seed=1)), write_run(tmp_path / "two", holes)]
-    of = {(d.summary.policy, d.summary.clicks, d.summary.metric): d for d in compare(folders).differences}
+    of = {(d.record.policy, d.record.clicks, d.record.metric): d for d in compare(folders).differences}
     undefined, some = of["random", 0, "ab_ssim"], of["random", 5, "ab_ssim"]
-    assert undefined.summary.photos == 0
-    assert undefined.summary.verdict == ""
+    assert undefined.record.photos == 0
+    assert undefined.record.verdict == ""
     assert undefined.row("one")["difference"] is None
-    assert some.summary.photos == 37
+    assert some.record.photos == 37
     values = [pd.read_parquet(folder / "results.parquet") for folder in folders]
     one, two = (
         rows[(rows["policy"] == "random") & (rows["clicks"] == 5)].set_index("photo")["ab_ssim"] for rows in values
     )
-    assert some.summary.gain == pytest.approx((two - one).mean())
+    assert some.record.gain == pytest.approx((two - one).mean())
     assert some.first_mean == pytest.approx(one[two.notna()].mean())
 
 
@@ -121,7 +121,7 @@ def test_only_shared_photos_policies_and_metrics_are_compared(tmp_path: Path):
     first = pd.read_parquet(folders[0] / "results.parquet").query(
         "policy == 'random' and clicks == 5 and index >= 10"
     )
-    difference = next(d for d in compared.differences if (d.summary.policy, d.summary.clicks) == ("random", 5))
+    difference = next(d for d in compared.differences if (d.record.policy, d.record.clicks) == ("random", 5))
     assert difference.first_mean == pytest.approx(first["ab_psnr"].mean())
 
 
@@ -159,7 +159,7 @@ def test_three_runs_are_each_compared_with_the_first(two: list[Path], tmp_path: 
     third = write_run(tmp_path / "deeper" / "two", made_up_rows(seed=3, gain=-0.5))
     compared = compare([*two, third])
     assert [Path(name).name for name in compared.runs] == ["one", "two", "two"]
-    verdicts = {d.run: d.summary.verdict for d in compared.differences}
+    verdicts = {d.run: d.record.verdict for d in compared.differences}
     assert [verdicts[name] for name in list(compared.runs)[1:]] == ["better", "worse"]
 
 

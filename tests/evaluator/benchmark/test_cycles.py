@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,13 +8,21 @@ from evaluator.benchmark.presets import cycles_of
 
 def write_run(folder: Path, cycles: int, validations: int) -> Path:
     """A finished training as the trainer leaves it: one validation after each stage."""
-
-    def entry(stage: int) -> dict[str, Any]:
-        means = {f"validation/{p}/ab_psnr@{c}": 20.0 + stage + c / 100 for p in ("random", "o") for c in (1, 10)}
-        return {**means, "images_seen": 100.0 * stage}
-
+    curve = [
+        {
+            "stage": stage,
+            "images_seen": 100 * (stage + 1),
+            "policy": policy,
+            "metric": "ab_psnr",
+            "clicks": clicks,
+            "value": 21.0 + stage + clicks / 100,
+        }
+        for stage in range(validations)
+        for policy in ("random", "o")
+        for clicks in (1, 10)
+    ]
     (folder / "config.json").write_text(json.dumps({"recipe.rounds.cycles": cycles}))
-    (folder / "results.json").write_text(json.dumps({"curve": [entry(s) for s in range(1, validations + 1)]}))
+    (folder / "results.json").write_text(json.dumps({"curve": curve}))
     return folder
 
 
@@ -39,3 +46,6 @@ def test_a_training_that_is_no_answer_is_refused(tmp_path: Path):
         cycles_of(write_run(tmp_path, cycles=0, validations=2), 10)
     with pytest.raises(ValueError, match="was not validated at 20 clicks"):
         cycles_of(write_run(tmp_path, cycles=1, validations=4), 20)
+    (tmp_path / "results.json").write_text(json.dumps({"curve": [{"validation/random/ab_psnr@20": 30.0}] * 4}))
+    with pytest.raises(ValueError, match="of an earlier version"):
+        cycles_of(tmp_path, 20)

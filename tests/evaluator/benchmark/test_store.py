@@ -11,13 +11,14 @@ from evaluator.benchmark.store import (
     coverage_of,
     merge,
     parts_of,
-    read_results,
     remove_parts,
     schema,
     to_table,
     write_part,
 )
+from evaluator.protocol.finished import read_table
 from evaluator.protocol.results import Protocol, Results
+from tests.evaluator.made_up_results import made_up_results
 
 METRICS = ["ab_psnr", "delta_e"]
 NAMES = [f"photo {index}" for index in range(20)]
@@ -25,16 +26,11 @@ PROTOCOL = Protocol(clicks=(0, 2, 3))
 
 
 def results_of(first: int, count: int) -> Results:
-    results = Results.empty(PROTOCOL, (count, 3, 5, 7), first, ["random", "grid"], METRICS)
-    for number, policy in enumerate(results.policies):
-        generator = np.random.default_rng([first, number])
-        for values in results.values[policy].values():
-            values[:] = generator.normal(25, 3, values.shape)
-        results.positions[policy][:] = generator.integers(0, 35, (count, 3))
-        results.seconds_per_click[policy][:] = 0.5
-    results.values["grid"]["ab_psnr"][0, 0] = np.nan
-    results.values["grid"]["ab_psnr"][0, 1] = np.inf
-    return results
+    generator = np.random.default_rng(first)
+    values = {p: {m: generator.normal(25, 3, (count, 3)) for m in METRICS} for p in ("random", "grid")}
+    values["grid"]["ab_psnr"][0] = [np.nan, np.inf, 25.0]
+    positions = {policy: generator.integers(0, 35, (count, 3)) for policy in values}
+    return made_up_results(values, PROTOCOL, size=(5, 7), first_index=first, positions=positions)
 
 
 def write(folder: Path, first: int, count: int) -> Results:
@@ -53,10 +49,8 @@ def test_every_row_says_what_was_measured_and_where_the_clicks_went(tmp_path: Pa
     assert len(rows) == 3 * 2 * 3
     at = rows[(rows["photo"] == "photo 5") & (rows["policy"] == "grid") & (rows["clicks"] == 2)].iloc[0]
     assert (at["index"], at["height"], at["width"], at["seconds_per_click"]) == (5, 5, 7, 0.5)
-    assert at["delta_e"] == results.values["grid"]["delta_e"][1, 1]
-    flat = results.positions["grid"][1, :2]
-    assert np.array_equal(at["click_rows"], flat // 7)
-    assert np.array_equal(at["click_cols"], flat % 7)
+    assert at["delta_e"] == results.values("grid", "delta_e")[1, 1]
+    assert np.array_equal(np.stack([at["click_rows"], at["click_cols"]], axis=1), results.positions("grid")[1, :2])
     assert list(rows.columns[:6]) == ["photo", "index", "height", "width", "policy", "clicks"]
 
 
@@ -70,13 +64,12 @@ def test_parts_in_any_order_become_one_file_sorted_by_photo(tmp_path: Path):
     remove_parts(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [ROWS_FILE]
     assert coverage_of(tmp_path) == coverage
-    back = read_results(tmp_path, PROTOCOL, ["random", "grid"], METRICS)
+    back = Results(protocol=PROTOCOL, frame=read_table(tmp_path / ROWS_FILE))
     whole = Results.merge([late, early])
-    assert np.array_equal(back.photos, whole.photos)
-    assert back.size == (5, 7)
-    for policy in whole.policies:
-        for metric in METRICS:
-            assert np.array_equal(back.values[policy][metric], whole.values[policy][metric], equal_nan=True)
+    assert (back.policies, back.metrics, back.size) == (whole.policies, METRICS, (5, 7))
+    stored = back.frame.reindex(columns=whole.frame.columns)
+    pd.testing.assert_frame_equal(stored, whole.frame, check_exact=True, check_dtype=False)
+    assert back.photos["photo"].tolist() == [f"photo {index}" for index in (0, 1, 2, 10, 11)]
 
 
 def test_a_merge_that_was_interrupted_is_not_repeated_with_fewer_parts(tmp_path: Path):

@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skimage.color import rgb2lab
@@ -36,22 +37,22 @@ def results(colorizer, photos) -> Results:
 
 def assert_same(left: Results, right: Results):
     """Bit by bit."""
-    assert left.photos.tolist() == right.photos.tolist()
-    for policy in left.policies:
-        np.testing.assert_array_equal(left.positions[policy], right.positions[policy])
-        for metric, values in left.values[policy].items():
-            np.testing.assert_array_equal(values, right.values[policy][metric], f"{policy} {metric}")
+    assert (left.policies, left.metrics) == (right.policies, right.metrics)
+    one, other = (results.frame.drop(columns="seconds_per_click") for results in (left, right))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 def test_results_hold_every_photo_policy_metric_and_budget(results, photos):
     assert results.policies == list(POLICIES)
     assert results.metrics == ["ab_psnr", "ab_ssim", "rgb_psnr"]
     assert results.size == (24, 24)
-    assert results.photos.tolist() == list(range(9))
+    assert results.photos["index"].tolist() == list(range(9))
     for policy in POLICIES:
-        assert results.positions[policy].shape == (9, 6)
-        assert all(len(set(clicks)) == 6 for clicks in results.positions[policy].tolist())
-        for values in results.values[policy].values():
+        assert results.positions(policy).shape == (9, 6, 2)
+        assert all(len({*map(tuple, clicks)}) == 6 for clicks in results.positions(policy).tolist())
+        np.testing.assert_array_equal(results.positions(policy, 3), results.positions(policy)[:, :3])
+        for metric in results.metrics:
+            values = results.values(policy, metric)
             assert values.shape == (9, 4)
             assert np.isfinite(values).all()
 
@@ -94,16 +95,11 @@ def test_no_policy_depends_on_the_batch_size_or_on_the_split(network, photos, ba
         return Protocol(clicks=(1, 4), hint_size=2, batch_size=size)
 
     whole = evaluate(network, every_policy(), photos, protocol(9))
-    first, second = (
+    parts = [
         evaluate(network, every_policy(), part, protocol(batch_size), first_index=index)
         for part, index in ((photos[:4], 0), (photos[4:], 4))
-    )
-    for part in (first, second):
-        rows = slice(part.photos[0], part.photos[-1] + 1)
-        for policy in whole.policies:
-            np.testing.assert_array_equal(part.positions[policy], whole.positions[policy][rows], policy)
-            for metric, values in whole.values[policy].items():
-                np.testing.assert_array_equal(part.values[policy][metric], values[rows], f"{policy} {metric}")
+    ]
+    assert_same(Results.merge(parts), whole)
 
 
 @pytest.mark.parametrize("size", [24, 40])
@@ -125,17 +121,26 @@ def test_a_batch_as_on_a_gpu_gives_what_single_photos_give(colorizer, photos):
     policies = {"random": RandomPolicy(), "max error": MaxErrorPolicy(), "farthest": make("farthest")}
     metrics = ["ab_psnr", "rgb_psnr", "hint_error", "locality", "click_distance"]
     alone = evaluate(colorizer, policies, photos, protocol, first_index=7, metrics=metrics)
-    together = Results.empty(protocol, photos.shape, 7, policies, metrics)
     run = _Run(
-        colorizer, None, policies, photos, protocol, torch.device("cpu"), metrics, together, _Progress(1, print)
+        colorizer=colorizer,
+        autocast=None,
+        policies=policies,
+        photos=photos,
+        protocol=protocol,
+        device=torch.device("cpu"),
+        first_index=7,
+        progress=_Progress(1, print),
+        columns={name: np.full((9, 3, 3), np.nan) for name in metrics},
+        positions=np.zeros((9, 3, 5), dtype=np.int64),
     )
     with torch.no_grad():
         for rows in (slice(0, 5), slice(5, 9)):
             run.measure(rows)
+    together = Results.of(protocol, (24, 24), 7, list(policies), run.columns, run.positions)
     for policy in policies:
-        np.testing.assert_array_equal(together.positions[policy], alone.positions[policy])
+        np.testing.assert_array_equal(together.positions(policy), alone.positions(policy))
         for metric in metrics:
-            left, right = together.values[policy][metric], alone.values[policy][metric]
+            left, right = together.values(policy, metric), alone.values(policy, metric)
             np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5, err_msg=f"{policy} {metric}")
 
 
@@ -182,8 +187,7 @@ def test_the_robot_user_clicks_in_the_true_colours_of_the_chosen_pixels(photos):
     results = evaluate(colorizer, {"random": RandomPolicy()}, photos[:1], Protocol(clicks=(4,)))
     truth = rgb2lab(photos[0].permute(1, 2, 0).numpy())[..., 1:] / 128
     expected = np.zeros((3, 24, 24))
-    for position in results.positions["random"][0]:
-        row, col = divmod(int(position), 24)
+    for row, col in results.positions("random")[0]:
         expected[:, row, col] = 1, *truth[row, col]
     np.testing.assert_allclose(seen[-1][0], expected, atol=1e-5)
 
@@ -208,7 +212,7 @@ def test_the_values_without_clicks_are_those_of_the_automatic_colouring(photos):
     )
     truth = rgb2lab(photos.permute(0, 2, 3, 1).numpy())[..., 1:] / 128
     expected = [peak_signal_noise_ratio(t, np.zeros_like(t), data_range=2) for t in truth]
-    np.testing.assert_allclose(grey.values["random"]["ab_psnr"][:, 0], expected, atol=1e-4)
+    np.testing.assert_allclose(grey.values("random", "ab_psnr")[:, 0], expected, atol=1e-4)
 
 
 def test_a_perfect_colorizer_is_infinite_per_photo_and_finite_in_the_table(photos):
@@ -219,9 +223,9 @@ def test_a_perfect_colorizer_is_infinite_per_photo_and_finite_in_the_table(photo
         return lab[errors.argmin()][None, 1:] / 128
 
     results = evaluate(perfect, {"random": RandomPolicy()}, photos, Protocol(clicks=(0,)))
-    assert np.isinf(results.values["random"]["rgb_psnr"]).all()
-    summary = next(row for row in results.table() if row.metric == "rgb_psnr")
-    assert (summary.mean, summary.exact) == (100.0, 9)
+    assert np.isinf(results.frame["rgb_psnr"]).all()
+    record = next(row for row in results.records if row.metric == "rgb_psnr")
+    assert (record.value, record.exact) == (100.0, 9)
 
 
 def test_the_network_runs_once_per_click_and_only_at_budgets_for_a_policy_that_does_not_look(photos):
@@ -266,8 +270,8 @@ def test_metrics_get_the_clicks_their_places_and_the_colours_before_the_newest(p
 
 def test_a_metric_that_is_undefined_without_clicks_is_averaged_where_it_is_defined(colorizer, photos):
     results = evaluate(colorizer, POLICIES, photos, PROTOCOL, metrics=["ab_psnr", "click_distance", "locality"])
-    assert np.isnan(results.values["random"]["locality"][:, 0]).all()
-    counts = {(s.metric, s.clicks): s.photos for s in results.table() if s.policy == "random"}
+    assert np.isnan(results.values("random", "locality")[:, 0]).all()
+    counts = {(s.metric, s.clicks): s.photos for s in results.records if s.policy == "random"}
     assert counts["ab_psnr", 0] == counts["locality", 1] == counts["click_distance", 3] == 9
     assert counts["locality", 0] == counts["click_distance", 0] == counts["click_distance", 1] == 0
     row = results.rows()[0]
@@ -276,7 +280,7 @@ def test_a_metric_that_is_undefined_without_clicks_is_averaged_where_it_is_defin
 
 def test_seconds_per_click_are_each_photos_own_and_divided_by_the_clicks(results):
     for policy in POLICIES:
-        seconds = results.seconds_per_click[policy]
+        seconds = results.values(policy, "seconds_per_click")
         assert seconds.shape == (9, 4)
         assert np.isnan(seconds[:, 0]).all()
         assert (seconds[:, 1:] > 0).all()
@@ -296,13 +300,13 @@ def test_colours_that_are_not_finite_are_refused_with_the_photo(photos):
 
 def test_better_placed_clicks_are_measured_as_better(results):
     after = {
-        (row.policy, row.metric): row for row in results.table() if row.clicks == 6 and row.policy != "random"
+        (row.policy, row.metric): row for row in results.records if row.clicks == 6 and row.policy != "random"
     }
     region = after["region", "ab_psnr"]
     assert region.verdict == "better"
     assert region.gain is not None
     assert region.gain > 0.5
-    before = [row for row in results.table() if row.clicks == 0 and row.policy != "random"]
+    before = [row for row in results.records if row.clicks == 0 and row.policy != "random"]
     assert {(row.gain, row.verdict) for row in before} == {(0.0, "no different")}
 
 
@@ -340,7 +344,7 @@ def test_autocast_reaches_the_colorizer_and_metrics_stay_in_float32(photos):
     half = evaluate(colorizer, POLICIES, photos[:2], PROTOCOL, autocast=torch.bfloat16)
     assert set(dtypes) == {torch.bfloat16}
     full = evaluate(colorizer, POLICIES, photos[:2], PROTOCOL)
-    difference = half.values["random"]["ab_psnr"] - full.values["random"]["ab_psnr"]
+    difference = half.values("random", "ab_psnr") - full.values("random", "ab_psnr")
     assert 0 < np.abs(difference).max() < 0.2
 
 

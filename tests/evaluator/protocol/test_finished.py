@@ -15,41 +15,39 @@ def test_values_come_back_by_policy_metric_photo_and_budget(tmp_path: Path):
     finished = Finished.read(write_run(tmp_path, shuffled))
     assert sorted(finished.policies) == ["guide-blind", "max-error", "random"]
     assert finished.budgets == [0, 1, 5, 20]
-    assert finished.photos == [f"photo{i:02}.png" for i in range(40)]
+    assert finished.names == [f"photo{i:02}.png" for i in range(40)]
     assert finished.sizes.tolist() == [[32, 48]] * 40
     for policy in finished.policies:
         for metric in finished.metrics:
             expected = rows[rows["policy"] == policy].pivot(index="index", columns="clicks", values=metric)
-            np.testing.assert_array_equal(finished.values[policy][metric], expected)
+            np.testing.assert_array_equal(finished.values(policy, metric), expected)
 
 
 def test_means_come_with_their_intervals_whatever_is_undefined(tmp_path: Path):
     rows = made_up_rows()
     rows.loc[(rows["index"] < 5) & (rows["clicks"] == 1), "ab_ssim"] = np.nan
     finished = Finished.read(write_run(tmp_path, rows))
-    for policy in finished.policies:
-        for metric in finished.metrics:
-            alone = defined_means(finished.values[policy][metric], seed=0)
-            np.testing.assert_allclose(finished.means[policy][metric].mean, alone.mean)
-            np.testing.assert_allclose(finished.means[policy][metric].low, alone.low)
-            np.testing.assert_array_equal(finished.means[policy][metric].photos, alone.photos)
+    for record in finished.records:
+        values = finished.values(record.policy, record.metric)[:, [finished.budgets.index(record.clicks)]]
+        alone = defined_means(values, seed=0)
+        assert (record.value, record.low) == (pytest.approx(alone.mean[0]), pytest.approx(alone.low[0]))
+        assert record.photos == alone.photos[0]
 
 
 def test_positions_come_in_the_order_of_the_photos(tmp_path: Path):
     rows = made_up_rows()
     finished = Finished.read(write_run(tmp_path, rows.sample(frac=1, random_state=3)))
-    found = finished.positions(5)
     for policy in finished.policies:
         expected = rows[(rows["policy"] == policy) & (rows["clicks"] == 5)]
-        for mine, rows_of, cols_of in zip(found[policy], expected.click_rows, expected.click_cols, strict=True):
-            np.testing.assert_array_equal(mine, np.stack([rows_of, cols_of], 1))
-    assert finished.positions(0)["random"].shape == (40, 0, 2)
+        lists = zip(expected.click_rows, expected.click_cols, strict=True)
+        np.testing.assert_array_equal(finished.positions(policy, 5), [np.stack(pair, 1) for pair in lists])
+    assert finished.positions("random", 0).shape == (40, 0, 2)
 
 
 def test_an_infinite_psnr_counts_as_its_ceiling(tmp_path: Path):
     rows = made_up_rows()
     rows.loc[0, "ab_psnr"] = np.inf
-    assert Finished.read(write_run(tmp_path, rows)).values["random"]["ab_psnr"][0, 0] == 100.0
+    assert Finished.read(write_run(tmp_path, rows)).values("random", "ab_psnr")[0, 0] == 100.0
 
 
 def test_the_digest_depends_on_the_protocol_and_not_on_the_batch_size(tmp_path: Path):
@@ -102,7 +100,7 @@ def test_rows_without_their_positions_are_refused(tmp_path: Path):
     at = rows.index[rows["clicks"] == 20][0]
     rows.at[at, "click_rows"] = rows.at[at, "click_rows"][:-1]
     with pytest.raises(ValueError, match="20 clicks without 20 positions"):
-        Finished.read(write_run(tmp_path, rows)).positions(20)
+        Finished.read(write_run(tmp_path, rows))
 
 
 def test_means_of_another_run_are_refused(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The ruler: the kernel under the very clicks of the baseline, the same for every split, joined to any results."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from evaluator.baselines import BASELINES, Kernel, Levin
@@ -15,10 +16,8 @@ METRICS = ["ab_psnr", "rgb_psnr", "worse_clicks"]
 
 def assert_equal_values(one: Results, other: Results) -> None:
     assert one.policies == other.policies
-    for policy in one.policies:
-        np.testing.assert_array_equal(one.positions[policy], other.positions[policy])
-        for metric in one.metrics:
-            np.testing.assert_array_equal(one.values[policy][metric], other.values[policy][metric], metric)
+    left, right = (results.frame.drop(columns="seconds_per_click") for results in (one, other))
+    pd.testing.assert_frame_equal(left, right, check_exact=True)
 
 
 def test_it_is_the_kernel_under_the_baseline_s_clicks(colorizer, photos):
@@ -26,12 +25,12 @@ def test_it_is_the_kernel_under_the_baseline_s_clicks(colorizer, photos):
     results = evaluate(colorizer, policies, photos, PROTOCOL, metrics=METRICS)
     joined = results.beside(measure_ruler(photos, PROTOCOL, metrics=METRICS))
     assert joined.policies == ["random", "region-centre", RULER]
-    np.testing.assert_array_equal(joined.positions[RULER], joined.positions["random"])
+    np.testing.assert_array_equal(joined.positions(RULER), joined.positions("random"))
     kernel = evaluate(Kernel(), {"random": RandomPolicy()}, photos, PROTOCOL, metrics=METRICS)
     for metric in METRICS:
-        np.testing.assert_array_equal(joined.values[RULER][metric], kernel.values["random"][metric])
-        np.testing.assert_array_equal(joined.values["random"][metric], results.values["random"][metric])
-    gains = [row for row in joined.table() if row.policy == RULER and row.metric == "ab_psnr"]
+        np.testing.assert_array_equal(joined.values(RULER, metric), kernel.values("random", metric))
+        np.testing.assert_array_equal(joined.values("random", metric), results.values("random", metric))
+    gains = [row for row in joined.records if row.policy == RULER and row.metric == "ab_psnr"]
     assert [row.gain is not None for row in gains] == [True] * 3
 
 
@@ -45,7 +44,7 @@ def test_its_numbers_are_equal_bit_by_bit_for_every_split(photos):
 
 
 def test_it_improves_with_clicks(photos):
-    values = measure_ruler(photos, PROTOCOL).values[RULER]["ab_psnr"].mean(0)
+    values = measure_ruler(photos, PROTOCOL).values(RULER, "ab_psnr").mean(0)
     assert (np.diff(values) > 0).all()
 
 
@@ -71,7 +70,7 @@ def test_every_policy_clicks_for_a_baseline_and_batches_change_nothing(baseline,
     policies = {name: make(name, colorizer=baseline) for name in NAMES}
     protocol = Protocol(clicks=(0, 2))
     whole = evaluate(baseline, policies, photos[:2], protocol, metrics=["ab_psnr"])
-    assert all(values["ab_psnr"].min() > 5 for values in whole.values.values())
+    assert all(whole.values(policy, "ab_psnr").min() > 5 for policy in whole.policies)
     parts = [
         evaluate(baseline, policies, photos[i : i + 1], protocol, first_index=i, metrics=["ab_psnr"])
         for i in range(2)

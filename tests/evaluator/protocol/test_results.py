@@ -6,15 +6,13 @@ from scipy import stats
 
 from evaluator.protocol.bootstrap import mean_intervals
 from evaluator.protocol.evaluate import Protocol, Results
+from tests.evaluator.made_up_results import made_up_results
 
 
 def results_of(values: dict[str, np.ndarray], clicks: tuple[int, ...] = (0, 5)) -> Results:
     """Results with one metric, ab PSNR, of the given values (n, budgets)."""
-    count = len(next(iter(values.values())))
-    results = Results.empty(Protocol(clicks=clicks), (count, 3, 8, 8), 0, values, ["ab_psnr"])
-    for policy, numbers in values.items():
-        results.values[policy]["ab_psnr"][:] = numbers
-    return results
+    of_metric = {policy: {"ab_psnr": numbers} for policy, numbers in values.items()}
+    return made_up_results(of_metric, Protocol(clicks=clicks))
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def test_intervals_repeat_for_a_seed_and_columns_share_their_draws():
 
 def test_one_photo_has_no_interval_and_no_verdict():
     results = results_of({"random": np.array([[25.0, 26.0]]), "guide": np.array([[25.0, 27.0]])})
-    after = results.table()[-1]
+    after = results.records[-1]
     assert after.gain == pytest.approx(1.0)
     assert after.gain_low is not None
     assert np.isnan(after.gain_low)
@@ -58,51 +56,50 @@ def test_one_photo_has_no_interval_and_no_verdict():
 
 
 def test_the_mean_is_over_photos(paired):
-    expected = paired.values["guide"]["ab_psnr"].mean(0)
-    means = [summary.mean for summary in paired.table() if summary.policy == "guide"]
+    expected = paired.values("guide", "ab_psnr").mean(0)
+    means = [record.value for record in paired.records if record.policy == "guide"]
     assert means == pytest.approx(expected.tolist())
 
 
 def test_pairing_sees_a_gain_far_smaller_than_the_spread_between_photos(paired):
-    before, after = (summary for summary in paired.table() if summary.policy == "guide")
+    before, after = (record for record in paired.records if record.policy == "guide")
     assert (before.gain, before.verdict) == (0.0, "no different")
     assert after.verdict == "better"
     assert after.gain_low is not None
     assert after.gain_high is not None
     assert 0.15 < after.gain_low < 0.3 < after.gain_high < 0.5
     swapped = results_of(
-        {"random": paired.values["guide"]["ab_psnr"], "guide": paired.values["random"]["ab_psnr"]}
+        {"random": paired.values("guide", "ab_psnr"), "guide": paired.values("random", "ab_psnr")}
     )
-    assert swapped.table()[-1].verdict == "worse"
+    assert swapped.records[-1].verdict == "worse"
 
 
 def test_exact_photos_count_as_the_ceiling_and_are_counted():
     values = np.array([[20.0, np.inf], [30.0, 40.0]])
     results = results_of({"random": np.full((2, 2), 20.0), "guide": values})
-    summaries = [summary for summary in results.table() if summary.policy == "guide"]
-    assert [(s.mean, s.exact) for s in summaries] == [(25.0, 0), (70.0, 1)]
-    assert [s.gain for s in summaries] == [5.0, 50.0]
+    records = [record for record in results.records if record.policy == "guide"]
+    assert [(s.value, s.exact) for s in records] == [(25.0, 0), (70.0, 1)]
+    assert [s.gain for s in records] == [5.0, 50.0]
 
 
 def test_means_and_gains_are_over_the_photos_for_which_both_values_are_defined():
     values = np.array([[20.0, np.nan], [30.0, np.nan], [np.nan, np.nan], [28.0, 21.0]])
     baseline = np.array([[10.0, np.nan], [np.nan, 1.0], [11.0, np.nan], [13.0, np.nan]])
     results = results_of({"random": baseline, "guide": values})
-    random, never, guide, once = results.table()
-    assert (random.mean, random.photos) == (pytest.approx(34 / 3), 3)
-    assert (never.mean, never.photos) == (1.0, 1)
-    assert (guide.mean, guide.photos, guide.gain) == (26.0, 3, 12.5)
+    random, never, guide, once = results.records
+    assert (random.value, random.photos) == (pytest.approx(34 / 3), 3)
+    assert (never.value, never.photos) == (1.0, 1)
+    assert (guide.value, guide.photos, guide.gain) == (26.0, 3, 12.5)
     assert (guide.gain_low, guide.gain_high) == (10.0, 15.0)
-    assert (once.mean, once.photos) == (21.0, 1)
+    assert (once.value, once.photos) == (21.0, 1)
     assert (str(once.gain), str(once.gain_low), once.verdict) == ("nan", "nan", "")
     assert json.loads(json.dumps(results.rows(), allow_nan=False))[3]["ab_psnr_gain"] is None
 
 
 def test_the_baseline_and_results_without_it_have_no_gain(paired):
-    assert {s.gain for s in paired.table() if s.policy == "random"} == {None}
+    assert {s.gain for s in paired.records if s.policy == "random"} == {None}
     alone = results_of({"guide": np.full((3, 2), 20.0)})
-    assert {(s.gain, s.verdict) for s in alone.table()} == {(None, "")}
-    assert alone.table(baseline="guide")[0].gain is None
+    assert {(s.gain, s.verdict) for s in alone.records} == {(None, "")}
 
 
 def test_rows_are_flat_and_survive_json(paired):
@@ -120,4 +117,4 @@ def test_rows_are_flat_and_survive_json(paired):
 
 def test_no_photos_have_no_table():
     with pytest.raises(ValueError, match="no photos"):
-        results_of({"random": np.empty((0, 2))}).table()
+        results_of({"random": np.empty((0, 2))}).rows()

@@ -109,15 +109,15 @@ def test_a_clumsy_robot_is_the_same_for_every_split_and_every_repetition(coloriz
     merged = Results.merge(parts)
     for other in (merged, measured(colorizer, photos, CLUMSY, batch_size=4)):
         for policy in whole.policies:
-            np.testing.assert_array_equal(other.positions[policy], whole.positions[policy])
-            for metric, values in whole.values[policy].items():
-                np.testing.assert_allclose(other.values[policy][metric], values, atol=1e-6)
+            np.testing.assert_array_equal(other.positions(policy), whole.positions(policy))
+            for metric in whole.metrics:
+                np.testing.assert_allclose(other.values(policy, metric), whole.values(policy, metric), atol=1e-6)
 
 
 def test_clumsiness_costs_quality_and_changes_nothing_before_the_first_click(colorizer, photos):
     exact, clumsy = (measured(colorizer, photos, robot) for robot in (EXACT, Robot(colour_sigma=25.0)))
     for policy in exact.policies:
-        before, after = (exact.values[policy]["ab_psnr"] - clumsy.values[policy]["ab_psnr"])[:, [0, -1]].T
+        before, after = (exact.values(policy, "ab_psnr") - clumsy.values(policy, "ab_psnr"))[:, [0, -1]].T
         assert (before == 0).all()
         assert after.mean() > 0.3
 

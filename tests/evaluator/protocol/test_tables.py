@@ -4,12 +4,15 @@ import pytest
 from evaluator.protocol.evaluate import Protocol, Results
 from evaluator.protocol.simulated_user import Robot
 from evaluator.protocol.tables import plain_text, verdicts
+from tests.evaluator.made_up_results import made_up_results
 
 
-def results_of(gain: float, spread: float = 0.3, policies: tuple[str, ...] = ("random", "guide")) -> Results:
+def results_of(
+    gain: float, spread: float = 0.3, policies: tuple[str, ...] = ("random", "guide"), *, exact: bool = False
+) -> Results:
     """Results in which the second policy differs by `gain` dB at 20 clicks, and not at 1 click."""
     rng = np.random.default_rng(0)
-    results = Results.empty(Protocol(clicks=(0, 1, 20)), (50, 3, 48, 64), 0, policies, ["ab_psnr", "rgb_psnr"])
+    values: dict[str, dict[str, np.ndarray]] = {policy: {} for policy in policies}
     for metric, level in (("ab_psnr", 28.0), ("rgb_psnr", 24.0)):
         base = level + rng.standard_normal((50, 3))
         base -= base.mean(0) - level
@@ -17,8 +20,10 @@ def results_of(gain: float, spread: float = 0.3, policies: tuple[str, ...] = ("r
         noise -= noise.mean(0)
         for policy, shift in zip(policies, (0.0, gain), strict=False):
             change = (noise + np.array([0, 0, shift])) * [0, 1, 1]
-            results.values[policy][metric][:] = base if policy == "random" else base + change
-    return results
+            values[policy][metric] = base if policy == "random" else base + change
+    if exact:
+        values["guide"]["rgb_psnr"][3, 2] = np.inf
+    return made_up_results(values, Protocol(clicks=(0, 1, 20)), size=(48, 64))
 
 
 def test_the_table_shows_policies_side_by_side_and_states_how_it_was_measured():
@@ -38,8 +43,7 @@ def test_the_table_shows_policies_side_by_side_and_states_how_it_was_measured():
 
 def test_the_robot_is_stated_where_it_is_not_exact():
     protocol = Protocol(clicks=(1,), robot=Robot(colour_sigma=5.0))
-    results = Results.empty(protocol, (1, 3, 8, 8), 0, ["random"], ["ab_psnr"])
-    results.values["random"]["ab_psnr"][:] = 20.0
+    results = made_up_results({"random": {"ab_psnr": np.array([[20.0]])}}, protocol)
     assert "a* and b* off by 5 CIE units (standard deviation), seed 0" in plain_text(results, width=150)
 
 
@@ -66,19 +70,15 @@ def test_a_single_policy_gets_means_only():
 
 
 def test_one_photo_is_shown_without_a_verdict():
-    results = Results.empty(Protocol(clicks=(1,)), (1, 3, 8, 8), 0, ["random", "guide"], ["ab_psnr"])
-    results.values["random"]["ab_psnr"][:] = 20.0
-    results.values["guide"]["ab_psnr"][:] = 21.0
-    text = plain_text(results)
+    values = {"random": {"ab_psnr": np.array([[20.0]])}, "guide": {"ab_psnr": np.array([[21.0]])}}
+    text = plain_text(made_up_results(values, Protocol(clicks=(1,))))
     assert "1 photo of 8 x 8 px" in text
     assert "+1.00 ±nan" in text
     assert "▲" not in text
 
 
 def test_exact_photos_are_mentioned():
-    results = results_of(0.5)
-    results.values["guide"]["rgb_psnr"][3, 2] = np.inf
-    assert "1 infinite value" in " ".join(plain_text(results, width=200).split())
+    assert "1 infinite value" in " ".join(plain_text(results_of(0.5, exact=True), width=200).split())
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

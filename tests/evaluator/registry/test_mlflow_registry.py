@@ -14,10 +14,11 @@ from torch import nn
 
 from evaluator.baselines import BASELINES, Kernel
 from evaluator.registry import mlflow_registry
-from evaluator.registry.__main__ import described, main
+from evaluator.registry.__main__ import main
 from evaluator.registry.contract import FILE_NAME, Variant
 from evaluator.registry.mlflow_registry import load, load_colorizer, load_guide
 from evaluator.registry.networks import LoadedColorizer, LoadedGuide, load_baseline
+from evaluator.registry.tags import described
 from trainer import export
 from trainer.monitoring.mlflow_tracker import Place, Tracker
 from trainer.networks import ColorNet, EditNet

@@ -148,8 +148,8 @@ def test_the_protocol_gives_a_split_network_the_numbers_of_a_plain_one():
     split, plain = measured(network), measured(Plain().eval())
     assert network.looked == len(RGB)
     for policy in split.policies:
-        np.testing.assert_array_equal(split.positions[policy], plain.positions[policy], policy)
-        np.testing.assert_allclose(split.values[policy]["ab_psnr"], plain.values[policy]["ab_psnr"], atol=1e-4)
+        np.testing.assert_array_equal(split.positions(policy), plain.positions(policy), policy)
+        np.testing.assert_allclose(split.values(policy, "ab_psnr"), plain.values(policy, "ab_psnr"), atol=1e-4)
 
 
 @torch.no_grad()

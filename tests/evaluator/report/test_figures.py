@@ -43,7 +43,7 @@ def test_curves_carry_their_last_values_as_words(tmp_path: Path):
     finished = Finished.read(write_run(tmp_path, rows))
     means, gains = (
         mean_curves(finished, "ab_psnr"),
-        gain_curves(finished, "ab_psnr", finished.summaries()),
+        gain_curves(finished, "ab_psnr"),
     )
     assert means
     assert gains
@@ -59,7 +59,7 @@ def test_curves_carry_their_last_values_as_words(tmp_path: Path):
 def test_a_metric_that_is_nowhere_defined_has_no_curves(tmp_path: Path):
     finished = Finished.read(write_run(tmp_path, made_up_rows().assign(ab_ssim=np.nan)))
     assert mean_curves(finished, "ab_ssim") is None
-    assert gain_curves(finished, "ab_ssim", finished.summaries()) is None
+    assert gain_curves(finished, "ab_ssim") is None
 
 
 def test_bars_state_the_share_that_never_reaches_the_level():
