@@ -1,8 +1,9 @@
 """From a validation to the numbers that a trial reports.
 
-Each is the mean over the validation photos, of the guide `editnet-blind`; with `oracle_` before its name, of
-`editnet-oracle`. Budgets are the config's `validation.clicks`: quality is taken at the last but one
-(`trainer.validation.middle_budget`), as in the trainer's headline, and what asks where clicks fall at the largest.
+Each is the mean over the validation photos, under the guide that the recipe names as its objective; with the end
+of another guide's name before it (`oracle_` for `editnet-oracle`), under that one. Budgets are the config's
+`validation.clicks`: quality is taken at the last but one (`trainer.validation.middle_budget`), as in the trainer's
+headline, and what asks where clicks fall at the largest.
 """
 
 import math
@@ -21,8 +22,13 @@ from trainer.config import Config
 from trainer.validation import middle_budget
 from tuner.records import Direction, Measure
 
-GUIDES = {"": "editnet-blind", "oracle_": "editnet-oracle"}
-"""Published names of the guides, by what stands before a measure's name."""
+
+def guides_of(config: Config) -> dict[str, str]:
+    """The policies that a recipe is judged by, by what stands before a measure's name; else random clicks."""
+    recipe = config.recipe.build()
+    main = recipe.objective or BASELINE
+    others = {f"{guide.name.rpartition('-')[2]}_": guide.name for guide in recipe.guides if guide.name != main}
+    return {"": main, **others}
 
 
 _WANTED: dict[str, tuple[Direction, str]] = {
@@ -36,26 +42,19 @@ _WANTED: dict[str, tuple[Direction, str]] = {
 }
 
 
-def _measures(middle: str, last: str) -> dict[str, Measure]:
+def measures_of(config: Config) -> dict[str, Measure]:
+    """What a sweep over this config may look for, by name."""
+    budgets = config.validation.clicks
+    middle, last = _clicks(middle_budget(budgets)), _clicks(budgets[-1])
     return {
         prefix + name: Measure(
             prefix + name,
             direction,
-            f"{label.format(middle=middle, last=last)}, guide {guide.removeprefix('editnet-')}",
+            f"{label.format(middle=middle, last=last)}, guide {guide.rpartition('-')[2]}",
         )
-        for prefix, guide in GUIDES.items()
+        for prefix, guide in guides_of(config).items()
         for name, (direction, label) in _WANTED.items()
     }
-
-
-MEASURES = _measures("the middle budget", "the largest budget")
-"""What a sweep may look for, by name."""
-
-
-def measures_of(config: Config) -> dict[str, Measure]:
-    """`MEASURES` with this config's numbers of clicks in their labels."""
-    clicks = config.validation.clicks
-    return _measures(_clicks(middle_budget(clicks)), _clicks(clicks[-1]))
 
 
 def check_measurable(names: Sequence[str], config: Config) -> tuple[str, ...]:
@@ -74,13 +73,13 @@ def check_measurable(names: Sequence[str], config: Config) -> tuple[str, ...]:
     return ("lpips",)
 
 
-def measured(results: Results) -> dict[str, float | None]:
+def measured(results: Results, config: Config) -> dict[str, float | None]:
     """All measures of a validation; None for what was not measured, or is defined for no photo.
 
     A guide that was not trained yet has not been measured.
     """
     values: dict[str, float | None] = {}
-    for prefix, guide in GUIDES.items():
+    for prefix, guide in guides_of(config).items():
         for name, take in _TAKES.items():
             value = take(results, guide) if guide in results.policies else math.nan
             values[prefix + name] = value if math.isfinite(value) else None

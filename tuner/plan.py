@@ -17,7 +17,7 @@ from trainer.config.overrides import config_of, nearest, overridden, read_config
 from trainer.data.loader import open_loader
 from trainer.run_folder import as_json
 from tuner.config import Budget, Options, Repeated
-from tuner.objectives import MEASURES, check_measurable, measures_of
+from tuner.objectives import check_measurable, measures_of
 from tuner.records import SWEEP_FILE, Measure, Sweep, read_trials
 from tuner.resources import Machine, check_room, default_gpus, here
 from tuner.search.presets import PRESETS, Preset
@@ -327,9 +327,10 @@ def _value(text: str) -> Any:
 
 
 def _measure(name: str, base: Config) -> Measure:
-    if name not in MEASURES:
-        raise ValueError(f"there is no metric {name!r}{nearest(name, MEASURES)}; have {', '.join(MEASURES)}")
-    return measures_of(base)[name]
+    known = measures_of(base)
+    if name not in known:
+        raise ValueError(f"there is no metric {name!r}{nearest(name, known)}; have {', '.join(known)}")
+    return known[name]
 
 
 def _options_as_json(options: Options) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,8 +40,8 @@ from trainer.run_folder import RESULTS_FILE, RunFolder
 from trainer.session import Hooks, Session
 from tuner.records import Sweep, best, read_trials
 
-COLORIZER, GUIDE, POLICY = "colornet", "editnet-blind", "guide-blind"
-"""Registered names, and what benchmarks call the guide."""
+POLICY = "guide-blind"
+"""What benchmarks call the guide."""
 PROMOTION = "promotion"
 """Folder in the sweep's."""
 
@@ -162,12 +162,13 @@ class Retraining:
         if not run.is_finished:
             raise KeyboardInterrupt("stopped; python -m tuner promote with the same words goes on")
         registered = json.loads((run.path / RESULTS_FILE).read_text())["registered"]
-        if missing := [name for name in (COLORIZER, GUIDE) if name not in registered]:
+        wanted = judged(self.config)
+        if missing := [name for name in wanted if name not in registered]:
             raise ConnectionError(
                 f"{run.path} is trained, but MLflow did not take {' and '.join(missing)}: they are in "
                 f"{run.path / 'networks'}. Train again with another --seed, or compare them by hand"
             )
-        return {name: str(registered[name]) for name in (COLORIZER, GUIDE)}
+        return {name: str(registered[name]) for name in wanted}
 
     def _train(self, run: RunFolder) -> None:
         resume = bool(Checkpoints(run.checkpoints, keep=1).list())
@@ -180,6 +181,12 @@ class Retraining:
         )
         with StopRequest() as stop, Session.open(self.config, resume=resume, hooks=hooks) as session:
             session.train(stop)
+
+
+def judged(config: Config) -> list[str]:
+    """Registered names of what may become a champion: the recipe's colorizer, and the guide of its objective."""
+    recipe = config.recipe.build()
+    return [recipe.colorizer.name, *([recipe.objective] if recipe.objective else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,24 +217,26 @@ class Contest:
         Raises:
             ValueError, OSError: as `evaluator benchmark` and `evaluator promote`.
         """
-        return max(self._colorizer(), self._guide())
+        colorizer, *guides = judged(self.config)
+        return max(self._colorizer(colorizer, guides), *(self._guide(guide, colorizer) for guide in guides), 0)
 
-    def _colorizer(self) -> int:
-        old, new = self._champion(COLORIZER), self.versions[COLORIZER]
+    def _colorizer(self, name: str, guides: Sequence[str]) -> int:
+        old, new = self._champion(name), self.versions[name]
         if old == new:
-            return self._already(COLORIZER)
-        challenger = self._measure(new, self.versions[GUIDE])
+            return self._already(name)
+        challenger = self._measure((name, new), {guide: self.versions[guide] for guide in guides})
         # Its clicks are random ones: the guide is there for the next question.
-        champion = self._measure(old, self._champion(GUIDE) or self.versions[GUIDE]) if old else None
+        others = {guide: self._champion(guide) or self.versions[guide] for guide in guides}
+        champion = self._measure((name, old), others) if old else None
         return self._judge(challenger, champion, evaluation.COLORIZER)
 
-    def _guide(self) -> int:
-        old, new = self._champion(GUIDE), self.versions[GUIDE]
+    def _guide(self, name: str, of: str) -> int:
+        old, new = self._champion(name), self.versions[name]
         if old == new:
-            return self._already(GUIDE)
-        colorizer = self._champion(COLORIZER) or self.versions[COLORIZER]
-        challenger = self._measure(colorizer, new)
-        champion = self._measure(colorizer, old) if old else None
+            return self._already(name)
+        colorizer = of, self._champion(of) or self.versions[of]
+        challenger = self._measure(colorizer, {name: new})
+        champion = self._measure(colorizer, {name: old}) if old else None
         return self._judge(challenger, champion, POLICY)
 
     def _judge(self, challenger: Path, champion: Path | None, network: str) -> int:
@@ -240,15 +249,16 @@ class Contest:
             work=self.work,
         )
 
-    def _measure(self, colorizer: str, guide: str) -> Path:
-        """Folder of a benchmark of two registered versions, measured now unless it exists."""
-        out = self.out / f"{COLORIZER}-{colorizer}_{GUIDE}-{guide}"
+    def _measure(self, colorizer: tuple[str, str], guides: Mapping[str, str]) -> Path:
+        """Folder of a benchmark of registered versions, measured now unless it exists."""
+        versions = [colorizer, *guides.items()]
+        out = self.out / "_".join(f"{name}-{version}" for name, version in versions)
         if (out / SUMMARY_FILE).exists():
             return out
         validation = self.config.validation
         options = Options(
-            colorizer=f"models:/{COLORIZER}/{colorizer}",
-            guide=((f"models:/{GUIDE}/{guide}",),),
+            colorizer="models:/{}/{}".format(*colorizer),
+            guide=tuple((f"models:/{name}/{version}",) for name, version in guides.items()),
             photos=self.photos,
             limit=self.limit,
             out=out,

@@ -28,7 +28,7 @@ from trainer.recipes.base import Stage
 from trainer.run_folder import RESULTS_FILE, RunFolder
 from trainer.session import Hooks, Session
 from trainer.warm_start import FOLDER
-from tuner.objectives import GUIDES, check_measurable, measured
+from tuner.objectives import check_measurable, guides_of, measured
 from tuner.processes import end_with_parent, hide_gpus, worker_error
 
 TRIALS = "trials"
@@ -50,7 +50,7 @@ class Setup:
     """MLflow run of the sweep."""
     tracking_uri: str
     metrics: tuple[str, ...]
-    """Names in `tuner.objectives.MEASURES` that the sweep looks for."""
+    """Names in `tuner.objectives.measures_of` that the sweep looks for."""
     workers: int = 1
     """Processes of each trial."""
     threads: int = 1
@@ -80,9 +80,9 @@ class Leg:
 def run_trial(values: dict[str, Any], setup: Setup) -> None:
     """Train with these values, and report to Ray Tune after each stage that has a trained guide.
 
-    A report has all of `tuner.objectives.MEASURES` (None where not measured), `images_seen`, `stage`, `seconds`,
-    `run` (MLflow's id) and `folder`, and with one process a checkpoint. The trial goes on in its own run folder
-    where that has a checkpoint; else it begins with Ray's checkpoint, or the shared pretraining.
+    A report has all of `tuner.objectives.measures_of` (None where not measured), `images_seen`, `stage`,
+    `seconds`, `run` (MLflow's id) and `folder`, and with one process a checkpoint. The trial goes on in its own
+    run folder where that has a checkpoint; else it begins with Ray's checkpoint, or the shared pretraining.
 
     Raises:
         ValueError: values that do not go together, or data that cannot be used.
@@ -170,9 +170,10 @@ class Reporter:
     def __call__(self, training: Training, stage: Stage) -> None:
         """Report a validation; before a guide is trained there is nothing to compare trials by."""
         results, seen = training.results, training.progress.images_seen
-        if results is None or GUIDES[""] not in results.policies:
+        config = training.config
+        if results is None or guides_of(config)[""] not in results.policies:
             return
-        values = measured(results)
+        values = measured(results, config)
         tracker = training.metrics
         tracker.log_metrics({name: value for name, value in values.items() if value is not None}, seen)
         self.reported = True

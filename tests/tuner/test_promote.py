@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from trainer import export
 from trainer.monitoring.mlflow_tracker import Place, Tracker
 from trainer.networks import ColorNet, EditNet
 from tuner.__main__ import main
-from tuner.promote import COLORIZER, GUIDE, Contest, Retraining, promote
+from tuner.promote import Contest, Retraining, promote
 
+COLORIZER, GUIDE = "colornet", "editnet-blind"
 METRICS = ["ab_psnr", "ab_ssim", "rgb_psnr"]
 
 
@@ -35,7 +37,10 @@ class MadeUp(Contest):
     described: dict[str, dict[str, Any]]
     measured: list[tuple[str, str]]
 
-    def _measure(self, colorizer: str, guide: str) -> Path:
+    def _measure(self, colorizer: tuple[str, str], guides: Mapping[str, str]) -> Path:
+        return self._made_up(colorizer[1], guides[GUIDE])
+
+    def _made_up(self, colorizer: str, guide: str) -> Path:
         self.measured.append((colorizer, guide))
         rows = made_up_rows(seed=10 * int(colorizer) + int(guide))
         rows[METRICS] += self.gains[COLORIZER] * (colorizer == "2")

@@ -12,15 +12,17 @@ import pytest
 from tests.trainer.small_training import small_config
 from trainer.checkpoint import Checkpoints
 from trainer.config import flatten
+from trainer.config.presets import tiny
 from trainer.loop import Training
 from trainer.monitoring.tracker import NullTracker
 from trainer.run_folder import start_run
 from trainer.session import Hooks
 from trainer.step import TrainingBroke
-from tuner.objectives import MEASURES
+from tuner.objectives import measures_of
 from tuner.trial import TRIALS, Leg, Setup, _train, next_leg, trial_config
 
 STEP = 8 / 4096
+MEASURES = measures_of(tiny())
 
 
 class Ended(NullTracker):
@@ -95,7 +97,7 @@ def test_a_trial_s_config_is_the_base_with_its_values_in_the_sweep_s_folder(setu
     ("values", "message"),
     [
         ({"recipe.choice.estimator": "reinforce", "recipe.choice.samples": 1}, "reinforce needs at least 2"),
-        ({"recipe.loss.entropi": 1}, "did you mean loss.entropy"),
+        ({"recipe.loss.entropi": 1}, "did you mean recipe.loss.entropy"),
         ({"data.image_size": 18}, "multiple of 4"),
     ],
 )

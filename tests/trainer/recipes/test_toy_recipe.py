@@ -47,7 +47,7 @@ def assert_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
 def test_it_resumes_bit_by_bit_and_validates_inside_a_stage(tmp_path: Path):
     whole = build(config(tmp_path / "whole"), tmp_path / "whole")
     assert whole.run(StopRequest())
-    assert [point["images_seen"] for point in whole.progress.curve] == [8.0, 24.0, 48.0]
+    assert sorted({point["images_seen"] for point in whole.progress.curve}) == [8, 24, 48]
 
     class Stopping(StopRequest):
         """Asked after so many questions."""
