@@ -19,7 +19,7 @@ from torch.distributed import HashStore, TCPStore  # pyright: ignore[reportPriva
 
 from trainer.monitoring.watchdog import EXIT_CODE, Report, Watchdog, judge
 
-PROGRAM = Path(__file__).with_name("small_training.py")
+PROGRAM = Path(__file__).parents[1] / "small_training.py"
 
 
 def report(*, tick: int = 9, marks: int = 4, where: str = "computing gradients", idle: float = 99.0) -> Report:
