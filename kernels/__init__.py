@@ -1,4 +1,4 @@
-"""The numerics: pure tensor functions over torch. No config, no files, no network; `bench*.py` are programs."""
+"""The numerics: pure tensor functions over torch. No config, no files, no network."""
 
 from kernels.choose_click import Click, choose_click
 

@@ -18,10 +18,7 @@ MAY_IMPORT = {
 OWNERS = {  # files, or whole packages with a slash
     "accelerate": {"trainer/engines/"},
     "deepspeed": {"trainer/engines/"},
-    "webdataset": {
-        "trainer/data/storage.py",
-        "tests/benchmarks/trainer/loader_paths.py",
-    },  # which times its own recipe
+    "webdataset": {"trainer/data/storage.py"},
     "boto3": {"trainer/data/storage.py"},
     "ray": {"evaluator/service/ray_serve.py", "tuner/"},
     "optuna": {"tuner/"},
@@ -57,11 +54,9 @@ def test_one_module_owns_each_heavy_library(path: Path):
 
 
 def test_kernels_need_only_torch():
-    """Its benchmarks are programs, which may also print tables and read a command line."""
     library = {"torch", "triton", "jaxtyping", "kernels"} | set(sys.stdlib_module_names)
     for path in (ROOT / "kernels").rglob("*.py"):
-        program = path.parent.name == "kernels" and path.stem.startswith("bench")
-        assert imported_packages(path) <= library | ({"numpy", "rich", "tyro"} if program else set()), path
+        assert imported_packages(path) <= library, path
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from evaluator.protocol.tables import plain_text, report
 from evaluator.registry.mlflow_registry import default_tracking_uri
-from evaluator.report.click_grid import click_grid
 from trainer.config import RunConfig, flatten
 from trainer.engines import Engine
 from trainer.export import describe, export, save
@@ -44,6 +43,10 @@ def draw(training: Training, folder: Path) -> dict[str, Path]:
     """Photos under clicks, and the validation curves over the training."""
     config, recipe = training.config, training.recipe
     shown = policies(recipe, training.engines, trained_networks(recipe))
+    # Here: the report brings matplotlib, a second that no error message should wait for.
+    from evaluator.report.click_grid import click_grid
+    from evaluator.report.figures import training_curves
+
     grid = click_grid(
         training.engines[recipe.colorizer].whole,
         shown,
@@ -54,10 +57,6 @@ def draw(training: Training, folder: Path) -> dict[str, Path]:
         seed=config.seed,
         title=f"{config.preset}: {config.data.image_size} px, hint size {config.validation.hint_size} px",
     )
-    from evaluator.report.figures import (
-        training_curves,  # matplotlib: a second that no error message should wait for
-    )
-
     files = {"clicks": folder / "clicks.png", "curves": folder / "curves.png"}
     grid.save(files["clicks"])
     training_curves(training.progress.curve, list(shown)).save(files["curves"])

@@ -13,7 +13,7 @@ Repeated = Annotated[tuple[Words, ...], tyro.conf.UseAppendAction]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Search over the trainer's settings. Other commands: `python -m tuner report | promote | bench --help`."""
+    """Search over the trainer's settings. Other commands: `python -m tuner report | promote --help`."""
 
     preset: Literal["smoke", "small", "medium", "full"] = "small"
     """What to start from: smoke (32 px, minutes), small (64 px), medium (128 px, GPUs), full (the thesis)."""

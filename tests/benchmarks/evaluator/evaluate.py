@@ -1,13 +1,14 @@
 """Photos per second of the benchmark beside the plain loop that one writes first.
 
     python -m tests.benchmarks evaluate [--colorizer FILE] [--guide FILE] [--photos ZIP] [--json FILE]
+    python -m tests.benchmarks evaluate --memory 5000 --size 256 --clicks 0,1 --policies random [--json FILE]
 
 The plain loop takes one photo at a time, colours it after every click, and measures every colouring with
 scikit-image. The benchmark batches, colours and measures at the asked budgets only, decodes ahead, and writes its
-results. Both must find the same numbers before anything is timed.
+results. Both must find the same numbers before anything is timed. The second form is in
+`tests.benchmarks.evaluator.evaluate_memory`.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +35,9 @@ from evaluator.protocol.rollout import Photos, rollout
 from evaluator.registry.mlflow_registry import load_colorizer, load_guide
 from evaluator.registry.networks import Colorizer, run_network
 from evaluator.system.threads import use_threads
-from tests.benchmarks.evaluator.made_up_networks import MadeUp, crops
-from tests.benchmarks.harness import at_least, interleave, quantiles, report, seconds
+from tests.benchmarks.evaluator.evaluate_memory import report_memory
+from tests.benchmarks.evaluator.networks import MadeUp, crops
+from tests.benchmarks.harness import Refused, at_least, interleave, quantiles, report, seconds
 
 GOAL = 4.0
 TOGETHER = "all together"
@@ -68,6 +70,8 @@ class Arguments:
     """Timed runs of each way, in turn."""
     threads: int = 0
     """CPU threads; 0: all cores."""
+    memory: int = 0
+    """Instead of the speed: the whole command's peak memory for so many photos, and for a twentieth of them."""
     json: Path | None = None
     """Also write the report to this file."""
 
@@ -123,27 +127,28 @@ def check_equal(one: Values, other: Values) -> None:
     """Refuse to time ways that find different means.
 
     Raises:
-        RuntimeError: names the policy and the metric.
+        Refused: it names the policy and the metric.
     """
     for policy, values in one.items():
         for metric, rows in values.items():
             error = float(np.abs(rows.mean(0) - other[policy][metric].mean(0)).max())
             if not error <= TOLERANCES[metric]:
                 limit = TOLERANCES[metric]
-                raise RuntimeError(f"{metric} of {policy} differs by {error:.3g}, more than {limit}: not timed")
+                raise Refused(f"{metric} of {policy} differs by {error:.3g}, more than {limit}: not timed")
 
 
-def main(arguments: Arguments) -> int:
-    """Check, time, print; exit code 1 when the numbers differ."""
+def main(args: Sequence[str]) -> int:
+    """Check, time, print; or measure the memory."""
+    arguments = tyro.cli(Arguments, prog="python -m tests.benchmarks evaluate", args=args)
+    if arguments.memory:
+        clicks, policies = ",".join(arguments.clicks), ",".join(arguments.policies)
+        options = {"size": arguments.size, "clicks": clicks, "policies": policies, "threads": arguments.threads}
+        report_memory(arguments.memory, options, arguments.json)
+        return 0
     threads = use_threads(arguments.threads)
     with tempfile.TemporaryDirectory(prefix="photos-") as folder:
         task = _task(arguments, Path(folder))
-        names = task.metrics
-        try:
-            check_equal(plain(task, partial(run_network, task.colorizer, autocast=None), names), ours(task))
-        except RuntimeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        check_equal(plain(task, partial(run_network, task.colorizer, autocast=None), task.metrics), ours(task))
         alone = {name: replace(task, policies={name: policy}) for name, policy in task.policies.items()}
         rows = [_row(name, _speeds(one, arguments.repeats)) for name, one in {**alone, TOGETHER: task}.items()]
     goal = at_least("photos/s of all policies together, times the plain loop's", GOAL, rows[-1]["times"])
@@ -194,7 +199,3 @@ def _words(arguments: Arguments, task: Task) -> str:
         f"{len(task.photos.names)} photos of {arguments.size} x {arguments.size} px, clicks {budgets}, "
         f"{arguments.colorizer or 'a made-up colorizer'}"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kernels.choose_click import Click, choose_click, implementation
+from kernels.choose_click import Click, implementation
 from kernels.choose_click.reference import NoiseSource, choose_click_chain
 from kernels.clicks import clicked
 from kernels.estimators import ESTIMATORS, LOWEST, NEEDS_NOISE
 from kernels.noise import gumbel, sample_keys, uniform
+from tests.benchmarks.harness import Refused
 
 Operation = Callable[..., Click]
 """`choose_click`, or something with its signature."""
@@ -101,16 +102,16 @@ def noise_of(device: torch.device) -> NoiseSource:
     return cuda.gumbel
 
 
-def check(device: torch.device, operation: Operation = choose_click) -> None:
-    """Compare all estimators with the chain: every result, and the gradient of each of them.
+def check(device: torch.device, operation: Operation) -> None:
+    """Compare an operation, for all estimators, with the chain: every result, and the gradient of each of them.
 
     Raises:
-        SystemExit: with code 1, saying what differs and by how much.
+        Refused: it says what differs and by how much.
     """
     for shape, estimator, hint_size in product(CHECKED_SHAPES, ESTIMATORS, (1, 3)):
         found = compare(operation, make_inputs(*shape, device), estimator, hint_size)
         if found is not None:
-            raise SystemExit(f"{estimator}, hint size {hint_size}, {shape}: {found}; nothing is timed")
+            raise Refused(f"{estimator}, hint size {hint_size}, {shape}: {found}; nothing is timed")
 
 
 def compare(operation: Operation, inputs: Inputs, estimator: str, hint_size: int) -> str | None:
