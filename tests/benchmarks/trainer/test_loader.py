@@ -1,13 +1,11 @@
 """The benchmark of the data path: both tables, and what they refuse."""
 
 import gc
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from kernels.color import rgb_to_lab
 from tests.benchmarks.__main__ import main
@@ -79,17 +77,6 @@ def test_sources_that_disagree_are_not_timed(
     monkeypatch.setattr(Workload, "ours", lambda *given: 8)
     assert main(["loader", str(photos), *SMALL, "--source-workers", "0"]) == 1
     assert "the batches by HTTP are not those of the local shards" in capsys.readouterr().err
-
-
-def test_all_ways_prepare_all_photos(photos: Path, numbered_shards: Path):
-    files = sorted(photos.iterdir())
-    workload = Workload(
-        files=files, shards=numbered_shards, image_size=8, batch_size=4, device=torch.device("cpu")
-    )
-    assert workload.usual(0) == len(files)
-    assert workload.ours(0, rgb_to_lab, str(numbered_shards)) == len(files)
-    samples = json.loads((numbered_shards / "manifest.json").read_text())["samples"]
-    assert workload.webdataset(0) == samples // 4 * 4
 
 
 def test_the_server_answers_ranges_and_notes_them(numbered_shards: Path, tmp_path: Path):
