@@ -3,8 +3,8 @@
     python -m tests.benchmarks evaluate [--colorizer FILE] [--guide FILE] [--photos ZIP] [--json FILE]
     python -m tests.benchmarks evaluate --memory 5000 --size 256 --clicks 0,1 --policies random [--json FILE]
 
-The plain loop takes one photo at a time, colours it after every click, and measures every colouring with
-scikit-image. The benchmark batches, colours and measures at the asked budgets only, decodes ahead, and writes its
+The plain loop takes one photo at a time, colors it after every click, and measures every coloring with
+scikit-image. The benchmark batches, colors and measures at the asked budgets only, decodes ahead, and writes its
 results. Both must find the same numbers before anything is timed. The second form is in
 `tests.benchmarks.evaluator.evaluate_memory`.
 """
@@ -78,7 +78,7 @@ class Arguments:
 
 @torch.no_grad()
 def plain(task: Task, colorizer: Colorizer, names: Sequence[str]) -> Values:
-    """The loop that one writes first: photo by photo, every click coloured and measured.
+    """The loop that one writes first: photo by photo, every click colored and measured.
 
     Returns:
         `values[policy][metric]`, (photos, budgets).
@@ -107,18 +107,18 @@ def ours(task: Task) -> Values:
 
 
 def _measured(rgb: Tensor, photo: Photos, predicted_ab: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Every metric of one colouring, by scikit-image."""
+    """Every metric of one coloring, by scikit-image."""
     original = rgb[0].permute(1, 2, 0).numpy()
     truth, predicted = (ab[0].permute(1, 2, 0).double().numpy() for ab in (photo.truth_ab, predicted_ab))
     lab = np.concatenate([100.0 * photo.lightness[0, 0, :, :, None].double().numpy(), 128.0 * predicted], axis=-1)
-    coloured = np.round(255.0 * lab2rgb(lab)).astype(np.uint8)
+    colored = np.round(255.0 * lab2rgb(lab)).astype(np.uint8)
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
     ways: dict[str, Callable[[], object]] = {
         "ab_psnr": lambda: peak_signal_noise_ratio(truth, predicted, data_range=2),
         "ab_ssim": lambda: structural_similarity(truth, predicted, data_range=2, **window),
-        "rgb_psnr": lambda: peak_signal_noise_ratio(original, coloured, data_range=255),
-        "rgb_ssim": lambda: structural_similarity(original, coloured, data_range=255, **window),
-        "delta_e": lambda: deltaE_ciede2000(rgb2lab(original), rgb2lab(coloured)).mean(),
+        "rgb_psnr": lambda: peak_signal_noise_ratio(original, colored, data_range=255),
+        "rgb_ssim": lambda: structural_similarity(original, colored, data_range=255, **window),
+        "delta_e": lambda: deltaE_ciede2000(rgb2lab(original), rgb2lab(colored)).mean(),
     }
     return {name: float(np.asarray(ways[name]())) for name in names}
 

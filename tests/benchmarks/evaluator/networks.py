@@ -24,7 +24,7 @@ GUIDE_WIDTHS = (8, 16, 32, 32, 32, 64)
 
 
 class MadeUp(nn.Module):
-    """Colours from three convolutions with fixed random weights."""
+    """Colors from three convolutions with fixed random weights."""
 
     def __init__(self) -> None:
         super().__init__()

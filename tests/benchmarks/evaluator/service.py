@@ -120,7 +120,7 @@ async def alone(client: httpx.AsyncClient, photo: dict[str, Any], clicks: int) -
 
 
 async def first_colorings(client: httpx.AsyncClient, content: bytes, photos: int) -> Measured:
-    """The first preview of photos that the service has not coloured yet."""
+    """The first preview of photos that the service has not colored yet."""
     previews = Measured("a new photo: first preview")
     for number in range(photos):
         person = Person(client, await send(client, _variant(content, number)), seed=number)

@@ -70,7 +70,7 @@ class Person:
         self.clicks: Clicks = []
 
     def click(self) -> None:
-        """One more click, anywhere, of any colour."""
+        """One more click, anywhere, of any color."""
         draw = self._random
         place = {"row": draw.randrange(self._photo["height"]), "col": draw.randrange(self._photo["width"])}
         self.clicks.append({**place, "colour": {"hex": f"#{draw.randrange(2**24):06x}"}})
@@ -139,7 +139,7 @@ async def check(client: httpx.AsyncClient, content: bytes, photo: dict[str, Any]
     if max(picture.size) != PREVIEW:
         raise Refused(f"the preview has {picture.size} pixels, not a long side of {PREVIEW}")
     found, wanted = (rgb2lab(np.asarray(one))[..., 0] for one in (picture, expected))
-    if not abs(found - wanted).mean() < 4:  # colours outside of sRGB move the lightness a little
+    if not abs(found - wanted).mean() < 4:  # colors outside of sRGB move the lightness a little
         raise Refused(f"the preview's lightness is off by {abs(found - wanted).mean():.1f} of 100")
 
 

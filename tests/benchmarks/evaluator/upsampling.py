@@ -165,7 +165,7 @@ def make_rows(found: Found) -> list[dict[str, object]]:
 
 
 def make_goals(rows: list[dict[str, object]]) -> list[Goal]:
-    """The service's way is to be no worse than bilinear in colour, and to bleed less, at every size."""
+    """The service's way is to be no worse than bilinear in color, and to bleed less, at every size."""
     by_name = {(row["working"], row["method"]): row for row in rows}
     goals = []
     for working in dict.fromkeys(row["working"] for row in rows):

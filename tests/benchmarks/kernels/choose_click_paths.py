@@ -85,11 +85,11 @@ def compulsory_bytes(estimator: str, which: str) -> int:
     """Bytes per pixel that must move: every input read once, every output written once, all in float32.
 
     Without a target and with a hint size of 1; what is one number per photo does not count. A hard click takes its
-    colour from one pixel, so the forward pass need not read the true colours.
+    color from one pixel, so the forward pass need not read the true colors.
     """
-    scores, mask, colours, map_of_clicks, gradient = 4, 4, 8, 12, 4
-    ahead = scores + 2 * map_of_clicks + (colours if estimator == "gumbel_softmax_soft" else 0)
-    back = scores + mask + gradient + (0 if estimator == "reinforce" else map_of_clicks + colours)
+    scores, mask, colors, map_of_clicks, gradient = 4, 4, 8, 12, 4
+    ahead = scores + 2 * map_of_clicks + (colors if estimator == "gumbel_softmax_soft" else 0)
+    back = scores + mask + gradient + (0 if estimator == "reinforce" else map_of_clicks + colors)
     return {"forward": ahead, "backward": back, "both": ahead + back}[which]
 
 

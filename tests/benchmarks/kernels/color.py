@@ -77,7 +77,7 @@ def _mirror_and_color(rgb: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check(paths: dict[str, ToLab], device: torch.device) -> None:
-    """Compare all paths with float64 on every third colour, as it is and mirrored.
+    """Compare all paths with float64 on every third color, as it is and mirrored.
 
     Raises:
         Refused: it names a path that differs and by how much.

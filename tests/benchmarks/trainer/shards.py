@@ -112,7 +112,7 @@ def write_source(path: Path, photos: int, pool: int, size: tuple[int, int]) -> N
 
 
 def _jpeg(seed: int, width: int, height: int) -> bytes:
-    """Soft blotches of colour with grain: as many bytes as a photograph has, about."""
+    """Soft blotches of color with grain: as many bytes as a photograph has, about."""
     random = np.random.default_rng(seed)
     blotches = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth = np.asarray(blotches.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)

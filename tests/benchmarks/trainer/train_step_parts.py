@@ -229,7 +229,7 @@ def timed(paths: Sequence[Variant], batch: Batch, counted: RecipeCost, repeats: 
 
 
 def memory(variants: Sequence[Variant], batch: Batch) -> list[dict[str, object]]:
-    """Memory of a ping, which keeps K + 1 colourings, on every path."""
+    """Memory of a ping, which keeps K + 1 colorings, on every path."""
     device = variants[0].training.cluster.device
     return [
         {

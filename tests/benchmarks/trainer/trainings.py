@@ -117,7 +117,7 @@ class Variant:
 
 
 def last_only(loss: Callable[[Step], Mapping[str, Term]]) -> Callable[[Step], Mapping[str, Term]]:
-    """Ping's loss with the same value, in which only the last of the K + 1 colourings has a gradient.
+    """Ping's loss with the same value, in which only the last of the K + 1 colorings has a gradient.
 
     It is another training: each interaction has a loss of its own, and K of K + 1 no longer reach ColorNet.
     """
@@ -125,13 +125,13 @@ def last_only(loss: Callable[[Step], Mapping[str, Term]]) -> Callable[[Step], Ma
     def run(step: Step) -> Mapping[str, Term]:
         network, calls = step.networks[COLOR], 0
 
-        def colour(*inputs: Tensor) -> Tensor:
+        def color(*inputs: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
             with torch.set_grad_enabled(calls > step.config.clicks.interactions):
                 return network(*inputs)
 
-        return loss(replace(step, networks={**step.networks, COLOR: colour}))
+        return loss(replace(step, networks={**step.networks, COLOR: color}))
 
     return run
 

@@ -53,7 +53,7 @@ def timed(network: nn.Module, policy: Policy, photos: Photos) -> Callable[[], fl
 
 @torch.no_grad()
 def check(network: nn.Module, photos: Photos) -> None:
-    """Refuse to time a session whose colours are not the network's.
+    """Refuse to time a session whose colors are not the network's.
 
     Raises:
         Refused: it says by how much they differ.
