@@ -1,7 +1,7 @@
-"""What every benchmark shares: interleaved timing, quantiles, goals, the table and the JSON.
+"""What every benchmark shares: interleaved timing, quantiles, goals, the table, the JSON and tables in documents.
 
-A benchmark builds `rows` and `goals`, and ends with one call of `report`. The JSON has the keys `machine`,
-`versions`, `commit`, `rows` and `goals`.
+A benchmark checks what it compares (`Refused`), builds `rows` and `goals`, and ends with one call of `report`. The
+JSON has the keys `machine`, `versions`, `commit`, `rows` and `goals`.
 """
 
 import json
@@ -21,6 +21,10 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from evaluator.system.environment import commit, machine, versions
+
+
+class Refused(Exception):
+    """What is compared disagrees or fails, so that nothing is timed or reported; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -223,3 +227,22 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def put(text: str, name: str, body: str) -> str:
+    """`text` with `body` between its lines `<!-- begin name -->` and `<!-- end name -->`.
+
+    Raises:
+        ValueError: these are not there, once each.
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the document has no place for {name!r}; put {begin} and {end} where it belongs")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{body}\n\n{end}{rest.partition(end)[2]}"

@@ -1,6 +1,5 @@
 import json
 import math
-import os
 import statistics
 import time
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluator.system import environment
 from tests.benchmarks import harness
 
 
@@ -19,28 +17,6 @@ def test_quantiles_agree_with_the_standard_library():
     assert found["p20"] == pytest.approx(inclusive[0])
     assert found["p50"] == pytest.approx(statistics.median(values))
     assert found["p80"] == pytest.approx(inclusive[-1])
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        pytest.param({}, 8, id="no groups"),
-        pytest.param({"cpu.max": "max 100000\n"}, 8, id="no limit"),
-        pytest.param({"cpu.max": "250000 100000\n"}, 3, id="two and a half cores' time"),
-        pytest.param({"cpu.max": "5000 100000\n"}, 1, id="a part of a core"),
-        pytest.param({"cpu.max": "6400000 100000\n"}, 8, id="more than there are"),
-        pytest.param({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8, id="1: no limit"),
-        pytest.param({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4, id="1: four"),
-    ],
-)
-def test_a_container_s_limit_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
-):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
-    assert environment.usable_cores(tmp_path) == cores
 
 
 def test_quantiles_of_nothing_are_refused():
@@ -115,3 +91,15 @@ def test_at_most_is_met_by_less():
     assert harness.at_most("memory, at most", 0.25, None).met is None
     with pytest.raises(ValueError, match="nan"):
         harness.at_most("memory, at most", 0.25, math.nan)
+
+
+def test_a_section_replaces_what_was_there():
+    text = "before\n<!-- begin a -->\nold\n<!-- end a -->\nafter\n"
+    once = harness.put(text, "a", "new")
+    assert harness.put(once, "a", "newer") == "before\n<!-- begin a -->\n\nnewer\n\n<!-- end a -->\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["", "<!-- begin a -->", "<!-- end a --><!-- begin a -->"])
+def test_a_document_without_the_place_is_refused(text: str):
+    with pytest.raises(ValueError, match="has no place for 'a'; put <!-- begin a --> and <!-- end a -->"):
+        harness.put(text, "a", "new")

@@ -9,17 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluator.service.inference.distribution import distribution_at, modes
 from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.networks import Networks
-from evaluator.service.inference.suggest_colors import METHODS, Scene, available
+from evaluator.service.inference.suggest_colors import Scene, covering_colors
 from kernels.clicks import clicked
 
 NEIGHBOURHOOD = 5 / 64
 """Radius of a place's neighbourhood as a share of the shorter side: 5 px at 64 px."""
-DEFAULT_METHOD = "cover photo"
-"""Has the best measured hit rate of those for any colorizer, see docs/results/colour_suggestions.md."""
-SPLIT_METHOD = "distribution"
-"""For split colorizers."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class Suggested:
 
     ab: tuple[float, float]
     """CIE / 128, in [-1, 1]."""
-    probability: float | None
-    """How likely among the suggestions; None where the method gives none."""
+    probability: float
+    """How likely, of all colors that a screen can show there."""
 
 
 async def places(
@@ -117,11 +114,13 @@ async def colours_at(
     col: int,
     count: int,
     *,
-    method: str | None = None,
     networks: Networks | None = None,
     features: Tensor | None = None,
 ) -> list[Suggested]:
-    """`count` plausible colours at a pixel of the working size, the likeliest first.
+    """At most `count` plausible colors at a pixel of the working size, the likeliest first.
+
+    The modes of a split colorizer's palette; where there is no palette, those that cover the evidence. Both have
+    the best measured hit rates of their kind: docs/results/colour_suggestions.md.
 
     Args:
         engine: the networks.
@@ -131,26 +130,24 @@ async def colours_at(
         row: of the pixel.
         col: of the pixel.
         count: at least 1.
-        method: name of one of `colours.METHODS`; default: `DEFAULT_METHOD`, or `SPLIT_METHOD` where the colorizer
-            is a split one.
         networks: a pair to use; default: the present one.
         features: of the present colours, where they are known already and the colorizer is a split one.
 
     Raises:
-        ValueError: an unknown method, one that the colorizer does not allow, or a pixel outside the photo.
+        ValueError: a pixel outside the photo.
         Overloaded: too many requests wait.
     """
     height, width = working.shape[-2:]
     if not (0 <= row < height and 0 <= col < width):
         raise ValueError(f"row {row}, column {col} is outside of the {height} x {width} working pixels")
     pair = networks or engine.networks
-    is_split = pair.colorizer.split is not None
-    method = method or (SPLIT_METHOD if is_split else DEFAULT_METHOD)
-    if method not in available(pair):
-        raise ValueError(
-            f"the method is {method!r}; with {pair.colorizer.source} use one of {', '.join(available(pair))}"
-        )
-    if is_split and features is None:
-        features = (await engine.look(working, clicks, pair)).features
-    scene = Scene(engine, pair, working, clicks, predicted_ab, row, col, features)
-    return [Suggested(ab, probability) for ab, probability in await METHODS[method](scene, count)]
+    split = pair.colorizer.split
+    scene = Scene(working, clicks, predicted_ab, row, col)
+    if split is None:
+        found = covering_colors(scene, count)
+    else:
+        if features is None:
+            features = (await engine.look(working, clicks, pair)).features
+        assert features is not None, "a split colorizer gives features"
+        found = modes(distribution_at(split, features, row, col), split.bins, scene.lightness, count)
+    return [Suggested(ab, probability) for ab, probability in found]

@@ -1,10 +1,10 @@
-"""How often the true colour is among the suggested ones, for several ways to suggest colours.
+"""How often the true color is among the suggested ones, for several ways to suggest colors.
 
     python -m tests.benchmarks color_suggestions --photos val2017.zip [--work RUNS] [--count N] [--json FILE]
 
-The service's own code on photos whose colours are known: each photo is clicked where the blind guide says, in the
-true colour of the stamp. After 0, 3 and 10 clicks, at the places that the service would suggest next, each way
-proposes colours. A hit is a proposal within Delta E 2000 of 10 of the true colour of a click there (the mean of ab
+The service's own code on photos whose colors are known: each photo is clicked where the blind guide says, in the
+true color of the stamp. After 0, 3 and 10 clicks, at the places that the service would suggest next, each way
+proposes colors. A hit is a proposal within Delta E 2000 of 10 of the true color of a click there (the mean of ab
 over its stamp, at the lightness of the pixel). Rates are means over a photo's places, then over photos, with the
 bootstrap's 95 % interval over photos.
 """
@@ -27,23 +27,23 @@ from evaluator.photos.dataset import open_photos
 from evaluator.photos.decode import decode_rgb
 from evaluator.protocol.bootstrap import mean_intervals
 from evaluator.registry.mlflow_registry import CHAMPION, default_tracking_uri
-from evaluator.registry.session import Coloured
 from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.networks import Networks, load_runner
-from evaluator.service.inference.suggest import colours_at, places
-from evaluator.service.inference.suggest_colors import ALIKE, METHODS, available
+from evaluator.service.inference.suggest import places
+from evaluator.service.inference.suggest_colors import ALIKE
 from evaluator.system.threads import use_threads
 from kernels.clicks import hint_colours, no_clicks, stamp
 from kernels.color import rgb_to_lab, to_uint8
+from tests.benchmarks.evaluator.suggestion_methods import METHODS, Method, Question, available
 from tests.benchmarks.harness import report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Measure the hit rate of suggested colours."""
+    """Measure the hit rate of suggested colors."""
 
     photos: Path
-    """A folder, zip or shards, with colours."""
+    """A folder, zip or shards, with colors."""
     work: Path = Path("runs")
     """Work folder with the registry, where MLFLOW_TRACKING_URI is not set."""
     colorizer: str = f"models:/colornet@{CHAMPION}"
@@ -58,8 +58,8 @@ class Arguments:
     """After how many clicks to suggest."""
     places: int = 3
     """Suggested places of each."""
-    colours: int = 5
-    """Suggested colours of each place."""
+    colors: int = 5
+    """Suggested colors of each place."""
     methods: tuple[str, ...] = ()
     """Ways to suggest; default: all that the colorizer allows."""
     threads: int = 0
@@ -70,7 +70,7 @@ class Arguments:
     def __post_init__(self):
         if unknown := set(self.methods) - set(METHODS):
             raise ValueError(f"--methods has {sorted(unknown)}; there are {', '.join(METHODS)}")
-        for name in ("count", "size", "places", "colours"):
+        for name in ("count", "size", "places", "colors"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1")
         if not self.clicks or min(self.clicks) < 0:
@@ -117,36 +117,25 @@ async def hits_of_photo(engine: Engine, photo: _Photo, arguments: Arguments, met
         wanted = arguments.places if placed in arguments.clicks else 1
         found = await places(engine, photo.lightness, clicks, wanted, now.ab, features=now.features)
         if placed in arguments.clicks:
-            spots = [(place.row, place.col) for place in found]
             column = arguments.clicks.index(placed)
-            rates[:, column] = await _rates(engine, photo, truth, clicks, now, spots, methods, arguments.colours)
+            questions = [
+                Question(photo.lightness, clicks, now.ab, place.row, place.col, engine, now.features)
+                for place in found
+            ]
+            rates[:, column] = [await _rate(METHODS[name], questions, truth, arguments.colors) for name in methods]
         flat = torch.tensor([found[0].row * clicks.shape[-1] + found[0].col])
-        colour = truth[:, :, found[0].row, found[0].col]
-        clicks = stamp(clicks, flat, colour, engine.hint_size)
+        color = truth[:, :, found[0].row, found[0].col]
+        clicks = stamp(clicks, flat, color, engine.hint_size)
     return rates
 
 
-async def _rates(
-    engine: Engine,
-    photo: _Photo,
-    truth: Tensor,
-    clicks: Tensor,
-    now: Coloured,
-    spots: Sequence[tuple[int, int]],
-    methods: Sequence[str],
-    colours: int,
-) -> list[float]:
-    """Of each method: the share of spots at which one of its colours is like the true one."""
-    rates = []
-    for method in methods:
-        hits = 0
-        for row, col in spots:
-            known = (photo.lightness, clicks, now.ab, row, col, colours)
-            proposed = await colours_at(engine, *known, method=method, features=now.features)
-            ab = torch.tensor([one.ab for one in proposed])
-            hits += is_hit(float(photo.lightness[0, 0, row, col]), ab, truth[0, :, row, col])
-        rates.append(hits / len(spots))
-    return rates
+async def _rate(method: Method, questions: Sequence[Question], truth: Tensor, colors: int) -> float:
+    """The share of places at which one of a method's colors is like the true one."""
+    hits = 0
+    for asked in questions:
+        proposed = torch.tensor(await method(asked, colors))
+        hits += is_hit(asked.lightness, proposed, truth[0, :, asked.row, asked.col])
+    return hits / len(questions)
 
 
 def is_hit(lightness: float, proposed: Tensor, true: Tensor) -> bool:
@@ -168,12 +157,10 @@ async def measure(arguments: Arguments) -> tuple[np.ndarray, Sequence[str]]:
     )
     remembering = _Remembering(colorizer.run)
     networks = Networks(colorizer=replace(colorizer, run=remembering), guide=guide)
-    methods = arguments.methods or available(networks)
-    if unknown := set(methods) - set(available(networks)):
-        raise ValueError(
-            f"{colorizer.source} allows no {sorted(unknown)}; it has {', '.join(available(networks))}"
-        )
     engine = Engine.from_pair(networks)
+    methods = arguments.methods or available(engine)
+    if unknown := set(methods) - set(available(engine)):
+        raise ValueError(f"{colorizer.source} allows no {sorted(unknown)}; it has {', '.join(available(engine))}")
     photos = open_photos(arguments.photos, arguments.count)
     rates, started = [], time.perf_counter()
     for index in range(len(photos.names)):
@@ -200,14 +187,11 @@ def rows_of(rates: np.ndarray, methods: Sequence[str], clicks: Sequence[int]) ->
     return sorted(rows, key=lambda row: -float(str(row["all, %"])))
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str]) -> int:
     """Measure and print."""
-    arguments = tyro.cli(Arguments, description=__doc__, args=words)
+    arguments = tyro.cli(Arguments, prog="python -m tests.benchmarks color_suggestions", args=args)
     use_threads(arguments.threads)
     rates, methods = asyncio.run(measure(arguments))
-    title = f"true colour within Delta E 2000 of {ALIKE:g} of one of {arguments.colours}, {len(rates)} photos"
+    title = f"true color within Delta E 2000 of {ALIKE:g} of one of {arguments.colors}, {len(rates)} photos"
     report(title, rows_of(rates, methods, arguments.clicks), [], arguments.json)
-
-
-if __name__ == "__main__":
-    main()
+    return 0

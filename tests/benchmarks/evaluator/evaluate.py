@@ -1,13 +1,14 @@
 """Photos per second of the benchmark beside the plain loop that one writes first.
 
     python -m tests.benchmarks evaluate [--colorizer FILE] [--guide FILE] [--photos ZIP] [--json FILE]
+    python -m tests.benchmarks evaluate --memory 5000 --size 256 --clicks 0,1 --policies random [--json FILE]
 
-The plain loop takes one photo at a time, colours it after every click, and measures every colouring with
-scikit-image. The benchmark batches, colours and measures at the asked budgets only, decodes ahead, and writes its
-results. Both must find the same numbers before anything is timed.
+The plain loop takes one photo at a time, colors it after every click, and measures every coloring with
+scikit-image. The benchmark batches, colors and measures at the asked budgets only, decodes ahead, and writes its
+results. Both must find the same numbers before anything is timed. The second form is in
+`tests.benchmarks.evaluator.evaluate_memory`.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,8 +36,9 @@ from evaluator.protocol.rollout import Photos, rollout
 from evaluator.registry.mlflow_registry import load_colorizer, load_guide
 from evaluator.registry.networks import Colorizer, run_network
 from evaluator.system.threads import use_threads
-from tests.benchmarks.evaluator.made_up_networks import MadeUp, crops
-from tests.benchmarks.harness import at_least, interleave, quantiles, report, seconds
+from tests.benchmarks.evaluator.evaluate_memory import report_memory
+from tests.benchmarks.evaluator.networks import MadeUp, crops
+from tests.benchmarks.harness import Refused, at_least, interleave, quantiles, report, seconds
 
 GOAL = 4.0
 TOGETHER = "all together"
@@ -69,13 +71,15 @@ class Arguments:
     """Timed runs of each way, in turn."""
     threads: int = 0
     """CPU threads; 0: all cores."""
+    memory: int = 0
+    """Instead of the speed: the whole command's peak memory for so many photos, and for a twentieth of them."""
     json: Path | None = None
     """Also write the report to this file."""
 
 
 @torch.no_grad()
 def plain(task: Task, colorizer: Colorizer, names: Sequence[str]) -> Values:
-    """The loop that one writes first: photo by photo, every click coloured and measured.
+    """The loop that one writes first: photo by photo, every click colored and measured.
 
     Returns:
         `values[policy][metric]`, (photos, budgets).
@@ -105,18 +109,18 @@ def ours(task: Task) -> Values:
 
 
 def _measured(rgb: Tensor, photo: Photos, predicted_ab: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Every metric of one colouring, by scikit-image."""
+    """Every metric of one coloring, by scikit-image."""
     original = rgb[0].permute(1, 2, 0).numpy()
     truth, predicted = (ab[0].permute(1, 2, 0).double().numpy() for ab in (photo.truth_ab, predicted_ab))
     lab = np.concatenate([100.0 * photo.lightness[0, 0, :, :, None].double().numpy(), 128.0 * predicted], axis=-1)
-    coloured = np.round(255.0 * lab2rgb(lab)).astype(np.uint8)
+    colored = np.round(255.0 * lab2rgb(lab)).astype(np.uint8)
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
     ways: dict[str, Callable[[], object]] = {
         "ab_psnr": lambda: peak_signal_noise_ratio(truth, predicted, data_range=2),
         "ab_ssim": lambda: structural_similarity(truth, predicted, data_range=2, **window),
-        "rgb_psnr": lambda: peak_signal_noise_ratio(original, coloured, data_range=255),
-        "rgb_ssim": lambda: structural_similarity(original, coloured, data_range=255, **window),
-        "delta_e": lambda: deltaE_ciede2000(rgb2lab(original), rgb2lab(coloured)).mean(),
+        "rgb_psnr": lambda: peak_signal_noise_ratio(original, colored, data_range=255),
+        "rgb_ssim": lambda: structural_similarity(original, colored, data_range=255, **window),
+        "delta_e": lambda: deltaE_ciede2000(rgb2lab(original), rgb2lab(colored)).mean(),
     }
     return {name: float(np.asarray(ways[name]())) for name in names}
 
@@ -125,27 +129,28 @@ def check_equal(one: Values, other: Values) -> None:
     """Refuse to time ways that find different means.
 
     Raises:
-        RuntimeError: names the policy and the metric.
+        Refused: it names the policy and the metric.
     """
     for policy, values in one.items():
         for metric, rows in values.items():
             error = float(np.abs(rows.mean(0) - other[policy][metric].mean(0)).max())
             if not error <= TOLERANCES[metric]:
                 limit = TOLERANCES[metric]
-                raise RuntimeError(f"{metric} of {policy} differs by {error:.3g}, more than {limit}: not timed")
+                raise Refused(f"{metric} of {policy} differs by {error:.3g}, more than {limit}: not timed")
 
 
-def main(arguments: Arguments) -> int:
-    """Check, time, print; exit code 1 when the numbers differ."""
+def main(args: Sequence[str]) -> int:
+    """Check, time, print; or measure the memory."""
+    arguments = tyro.cli(Arguments, prog="python -m tests.benchmarks evaluate", args=args)
+    if arguments.memory:
+        clicks, policies = ",".join(arguments.clicks), ",".join(arguments.policies)
+        options = {"size": arguments.size, "clicks": clicks, "policies": policies, "threads": arguments.threads}
+        report_memory(arguments.memory, options, arguments.json)
+        return 0
     threads = use_threads(arguments.threads)
     with tempfile.TemporaryDirectory(prefix="photos-") as folder:
         task = _task(arguments, Path(folder))
-        names = task.metrics
-        try:
-            check_equal(plain(task, partial(run_network, task.colorizer, autocast=None), names), ours(task))
-        except RuntimeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        check_equal(plain(task, partial(run_network, task.colorizer, autocast=None), task.metrics), ours(task))
         alone = {name: replace(task, policies={name: policy}) for name, policy in task.policies.items()}
         rows = [_row(name, _speeds(one, arguments.repeats)) for name, one in {**alone, TOGETHER: task}.items()]
     goal = at_least("photos/s of all policies together, times the plain loop's", GOAL, rows[-1]["times"])
@@ -196,7 +201,3 @@ def _words(arguments: Arguments, task: Task) -> str:
         f"{len(task.photos.names)} photos of {arguments.size} x {arguments.size} px, clicks {budgets}, "
         f"{arguments.colorizer or 'a made-up colorizer'}"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

@@ -11,7 +11,6 @@ import asyncio
 import io
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,12 +24,20 @@ import tyro
 from PIL import Image
 
 from evaluator import weights
+from tests.benchmarks.evaluator.networks import make_networks
 from tests.benchmarks.evaluator.service_browser import chromium, click_times
-from tests.benchmarks.evaluator.service_networks import make_networks
 from tests.benchmarks.evaluator.service_process import Server
-from tests.benchmarks.evaluator.service_soak import soak
-from tests.benchmarks.evaluator.service_users import PREVIEW, Measured, Person, check, client_of, lasting, send
-from tests.benchmarks.harness import Goal, at_least, at_most, report
+from tests.benchmarks.evaluator.service_users import (
+    PREVIEW,
+    Measured,
+    Person,
+    check,
+    client_of,
+    lasting,
+    send,
+    soak,
+)
+from tests.benchmarks.harness import Goal, Refused, at_least, at_most, report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +120,7 @@ async def alone(client: httpx.AsyncClient, photo: dict[str, Any], clicks: int) -
 
 
 async def first_colorings(client: httpx.AsyncClient, content: bytes, photos: int) -> Measured:
-    """The first preview of photos that the service has not coloured yet."""
+    """The first preview of photos that the service has not colored yet."""
     previews = Measured("a new photo: first preview")
     for number in range(photos):
         person = Person(client, await send(client, _variant(content, number)), seed=number)
@@ -227,14 +234,11 @@ def _rows_and_goals(arguments: Arguments, server: Server) -> tuple[Sequence[dict
     return rows, goals
 
 
-def main(arguments: Arguments) -> int:
-    """Start a server, play people, print; exit code 1 when its pictures are wrong, 2 without a browser."""
+def main(args: Sequence[str]) -> int:
+    """Start a server, play people, print."""
+    arguments = tyro.cli(Arguments, prog="python -m tests.benchmarks service", args=args)
     if arguments.browser:
-        try:
-            chromium()  # before a minute of other things
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        chromium()  # before a minute of other things
     with tempfile.TemporaryDirectory(prefix="bench-service-") as folder:
         colorizer, guide = arguments.colorizer, arguments.guide
         if not colorizer and weights.available():
@@ -245,20 +249,11 @@ def main(arguments: Arguments) -> int:
         flags = ["--colorizer", colorizer, "--guide", guide, "--threads", str(arguments.threads)]
         if arguments.runtimes:
             flags += ["--runtimes", *arguments.runtimes]
-        try:
-            with Server([*flags, "--store", f"{folder}/store", "--rate", "0"]) as server:
-                rows, goals = _rows_and_goals(arguments, server)
-        except RuntimeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        with Server([*flags, "--store", f"{folder}/store", "--rate", "0"]) as server:
+            rows, goals = _rows_and_goals(arguments, server)
     if not rows:
-        print("error: stopped before anything was measured", file=sys.stderr)
-        return 1
+        raise Refused("stopped before anything was measured")
     load = os.getloadavg()[0]
     title = f"the service with {name}, previews of {PREVIEW} px, load of the last minute {load:.1f}"
     report(title, rows, goals, arguments.json)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tests.benchmarks.harness import Refused
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -43,7 +45,7 @@ _TIMES = """() => {
     };
 }"""
 """Notes milliseconds from the pointer's release to the frame with the picture, and from the request to the decoded
-picture, of each colouring. The page draws in the next frame, and a message posted in a frame comes after it."""
+picture, of each coloring. The page draws in the next frame, and a message posted in a frame comes after it."""
 
 
 _CLICK = """() => {
@@ -84,7 +86,7 @@ def click_times(url: str, photo: bytes, clicks: int, warmup: int = 3) -> tuple[l
 
     Raises:
         ValueError: see `chromium`.
-        RuntimeError: the page did not show a colouring in time.
+        Refused: the page did not show a coloring in time.
     """
     with _page(url, photo) as page:
         for number in range(1, warmup + clicks + 1):
@@ -95,13 +97,13 @@ def click_times(url: str, photo: bytes, clicks: int, warmup: int = 3) -> tuple[l
         done = page.evaluate("() => window.benchmarkTimes.done")
     counted = done[-clicks:]
     if len(done) < warmup + clicks:
-        raise RuntimeError(f"{warmup + clicks} clicks made {len(done)} colourings; the page may have changed")
+        raise Refused(f"{warmup + clicks} clicks made {len(done)} colorings; the page may have changed")
     return [gesture / 1000 for gesture, _ in counted], [sent / 1000 for _, sent in counted]
 
 
 @contextmanager
 def _page(url: str, photo: bytes) -> "Iterator[Page]":
-    """The page with the photo's first colours."""
+    """The page with the photo's first colors."""
     program = chromium()
     from playwright.sync_api import Error, sync_playwright
 
@@ -119,7 +121,7 @@ def _page(url: str, photo: bytes) -> "Iterator[Page]":
             page.evaluate("() => { window.benchmarkTimes.done.length = 0; }")
             yield page
         except Error as error:
-            raise RuntimeError(f"in Chromium: {str(error).splitlines()[0]}") from error
+            raise Refused(f"in Chromium: {str(error).splitlines()[0]}") from error
         finally:
             browser.close()
 

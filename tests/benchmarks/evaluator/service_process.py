@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.benchmarks.harness import Refused
+
 _START_SECONDS = 900
 """For every runtime and its warm-up: half a minute, and many times that on a busy machine."""
 _STOP_SECONDS = 30
@@ -19,7 +21,7 @@ class Server:
     """`python -m evaluator serve` with some flags, at a free port.
 
     Raises:
-        RuntimeError: it ended, or was not ready in time; what it said is in the message.
+        Refused: it ended, or was not ready in time; what it said is in the message.
     """
 
     def __init__(self, flags: Sequence[str]) -> None:
@@ -38,7 +40,7 @@ class Server:
         found = re.search(r"http://\S+", line)
         if found is None:
             self.__exit__()
-            raise RuntimeError(f"the server did not start: {self._said}")
+            raise Refused(f"the server did not start: {self._said}")
         self.url = found[0]
         return self
 

@@ -1,6 +1,6 @@
-"""The benchmark of colour suggestions: what a hit is, and that a run prints its table."""
+"""The benchmark of suggested colors: a run, what a hit is, and that every method proposes."""
 
-import json
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +11,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import deltaE_ciede2000
 
-from tests.benchmarks.evaluator import color_suggestions
-from tests.benchmarks.evaluator.color_suggestions import Arguments, is_hit, read_photo, rows_of
-from tests.evaluator.split_run import write_split_run
+from evaluator.service.inference.engine import Engine
+from kernels.color import lab_to_rgb, rgb_to_lab
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.evaluator.color_suggestions import is_hit, rows_of
+from tests.benchmarks.evaluator.networks import make_networks
+from tests.benchmarks.evaluator.suggestion_methods import METHODS, OF_PALETTE, Question, available
+from tests.evaluator.service import fakes
 
 cie = st.floats(-60, 60, width=32)
+
+
+@pytest.mark.slow
+def test_methods_are_compared(photos: Path, report_of: Callable, tmp_path: Path):
+    colorizer, guide = make_networks(tmp_path, (4, 6, 8), (4, 6, 8))
+    networks = ("--colorizer", colorizer, "--guide", guide, "--threads", 1)
+    asked = ("--count", 2, "--size", 32, "--clicks", 0, 2, "--places", 2, "--methods", "ring", "cover photo")
+    rows = report_of("color_suggestions", "--photos", photos, *networks, *asked)["rows"]
+    assert {row["method"] for row in rows} == {"ring", "cover photo"}
+    assert all(0 <= row["2 clicks, %"] <= 100 for row in rows)
+
+
+def test_an_unknown_method_is_told_with_the_known_ones(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["color_suggestions", "--photos", "photos", "--methods", "guess"])
+    assert ended.value.code == 2
+    assert "guess" in capsys.readouterr().err
 
 
 @given(cie, cie, cie, cie)
@@ -30,60 +51,35 @@ def test_a_hit_is_what_scikit_image_calls_alike(a_1: float, b_1: float, a_2: flo
 def test_rates_are_means_over_photos_with_the_best_method_first():
     rates = np.array([[[0.0, 1.0], [1.0, 1.0]], [[0.5, 0.0], [0.5, 1.0]]])  # photos, methods, clicks
     best, other = rows_of(rates, ["first", "second"], [0, 3])
-    assert (best["method"], best["0 clicks, %"], best["3 clicks, %"], best["all, %"]) == ("second", 75, 100, 87.5)
-    assert (other["method"], other["0 clicks, %"], other["3 clicks, %"], other["all, %"]) == (
-        "first",
-        25,
-        50,
-        37.5,
-    )
+    columns = ("method", "0 clicks, %", "3 clicks, %", "all, %")
+    assert [best[column] for column in columns] == ["second", 75, 100, 87.5]
+    assert [other[column] for column in columns] == ["first", 25, 50, 37.5]
     assert best["3 clicks, 95 %"] == "100.0 to 100.0"
 
 
-def test_a_photo_is_read_at_the_working_size(picture: Callable[..., bytes]):
-    photo = read_photo(picture(width=96, height=64), 48)
-    assert photo.lightness.shape == (1, 1, 32, 48)
-    assert read_photo(picture(width=40, height=20), 48).truth_ab.shape == (1, 2, 20, 40)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("count", [1, 5])
+def test_every_method_proposes_colors_that_can_be_shown(method: str, count: int):
+    lightness = torch.rand(1, 1, 32, 48, generator=torch.Generator().manual_seed(0))
+    lightness[0, 0, 7, 9] = 0.55
+    clicks = torch.zeros(1, 3, 32, 48)
+    clicks[0, :, 3, 5] = torch.tensor([1.0, 0.3, 0.2])
 
+    async def propose() -> list[tuple[float, float]]:
+        networks = (fakes.Split(), fakes.Head()) if method in OF_PALETTE else (fakes.spread, fakes.detail)
+        engine = Engine.from_networks(*networks)
+        assert method in available(engine)
+        now = await engine.look(lightness, clicks)
+        asked = Question(lightness, clicks, now.ab, 7, 9, engine, now.features)
+        found = await METHODS[method](asked, count)
+        assert found == await METHODS[method](asked, count)
+        await engine.close()
+        return found
 
-@pytest.mark.slow
-def test_a_run_prints_and_writes_its_table(
-    registry, picture: Callable[..., bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for seed in range(2):
-        (photos / f"{seed}.jpg").write_bytes(picture(seed, 48, 32))
-    folders = [str(registry.work / "run" / f"{name}-0") for name in ("colornet", "editnet-blind")]
-    words = f"--photos {photos} --colorizer {folders[0]} --guide {folders[1]} --size 32 --threads 1"
-    words += f" --clicks 0 2 --places 2 --methods ring diverse --json {tmp_path / 'report.json'}"
-    color_suggestions.main(words.split())
-    assert "true colour within Delta E 2000 of 10 of one of 5, 2 photos" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert {row["method"] for row in rows} == {"ring", "diverse"}
-    assert all(0 <= row["2 clicks, %"] <= 100 for row in rows)
-
-
-@pytest.mark.slow
-def test_a_split_colorizers_palette_takes_part(tmp_path: Path, picture: Callable[..., bytes]):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "0.jpg").write_bytes(picture(0, 48, 32))
-    folders = [write_split_run(tmp_path) / "networks" / name for name in ("colornet", "editnet-blind")]
-    words = f"--photos {tmp_path / 'photos'} --colorizer {folders[0]} --guide {folders[1]} --size 48 --threads 1"
-    words += f" --clicks 0 --places 1 --methods distribution ring --json {tmp_path / 'report.json'}"
-    color_suggestions.main(words.split())
-    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert {row["method"] for row in rows} == {"ring", "distribution"}
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"methods": ("guess",)}, r"--methods has \['guess'\]"),
-        ({"count": 0}, "--count is 0"),
-        ({"clicks": (-1,)}, "--clicks"),
-    ],
-)
-def test_what_cannot_be_measured_is_named(option: dict, message: str):
-    with pytest.raises(ValueError, match=message):
-        Arguments(photos=Path("photos"), **option)
+    found = asyncio.run(propose())
+    assert 1 <= len(found) <= count
+    light = lightness[:, :, 7:8, 9:10]
+    for a, b in found:
+        back, back_ab = rgb_to_lab(lab_to_rgb(light, torch.tensor([a, b]).view(1, 2, 1, 1)))
+        assert (100 * (back - light)).abs() <= 1.5
+        assert (128 * (back_ab.flatten() - torch.tensor([a, b]))).abs().max() <= 2.5  # clipped twice

@@ -1,41 +1,48 @@
-"""The speed benchmark checks before it times, and says what it found."""
+"""The benchmark of the evaluation: speed beside the plain loop, and memory."""
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from tests.benchmarks.evaluator import evaluate
-from tests.benchmarks.evaluator.evaluate import TOGETHER, Arguments, check_equal, main
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.evaluator import evaluate, evaluate_memory
+from tests.benchmarks.evaluator.evaluate import TOGETHER
+from tests.benchmarks.harness import Refused
 
-QUICK = {
-    "count": 3,
-    "size": 20,
-    "clicks": ("0,1,3",),
-    "policies": ("random,max-error",),
-    "repeats": 1,
-    "threads": 1,
-}
+QUICK = ["--size=20", "--clicks=0,1,3", "--policies=random,max-error", "--threads=1"]
 
 
-def test_both_ways_find_the_same_numbers_and_are_timed(tmp_path: Path):
-    assert main(Arguments(**QUICK, json=tmp_path / "bench.json")) == 0
-    content = json.loads((tmp_path / "bench.json").read_text())
+def test_both_ways_find_the_same_numbers_and_are_timed(report_of: Callable):
+    content = report_of("evaluate", *QUICK, "--count", 3, "--repeats", 1)
     assert [row["policies"] for row in content["rows"]] == ["random", "max-error", TOGETHER]
     assert all(row["times"] > 0 for row in content["rows"])
     assert content["goals"][0]["goal"] == 4.0
 
 
-def test_nothing_is_timed_when_the_numbers_differ(monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(
-        evaluate, "ours", lambda task: {p: {m: np.zeros((3, 3)) for m in task.metrics} for p in task.policies}
-    )
-    assert main(Arguments(**QUICK)) == 1
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_nothing_is_timed_when_the_numbers_differ(
+    value: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def wrong(task: evaluate.Task) -> evaluate.Values:
+        return {policy: {metric: np.full((3, 3), value) for metric in task.metrics} for policy in task.policies}
+
+    monkeypatch.setattr(evaluate, "ours", wrong)
+    assert main(["evaluate", *QUICK, "--count=3"]) == 1
     assert "ab_psnr of random differs by" in capsys.readouterr().err
 
 
-def test_a_value_that_is_no_number_is_a_difference():
-    values, broken = ({"random": {"ab_psnr": np.full((2, 2), value)}} for value in (20.0, np.nan))
-    with pytest.raises(RuntimeError, match="differs by nan"):
-        check_equal(values, broken)
+@pytest.mark.slow
+def test_memory_is_measured_for_few_photos_and_many(report_of: Callable):
+    content = report_of(
+        "evaluate", "--memory", 20, "--size=24", "--clicks=0,1", "--policies=random", "--threads=1"
+    )
+    assert [row["photos"] for row in content["rows"]] == [1, 20]
+    assert all(0.1 < row["peak, GiB"] < 4 for row in content["rows"])
+    assert content["goals"][0]["met"] is True
+
+
+@pytest.mark.slow
+def test_a_command_that_fails_is_told_with_its_words(tmp_path):
+    with pytest.raises(Refused, match=r"(?s)ended with code 2: .*--colorizer"):
+        evaluate_memory.peak(["--photos", str(tmp_path)], tmp_path / "out")

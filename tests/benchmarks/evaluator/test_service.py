@@ -1,24 +1,28 @@
-"""The benchmark of the service: a soak that is watched and stopped, and what it needs for the page."""
+"""The benchmark of the service: a run of each kind, a soak that is stopped, and memory as it is counted."""
 
 import asyncio
 import importlib.util
 import itertools
-import math
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from PIL import ImageOps
 
-from tests.benchmarks.evaluator import service, service_browser, service_soak
-from tests.benchmarks.evaluator.service import Arguments, main
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.evaluator import service, service_browser, service_users
+from tests.benchmarks.evaluator.networks import make_networks
+from tests.benchmarks.evaluator.service_browser import click_times
 from tests.benchmarks.evaluator.service_process import Server, memory_of
-from tests.benchmarks.evaluator.service_soak import soak
-from tests.benchmarks.evaluator.service_users import Measured
+from tests.benchmarks.evaluator.service_users import Measured, soak
+from tests.evaluator.service.page import running
+from tests.evaluator.service.page.conftest import CHROMIUM
+
+QUICK = ["--clicks=2", "--new-photos=1", "--people=2", "--clicks-each=1", "--flood=8", "--threads=1"]
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +34,37 @@ def ctrl_c() -> Iterator[None]:
 
 
 @pytest.fixture
+def networks(tmp_path: Path) -> list[str]:
+    """Options that name a small colorizer and guide."""
+    colorizer, guide = make_networks(tmp_path, (4, 6, 8), (4, 6, 8))
+    return [f"--colorizer={colorizer}", f"--guide={guide}", "--runtimes", "torch"]
+
+
+@pytest.mark.slow
+def test_people_alone_and_together_are_timed(networks: list[str], report_of: Callable):
+    content = report_of("service", *QUICK, *networks)
+    assert [row["requests"] for row in content["rows"]] == [2, 1, 1, 2, 8]
+    assert all(row["p50 ms"] > 0 < row["server MiB"] for row in content["rows"][:4])
+    lost = [goal for goal in content["goals"] if "lost" in goal["name"]]
+    assert [goal["met"] for goal in lost] == [True, True]
+
+
+@pytest.mark.slow
+def test_a_service_with_wrong_pictures_is_not_timed(
+    networks: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    right = service_users.decode
+    monkeypatch.setattr(service_users, "decode", lambda answer: ImageOps.invert(right(answer).convert("RGB")))
+    assert main(["service", *QUICK, *networks]) == 1
+    assert "the preview's lightness is off by" in capsys.readouterr().err
+
+
+@pytest.fixture
 def players(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """People who get one answer and then think forever; those who were sent away."""
     gone: list[int] = []
 
-    async def use(client: object, content: bytes, seed: int, ends: float, measured: Measured) -> None:
+    async def keep_using(client: object, content: bytes, seed: int, ends: float, measured: Measured) -> None:
         measured.seconds.append(0.1)
         measured.statuses.append(200)
         try:
@@ -42,7 +72,7 @@ def players(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         finally:
             gone.append(seed)
 
-    monkeypatch.setattr(service_soak, "_use", use)
+    monkeypatch.setattr(service_users, "keep_using", keep_using)
     return gone
 
 
@@ -62,8 +92,8 @@ class Growing(Server):
 
 
 def soaked(stop_after: int) -> tuple[list[dict[str, Any]], list[Any]]:
-    """A soak whose server grows by 10 MiB at each part, and is stopped by Ctrl-C at one."""
-    return asyncio.run(soak(Arguments(soak="0.12s").soak_minutes, 2, Growing(stop_after), b""))
+    """A soak of 0.12 s whose server grows by 10 MiB at each part, and is stopped by Ctrl-C at one."""
+    return asyncio.run(soak(0.002, 2, Growing(stop_after), b""))
 
 
 def test_a_soak_that_is_stopped_has_its_result_so_far(players: list[int], capsys: pytest.CaptureFixture[str]):
@@ -73,38 +103,8 @@ def test_a_soak_that_is_stopped_has_its_result_so_far(players: list[int], capsys
     assert [row["requests"] for row in rows] == [2, 0, 0]
     assert rows[1]["p95 ms"] is None
     assert (goal.measured, goal.met) == (None, None)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "until 0.0 min: 2 requests, 0 refused, 0 lost, p95 100 ms, 500 MiB, without files 10"
-    assert lines[-1] == "stopped after 3 of 12 parts"
-    assert len(lines) == 4
+    assert "stopped after 3 of 12 parts" in capsys.readouterr().out
     assert sorted(players) == [0, 1]
-
-
-def test_a_photo_that_is_not_taken_costs_a_person_and_not_the_soak():
-    class Enough(Exception):
-        pass
-
-    asked: list[str] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.path)
-        if len(asked) == 1:
-            return httpx.Response(429)
-        if len(asked) == 2:
-            raise httpx.ReadTimeout("late")
-        if request.url.path == "/v1/photos":
-            return httpx.Response(200, json={"id": "a", "height": 2, "width": 2})
-        raise Enough
-
-    async def story() -> Measured:
-        measured = Measured("")
-        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://service") as client:
-            with pytest.raises(Enough):
-                await service_soak._use(client, b"", 0, math.inf, measured)
-        return measured
-
-    assert asyncio.run(story()).statuses == [429, 0]
-    assert asked == 3 * ["/v1/photos"] + ["/v1/colorize"]
 
 
 def test_growth_is_told_once_there_are_parts_enough(players: list[int]):
@@ -161,11 +161,20 @@ def test_a_missing_browser_is_told_before_anything_starts(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: there)
     monkeypatch.setattr(service_browser, "NAMES", ("no-such-browser",))
     monkeypatch.setattr(service, "Server", None)
-    assert main(Arguments(browser=True)) == 2
+    assert main(["service", "--browser"]) == 2
     expected = "pip install playwright" if missing == "playwright" else "no-such-browser are not here; apt install"
     assert expected in capsys.readouterr().err
 
 
-def test_a_soak_has_no_browser():
-    with pytest.raises(ValueError, match="one of --browser and --soak"):
-        Arguments(browser=True, soak="30m")
+@pytest.mark.browser
+def test_each_click_on_the_page_has_its_time_from_pointer_and_from_request(jpeg: Callable[..., bytes]):
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not here; Debian's package chromium has it")
+    server = running.Server()
+    server.start()
+    try:
+        gesture, request = click_times(server.url, jpeg(0, 300, 200), clicks=3, warmup=1)
+    finally:
+        server.kill()
+    assert len(gesture) == len(request) == 3
+    assert all(0 < sent <= whole for whole, sent in zip(gesture, request, strict=True))

@@ -1,19 +1,22 @@
 """Choosing and placing a click: the eager chain, the compiled chain and `choose_click`, side by side.
 
-    python -m tests.benchmarks choose_click [--estimators NAME ...] [--cases 64x256 ...] [--threads N ...] [--json
-    FILE]
+    python -m tests.benchmarks choose_click [--estimators NAME ...] [--cases 64x256 ...] [--json FILE]
+    python -m tests.benchmarks choose_click --figures FILE --document docs/results/kernels.md
+    python -m tests.benchmarks choose_click --traffic [--json FILE]
 
 Nothing is timed before `tests.benchmarks.kernels.choose_click_paths.check` has passed on this device, for all
-estimators. `tests.benchmarks.kernels.choose_click_tables` writes the JSON into docs/results/kernels.md.
+estimators. The second form writes a report that --json has kept into a document. The third one times nothing: it
+counts passes over the pixels and bytes (`tests.benchmarks.kernels.choose_click_traffic`).
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +45,8 @@ from tests.benchmarks.kernels.choose_click_paths import (
     forward,
     make_inputs,
 )
-from tests.benchmarks.kernels.choose_click_tables import pivot
+from tests.benchmarks.kernels.choose_click_tables import pivot, write_figures
+from tests.benchmarks.kernels.choose_click_traffic import report_traffic
 
 EAGER, OTHER_NOISE, OURS, COPY = "eager", "eager, torch's noise", "ours", "copy"
 COMPILED, COMPILED_OTHER_NOISE = "compiled", "compiled, torch's noise"
@@ -73,6 +77,12 @@ class Arguments:
     """Timed rounds."""
     compiled: bool = True
     """Whether to compile the chain, too."""
+    traffic: bool = False
+    """Count passes over the pixels instead."""
+    figures: Path | None = None
+    """A report to take instead of measuring."""
+    document: Path | None = None
+    """Where to write the figures between the lines for this device."""
     json: Path | None = None
     """Also write the report to this file."""
 
@@ -244,7 +254,7 @@ def _part_of_peak(found: Measured | None) -> float | None:
 
 def run(arguments: Arguments, device: torch.device) -> dict[str, object]:
     """Check, time, report."""
-    check(device)
+    check(device, choose_click)
     measured: dict[Case, Measured] = {}
     rows: list[Row] = []
     for estimator, size, threads in product(arguments.estimators, arguments.cases, arguments.threads):
@@ -259,10 +269,10 @@ def run(arguments: Arguments, device: torch.device) -> dict[str, object]:
     return report(title, rows, make_goals(measured, device), arguments.json, shown=pivot(rows))
 
 
-def parse(device: torch.device, given: Sequence[str] | None = None) -> Arguments:
+def parse(device: torch.device, args: Sequence[str]) -> Arguments:
     """The command line. By argparse: a machine with a GPU may have little more than torch."""
     on_gpu = device.type == "cuda"
-    parser = argparse.ArgumentParser(description=Arguments.__doc__)
+    parser = argparse.ArgumentParser("python -m tests.benchmarks choose_click", description=Arguments.__doc__)
     parser.add_argument("--estimators", nargs="+", choices=list(ESTIMATORS), default=GOAL_ESTIMATORS)
     parser.add_argument(
         "--cases", nargs="+", type=_case, default=GPU_CASES if on_gpu else CPU_CASES, metavar="PHOTOSxPIXELS"
@@ -270,18 +280,17 @@ def parse(device: torch.device, given: Sequence[str] | None = None) -> Arguments
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], help="of the CPU")
     parser.add_argument("--repeats", type=int, default=50 if on_gpu else 15, help="timed rounds")
     parser.add_argument("--no-compiled", action="store_false", dest="compiled", help="leave out torch.compile")
+    parser.add_argument("--traffic", action="store_true", help="count passes over the pixels instead")
+    parser.add_argument("--figures", type=Path, help="measure nothing, take a report that --json has written")
+    parser.add_argument("--document", type=Path, help="write the figures into this document")
     parser.add_argument("--json", type=Path, help="also write the report to this file")
-    values = parser.parse_args(given)
+    values = parser.parse_args(args)
     if values.repeats < 1:
         parser.error(f"--repeats is {values.repeats}; give at least 1")
-    return Arguments(
-        estimators=tuple(values.estimators),
-        cases=tuple(values.cases),
-        threads=tuple(values.threads),
-        repeats=values.repeats,
-        compiled=values.compiled,
-        json=values.json,
-    )
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(values).items()
+    }
+    return Arguments(**given)
 
 
 def _case(text: str) -> tuple[int, int]:
@@ -289,6 +298,14 @@ def _case(text: str) -> tuple[int, int]:
     return int(photos), int(size)
 
 
-if __name__ == "__main__":
-    available = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run(parse(available), available)
+def main(args: Sequence[str]) -> int:
+    """Check, time and report; or count; or write what was measured into a document."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parse(device, args)
+    if arguments.traffic:
+        report_traffic(arguments.json)
+        return 0
+    content = json.loads(arguments.figures.read_text()) if arguments.figures else run(arguments, device)
+    if arguments.document:
+        write_figures(content, arguments.document)
+    return 0

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kernels.choose_click import Click, choose_click, implementation
+from kernels.choose_click import Click, implementation
 from kernels.choose_click.reference import NoiseSource, choose_click_chain
 from kernels.clicks import clicked
 from kernels.estimators import ESTIMATORS, LOWEST, NEEDS_NOISE
 from kernels.noise import gumbel, sample_keys, uniform
+from tests.benchmarks.harness import Refused
 
 Operation = Callable[..., Click]
 """`choose_click`, or something with its signature."""
@@ -84,11 +85,11 @@ def compulsory_bytes(estimator: str, which: str) -> int:
     """Bytes per pixel that must move: every input read once, every output written once, all in float32.
 
     Without a target and with a hint size of 1; what is one number per photo does not count. A hard click takes its
-    colour from one pixel, so the forward pass need not read the true colours.
+    color from one pixel, so the forward pass need not read the true colors.
     """
-    scores, mask, colours, map_of_clicks, gradient = 4, 4, 8, 12, 4
-    ahead = scores + 2 * map_of_clicks + (colours if estimator == "gumbel_softmax_soft" else 0)
-    back = scores + mask + gradient + (0 if estimator == "reinforce" else map_of_clicks + colours)
+    scores, mask, colors, map_of_clicks, gradient = 4, 4, 8, 12, 4
+    ahead = scores + 2 * map_of_clicks + (colors if estimator == "gumbel_softmax_soft" else 0)
+    back = scores + mask + gradient + (0 if estimator == "reinforce" else map_of_clicks + colors)
     return {"forward": ahead, "backward": back, "both": ahead + back}[which]
 
 
@@ -101,16 +102,16 @@ def noise_of(device: torch.device) -> NoiseSource:
     return cuda.gumbel
 
 
-def check(device: torch.device, operation: Operation = choose_click) -> None:
-    """Compare all estimators with the chain: every result, and the gradient of each of them.
+def check(device: torch.device, operation: Operation) -> None:
+    """Compare an operation, for all estimators, with the chain: every result, and the gradient of each of them.
 
     Raises:
-        SystemExit: with code 1, saying what differs and by how much.
+        Refused: it says what differs and by how much.
     """
     for shape, estimator, hint_size in product(CHECKED_SHAPES, ESTIMATORS, (1, 3)):
         found = compare(operation, make_inputs(*shape, device), estimator, hint_size)
         if found is not None:
-            raise SystemExit(f"{estimator}, hint size {hint_size}, {shape}: {found}; nothing is timed")
+            raise Refused(f"{estimator}, hint size {hint_size}, {shape}: {found}; nothing is timed")
 
 
 def compare(operation: Operation, inputs: Inputs, estimator: str, hint_size: int) -> str | None:

@@ -1,16 +1,10 @@
-"""The figures of the benchmark `choose_click` as a table: for the screen, and in docs/results/kernels.md.
+"""The figures of the benchmark `choose_click` as a table: for the screen, and in docs/results/kernels.md."""
 
-    python -m tests.benchmarks choose_click_tables FILE.json docs/results/kernels.md
-
-This replaces the part of the document between `<!-- begin cpu -->` and `<!-- end cpu -->` (or `gpu`, by where the
-figures come from).
-"""
-
-import argparse
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.harness import markdown, put
 
 PATHS = {
     "eager": "eager",
@@ -82,58 +76,29 @@ def _percent(share: float | None) -> str:
     return EMPTY if share is None else f"{100 * share:.0f} %"
 
 
-def markdown(lines: Sequence[Mapping[str, str]]) -> str:
-    """A Markdown table; the lines have the same columns."""
-    rows = [" | ".join(line.values()) for line in lines]
-    columns = list(lines[0])
-    return "\n".join(f"| {row} |" for row in (" | ".join(columns), " | ".join(["---"] * len(columns)), *rows))
-
-
 def section(content: Mapping[str, Any]) -> str:
     """Machine, figures and the goals that were measured."""
     machine, versions = content["machine"], content["versions"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     software = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "triton") if name in versions)
+    lines = pivot(content["rows"])
+    parts = [f"{where}; {software}; commit {content['commit']}."]
+    parts.append(markdown(list(lines[0]), [list(line.values()) for line in lines]))
     goals = [
-        {
-            "goal": goal["name"],
-            "wanted": f"{goal['goal']:g}",
-            "measured": f"{goal['measured']:.3g}",
-            "met": "yes" if goal["met"] else "**no**",
-        }
+        (goal["name"], f"{goal['goal']:g}", f"{goal['measured']:.3g}", "yes" if goal["met"] else "**no**")
         for goal in content["goals"]
         if goal["measured"] is not None
     ]
-    parts = [f"{where}; {software}; commit {content['commit']}.", markdown(pivot(content["rows"]))]
-    return "\n\n".join([*parts, markdown(goals)] if goals else parts)
+    if goals:
+        parts.append(markdown(("goal", "wanted", "measured", "met"), goals))
+    return "\n\n".join(parts)
 
 
-def replace(document: str, name: str, text: str) -> str:
-    """The document with `text` between its markers `<!-- begin name -->` and `<!-- end name -->`.
+def write_figures(content: Mapping[str, Any], document: Path) -> None:
+    """Write a report into a document, between its lines for a CPU or for a GPU, by where the figures come from.
 
     Raises:
-        ValueError: a marker is missing.
+        ValueError: the document has no such lines.
     """
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    before, first, rest = document.partition(begin)
-    _, second, after = rest.partition(end)
-    if not first or not second:
-        raise ValueError(f"the document has no {begin} followed by {end}; add both lines where the table belongs")
-    return f"{before}{begin}\n{text}\n{end}{after}"
-
-
-def main(figures: Path, document: Path) -> None:
-    """Write the figures into the document."""
-    content = json.loads(figures.read_text())
     name = "gpu" if content["machine"]["gpu"] else "cpu"
-    document.write_text(replace(document.read_text(), name, section(content)))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Write the figures of tests.benchmarks.kernels.choose_click into a document."
-    )
-    parser.add_argument("figures", type=Path)
-    parser.add_argument("document", type=Path)
-    given = parser.parse_args()
-    main(given.figures, given.document)
+    document.write_text(put(document.read_text(), name, section(content)))

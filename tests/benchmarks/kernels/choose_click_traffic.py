@@ -1,14 +1,14 @@
 """How many passes over the pixels the chain and the CPU's implementation make, and how many bytes they move.
 
-    python -m tests.benchmarks choose_click_traffic [--list]
-
-An operation of torch counts as a pass when it goes over every pixel of a photo, for one channel or more. Its bytes
-are those of its inputs and outputs, each once: the least that it moves, from memory or from a cache.
+Run by `choose_click --traffic`. An operation of torch counts as a pass when it goes over every pixel of a photo,
+for one channel or more. Its bytes are those of its inputs and outputs, each once: the least that it moves, from
+memory or from a cache.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -108,21 +108,14 @@ def of_cpu(inputs: Inputs, estimator: str) -> tuple[Traffic, Traffic]:
     return ahead, back
 
 
-def main(listed: bool) -> None:
-    """Print the passes of every estimator, and with `listed` which operations they are."""
+def report_traffic(json_file: Path | None) -> None:
+    """Print the passes of every estimator; the JSON also has which operations they are."""
     inputs = make_inputs(1, SIDE, SIDE, torch.device("cpu"))
-    rows = []
-    for estimator in ESTIMATORS:
-        for path, measure in (("chain", of_chain), ("ours on a CPU", of_cpu)):
-            for which, found in zip(("forward", "backward"), measure(inputs, estimator), strict=True):
-                row = {"estimator": estimator, "path": path, "pass": which}
-                rows.append(row | {"passes": found.operations.total(), "bytes/pixel": found.bytes})
-                if listed:
-                    print(estimator, path, which, dict(found.operations))
-    report("passes over the pixels, without those of the noise", rows, [])
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Count passes over the pixels.")
-    parser.add_argument("--list", action="store_true", help="name the operations")
-    main(parser.parse_args().list)
+    rows: list[dict[str, object]] = []
+    for estimator, (path, measure) in product(ESTIMATORS, (("chain", of_chain), ("ours on a CPU", of_cpu))):
+        for which, found in zip(("forward", "backward"), measure(inputs, estimator), strict=True):
+            row: dict[str, object] = {"estimator": estimator, "path": path, "pass": which}
+            row |= {"passes": found.operations.total(), "bytes/pixel": found.bytes}
+            rows.append(row | {"operations": dict(found.operations)})
+    shown = [{key: value for key, value in row.items() if key != "operations"} for row in rows]
+    report("passes over the pixels, without those of the noise", rows, [], json_file, shown)

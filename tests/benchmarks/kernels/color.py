@@ -7,7 +7,7 @@ times as fast as the better compiled path; a machine without a GPU times the oth
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -20,7 +20,7 @@ from torch import Tensor
 from kernels import color
 from kernels.color import AB_SCALE, LIGHTNESS_SCALE, rgb_to_lab
 from kernels.noise import random_words, sample_keys, uniform
-from tests.benchmarks.harness import Goal, at_least, copier, interleave, quantiles, report, seconds
+from tests.benchmarks.harness import Goal, Refused, at_least, copier, interleave, quantiles, report, seconds
 
 TOLERANCE = 1e-4
 """Largest difference from float64 in CIE units, as in the tests of `kernels.color`."""
@@ -77,10 +77,10 @@ def _mirror_and_color(rgb: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check(paths: dict[str, ToLab], device: torch.device) -> None:
-    """Compare all paths with float64 on every third colour, as it is and mirrored.
+    """Compare all paths with float64 on every third color, as it is and mirrored.
 
     Raises:
-        SystemExit: with code 1, naming a path that differs and by how much.
+        Refused: it names a path that differs and by how much.
     """
     values = torch.arange(0, 256, 3, dtype=torch.uint8, device=device)
     rgb = torch.cartesian_prod(values, values, values).T.reshape(1, 3, 86, -1).repeat(2, 1, 1, 1)
@@ -89,7 +89,7 @@ def check(paths: dict[str, ToLab], device: torch.device) -> None:
     for name, to_lab in paths.items():
         difference = (_cie(to_lab(rgb, flip)) - expected).abs().max().item()
         if not difference <= TOLERANCE:
-            raise SystemExit(
+            raise Refused(
                 f"{name} is {difference:.3g} CIE units off; at most {TOLERANCE} is right, nothing is timed"
             )
 
@@ -142,8 +142,9 @@ def make_goal(cases: dict[tuple[int, int], dict[str, dict]]) -> Goal:
     return at_least(name, GOAL, compiled / found["triton"]["p50"])
 
 
-def main(arguments: Arguments) -> None:
+def main(args: Sequence[str]) -> int:
     """Check, time, report."""
+    arguments = parse(args)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     paths = make_paths(device)
     check(paths, device)
@@ -154,19 +155,16 @@ def main(arguments: Arguments) -> None:
         cases[photos, size] = measure(paths, photos, size, arguments.repeats, device)
     rows = [row for (photos, size), found in cases.items() for row in make_rows(found, photos, size)]
     report(f"uint8 RGB, mirrored, to Lab on {device.type}", rows, [make_goal(cases)], arguments.json)
+    return 0
 
 
-def parse() -> Arguments:
+def parse(args: Sequence[str]) -> Arguments:
     """The command line. By argparse: a machine with a GPU may have little more than torch."""
     usual = Arguments()
-    parser = argparse.ArgumentParser(description=Arguments.__doc__)
+    parser = argparse.ArgumentParser("python -m tests.benchmarks color", description=Arguments.__doc__)
     parser.add_argument("--photos", type=int, nargs="+", default=usual.photos, help="photos in a batch")
     parser.add_argument("--size", type=int, nargs="+", default=usual.size, help="height and width in pixels")
     parser.add_argument("--repeats", type=int, default=usual.repeats, help="timed rounds")
     parser.add_argument("--json", type=Path, help="also write the report to this file")
-    given = parser.parse_args()
+    given = parser.parse_args(args)
     return Arguments(photos=tuple(given.photos), size=tuple(given.size), repeats=given.repeats, json=given.json)
-
-
-if __name__ == "__main__":
-    main(parse())

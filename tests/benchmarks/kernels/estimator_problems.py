@@ -23,7 +23,7 @@ class Problem(NamedTuple):
 
 
 def problems() -> list[Problem]:
-    """Linear and quadratic losses of 5 pixels, a quadratic one of 64, and the colouring of an 8 x 8 photo."""
+    """Linear and quadratic losses of 5 pixels, a quadratic one of 64, and the coloring of an 8 x 8 photo."""
     five = torch.tensor([[0.3, -0.5, 1.1, 0.2, -0.9]], dtype=torch.float64)
     slope = torch.tensor([0.7, -1.3, 0.4, 2.0, -0.6], dtype=torch.float64)
     curvature, scores = normal(0, 5, 5), normal(1, 8, 8)
@@ -37,12 +37,12 @@ def problems() -> list[Problem]:
         Problem("linear, n=5", five, lambda weights: weights.flatten(1) @ slope, 1.0),
         Problem("quadratic, n=5", five, quadratic, 2.0),
         Problem("quadratic, n=64", scores, lambda w: (w.flatten(1) @ features.T - target).square().sum(1), 2.0),
-        Problem("colouring, n=64", scores, colouring(), math.inf),
+        Problem("coloring, n=64", scores, coloring(), math.inf),
     ]
 
 
-def colouring() -> Callable[[Float[Tensor, "b 8 8"]], Float[Tensor, " b"]]:
-    """Squared error of an 8 x 8 photo of two surfaces after one click; its colour spreads to similar near pixels.
+def coloring() -> Callable[[Float[Tensor, "b 8 8"]], Float[Tensor, " b"]]:
+    """Squared error of an 8 x 8 photo of two surfaces after one click; its color spreads to similar near pixels.
 
     A pixel predicts sum(w * hint) / (0.3 + sum(w * mask)): rational in the click map, so no polynomial of the
     selection.

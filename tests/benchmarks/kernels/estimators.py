@@ -9,19 +9,20 @@ estimator that is unbiased by theory is not.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import tyro
 from jaxtyping import Float
 from torch import Tensor
 
 from kernels.estimators import choose, heatmap, leave_one_out_loss, log_heatmap, log_probability
 from kernels.noise import gumbel, sample_keys
-from tests.benchmarks.harness import interleave, quantiles, report
+from tests.benchmarks.harness import Refused, interleave, quantiles, report
 from tests.benchmarks.kernels.estimator_problems import Problem, corners, exact_gradient, normal, problems
 
 SEED = 20
@@ -169,7 +170,7 @@ def measure(problem: Problem, arguments: Arguments) -> list[tuple[Method, Moment
     """All estimators on one problem, with common random numbers.
 
     Raises:
-        SystemExit: with code 1, when an estimator that must be unbiased is not; its bias is named.
+        Refused: an estimator that must be unbiased is not; its bias is named.
     """
     keys = sample_keys(SEED, 0, arguments.draws)
     draws = max(method.noises for method in methods(arguments))
@@ -178,7 +179,7 @@ def measure(problem: Problem, arguments: Arguments) -> list[tuple[Method, Moment
     measured = [(method, moments(problem, method, noise)) for method in methods(arguments)]
     for method, found in measured:
         if problem.degree <= method.exact_degree and found.bias > ROUNDING + 4 * found.bias_error:
-            raise SystemExit(f"{method} has a bias of {found.bias:.3g} on {problem.name}; nothing is reported")
+            raise Refused(f"{method} has a bias of {found.bias:.3g} on {problem.name}; nothing is reported")
     return measured
 
 
@@ -243,13 +244,9 @@ def rows(arguments: Arguments) -> list[dict[str, object]]:
     ]
 
 
-def main(arguments: Arguments) -> None:
+def main(args: Sequence[str]) -> int:
     """Measure, print and write the report."""
+    arguments = tyro.cli(Arguments, prog="python -m tests.benchmarks estimators", args=args)
     title = f"one estimate against the exact gradient, {arguments.draws} draws where not enumerated"
     report(title, rows(arguments), [], arguments.json)
-
-
-if __name__ == "__main__":
-    import tyro  # here, so that the tests need no more than torch
-
-    main(tyro.cli(Arguments, description=__doc__))
+    return 0

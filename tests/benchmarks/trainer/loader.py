@@ -5,6 +5,8 @@ each photo to Lab, a `DataLoader` makes batches; webdataset's recipe does the sa
 `ShardLoader` -> Lab on whole batches: on the GPU where there is one, else on the CPU, compiled where there is a
 C++ compiler. All ways read the same photos and are held to the same cores.
 
+    python -m tests.benchmarks loader [PHOTOS] [--workers N] [--no-sources] [--json FILE]
+
 A second table (`tests.benchmarks.trainer.loader_sources`) has all cores, reader processes, and shards on disk, by
 HTTP and from a stand-in for S3, with and without a cache.
 """
@@ -12,7 +14,6 @@ HTTP and from a stand-in for S3, with and without a cache.
 import io
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +31,11 @@ from torchvision.transforms import RandomCrop, Resize
 
 from evaluator.photos.decode import centre_crop, decode_rgb
 from evaluator.photos.files import PHOTO_SUFFIXES, list_files
-from evaluator.photos.manifest import ShardError
 from evaluator.system.environment import usable_cores
 from kernels.color import rgb_to_lab
-from tests.benchmarks.harness import at_least, interleave, quantiles, report
+from tests.benchmarks.harness import Goal, Refused, at_least, interleave, quantiles, report
 from tests.benchmarks.trainer.loader_paths import SCALE_JITTER, Conversion, Workload, usual_lab
-from tests.benchmarks.trainer.loader_sources import Disagreement, measure_sources
+from tests.benchmarks.trainer.loader_sources import measure_sources
 from trainer.data.embedded import photographs
 from trainer.data.worker import random_crop
 from trainer.recipes.lab_batch import lab_converter
@@ -52,7 +52,7 @@ _FEWEST_SHARDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
+class Arguments:
     """Compare images/s per core of the data path with the usual way."""
 
     source: Annotated[Path | None, tyro.conf.Positional] = None
@@ -78,71 +78,64 @@ class BenchOptions:
     json: Path | None = None
     """Write the report here too."""
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 when the two ways disagree, which makes speeds meaningless, 2 for bad input."""
-    options = tyro.cli(BenchOptions, prog="python -m tests.benchmarks loader", args=arguments)
-    try:
-        return _run(options)
-    except Disagreement as error:
-        print(error, file=sys.stderr)
-        return 1
-    except (ValueError, OSError, ShardError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    def __post_init__(self) -> None:
+        if not 1 <= self.cores <= usable_cores():
+            raise ValueError(f"--cores is {self.cores}; this machine lends 1 ... {usable_cores()}")
+        if self.photos < self.batch_size or min(self.repeats, self.source_repeats) < 1:
+            raise ValueError(
+                f"--photos is {self.photos}, --batch-size {self.batch_size}, --repeats {self.repeats}, "
+                f"--source-repeats {self.source_repeats}; give at least one batch and one repeat"
+            )
+        if not self.source_workers or not all(0 <= count <= _FEWEST_SHARDS for count in self.source_workers):
+            raise ValueError(f"--source-workers is {self.source_workers}; give numbers in 0 ... {_FEWEST_SHARDS}")
 
 
-def _run(options: BenchOptions) -> int:
-    _validate(options)
+def main(args: Sequence[str]) -> int:
+    """Check that the ways agree, time them, report."""
+    options = tyro.cli(Arguments, prog="python -m tests.benchmarks loader", args=args)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     conversions = _conversions(device)
     with tempfile.TemporaryDirectory() as folder:
         workload = _prepare(options, Path(folder), device)
-        files = workload.files
         difference = max(_difference(workload, lab) for lab in conversions.values())
-        if difference > TOLERANCE:
-            raise Disagreement(f"the two ways differ by {difference:.2e}, more than {TOLERANCE}: no speeds")
+        if not difference <= TOLERANCE:
+            raise Refused(f"the two ways differ by {difference:.2e}, more than {TOLERANCE}: no speeds")
         with _held_to(options.cores):
             measured = interleave(_ways(options, workload, conversions), options.repeats)
-            stages = _stages(files[:64], options.image_size, conversions)
+            stages = _stages(workload.files[:64], options.image_size, conversions)
         sources: list[dict[str, object]] = []
         if options.sources:
             quickest = list(conversions.values())[-1]
             sources = measure_sources(workload, quickest, options.source_workers, options.source_repeats)
-    usual, _, *ours = (float(np.median(values)) for values in measured.values())
-    rows: list[dict[str, object]] = [
-        {
-            "way": name,
-            "workers": options.workers,
-            "unit": "images/s per core",
-            **quantiles(values),
-            "times usual": float(np.median(values)) / usual,
-        }
-        for name, values in measured.items()
-    ]
-    rows += [{"way": name, "unit": "ms per image", **quantiles(values)} for name, values in stages.items()]
-    goals = [
-        at_least(f"images/s per core, {name} / usual", GOAL, speed / usual)
-        for name, speed in zip(list(measured)[2:], ours, strict=True)
-    ]
+    rows, goals = _rows(options, measured, stages)
     title = (
-        f"{len(files)} photos, crops of {options.image_size} px; per core: {options.cores} cores, "
+        f"{len(workload.files)} photos, crops of {options.image_size} px; per core: {options.cores} cores, "
         f"{options.workers} workers; {'/'.join(map(str, options.source_workers))} workers: all cores"
     )
     report(f"{title}; largest difference {difference:.1e}", rows + sources, goals, options.json)
     return 0
 
 
-def _validate(options: BenchOptions) -> None:
-    if not 1 <= options.cores <= usable_cores():
-        raise ValueError(f"--cores is {options.cores}; this machine lends 1 ... {usable_cores()}")
-    if options.photos < options.batch_size or min(options.repeats, options.source_repeats) < 1:
-        raise ValueError(
-            f"--photos is {options.photos}, --batch-size {options.batch_size}, --repeats {options.repeats}, "
-            f"--source-repeats {options.source_repeats}; give at least one batch and one repeat"
-        )
-    if not options.source_workers or not all(0 <= count <= _FEWEST_SHARDS for count in options.source_workers):
-        raise ValueError(f"--source-workers is {options.source_workers}; give numbers in 0 ... {_FEWEST_SHARDS}")
+def _rows(
+    options: Arguments, measured: Mapping[str, Sequence[float]], stages: Mapping[str, Sequence[float]]
+) -> tuple[list[dict[str, object]], list[Goal]]:
+    """Of the first table; the usual way comes first, webdataset's recipe second."""
+    middle = {name: float(np.median(values)) for name, values in measured.items()}
+    usual, _, *ours = middle
+    rows: list[dict[str, object]] = [
+        {
+            "way": name,
+            "workers": options.workers,
+            "unit": "images/s per core",
+            **quantiles(values),
+            "times usual": middle[name] / middle[usual],
+        }
+        for name, values in measured.items()
+    ]
+    rows += [{"way": name, "unit": "ms per image", **quantiles(values)} for name, values in stages.items()]
+    return rows, [
+        at_least(f"images/s per core, {name} / usual", GOAL, middle[name] / middle[usual]) for name in ours
+    ]
 
 
 def _conversions(device: torch.device) -> dict[str, Conversion]:
@@ -153,7 +146,7 @@ def _conversions(device: torch.device) -> dict[str, Conversion]:
     return found
 
 
-def _prepare(options: BenchOptions, folder: Path, device: torch.device) -> Workload:
+def _prepare(options: Arguments, folder: Path, device: torch.device) -> Workload:
     """The same photos as loose files and as shards."""
     loose = folder / "photos"
     loose.mkdir()
@@ -199,7 +192,7 @@ def _difference(workload: Workload, lab: Conversion) -> float:
 
 
 def _ways(
-    options: BenchOptions, workload: Workload, conversions: Mapping[str, Conversion]
+    options: Arguments, workload: Workload, conversions: Mapping[str, Conversion]
 ) -> dict[str, Callable[[], float]]:
     """For each way a function that prepares all photos once and returns images/s per core; usual ones first."""
     workers, shards = options.workers, str(workload.shards)
@@ -255,7 +248,3 @@ def _held_to(cores: int) -> Iterator[None]:
         if allowed:
             os.sched_setaffinity(0, allowed)
         torch.set_num_threads(threads)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

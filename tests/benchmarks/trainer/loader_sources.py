@@ -16,15 +16,11 @@ import numpy as np
 import torch
 
 from evaluator.photos.manifest import FILE_NAME
-from tests.benchmarks.harness import interleave, quantiles
+from tests.benchmarks.harness import Refused, interleave, quantiles
 from tests.benchmarks.servers import http_folder, s3_folder, why_no_s3
 from tests.benchmarks.trainer.loader_paths import Conversion, Workload
 
 UNIT = "photos/s"
-
-
-class Disagreement(RuntimeError):
-    """Sources of the same photos gave different batches, so that their speeds mean nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,7 @@ def measure_sources(
     """The rows of the table: every way in turns with all others.
 
     Raises:
-        Disagreement: a source gives other batches than the local shards.
+        Refused: a source gives other batches than the local shards.
         OSError: a server does not start.
     """
     with ExitStack() as stack:
@@ -72,7 +68,7 @@ def _check(workload: Workload, name: str, url: str, cache: Path) -> None:
     try:
         for found in islice(zip(*(loader.batches() for loader in loaders), strict=True), batches):
             if not all(torch.equal(found[0].rgb, batch.rgb) for batch in found):
-                raise Disagreement(f"the batches by {name} are not those of the local shards: no speeds")
+                raise Refused(f"the batches by {name} are not those of the local shards: no speeds")
     finally:
         for loader in loaders:
             loader.close()

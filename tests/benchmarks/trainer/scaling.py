@@ -10,11 +10,9 @@ includes waiting for the slower process, comes from the profiler. `docs/scaling.
 compared with.
 """
 
-import json
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,18 +22,10 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from tests.benchmarks.harness import Goal, at_most, interleave, quantiles, report
-from tests.benchmarks.trainer.running_job import RunningJob, started
-from tests.benchmarks.trainer.scaling_model import (
-    Fabric,
-    Link,
-    Sharing,
-    measured_section,
-    model_section,
-    step_time,
-    update,
-)
-from tests.benchmarks.trainer.step_costs import PhaseCost, RecipeCost, count_recipe, count_stages
+from tests.benchmarks.harness import Goal, Refused, at_most, interleave, quantiles, report
+from tests.benchmarks.trainer.scaling_job import RunningJob, started
+from tests.benchmarks.trainer.scaling_model import Fabric, Link, Sharing, show_model, step_time
+from tests.benchmarks.trainer.step_costs import PhaseCost, count_stages
 from trainer.config import override
 from trainer.config.presets import PRESETS
 
@@ -105,6 +95,8 @@ class Arguments:
             raise ValueError(f"--processes is {sizes}, but there are {cards} GPUs; ask for at most {cards}")
         if not self.model and (self.costs or self.document):
             raise ValueError("--costs and --document are for --model; give it too")
+        if self.model and self.json:
+            raise ValueError("--json is for a measurement; --model prints, and writes into --document")
         if self.measured and not self.document:
             raise ValueError("--measured is for --document; say which document it goes to")
 
@@ -114,28 +106,11 @@ class Arguments:
         return self.photos * max(self.processes)
 
 
-def command(processes: int, arguments: Arguments, address: Path) -> list[str]:
-    """How one job is started: as `launch/README.md` says."""
-    several = ("--multi_gpu", "--main_process_port", "0") if processes > 1 else ()
-    return [
-        *(sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)),
-        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("-m", "tests.benchmarks.trainer.scaling_job", "--socket", str(address), "--preset", arguments.preset),
-        *("--photos", str(arguments.all_photos // min(arguments.processes))),
-        *("--threads", str(arguments.threads)),
-    ]
-
-
-def started_as(processes: int, arguments: Arguments, folder: Path) -> AbstractContextManager[RunningJob]:
-    """A job as the arguments want it."""
-    return started(processes, partial(command, processes, arguments), arguments.threads, folder)
-
-
 def check(jobs: Mapping[int, RunningJob]) -> None:
     """Refuse to time steps that do not train, or whose gradients are not shared as they should be.
 
     Raises:
-        SystemExit: with code 1, saying what is wrong.
+        Refused: it says what is wrong.
     """
     problems = {
         "trained": "a step does not change the weights",
@@ -146,7 +121,7 @@ def check(jobs: Mapping[int, RunningJob]) -> None:
     for processes, job in jobs.items():
         for name, held in job.ask("check").items():
             if not held:
-                raise SystemExit(f"{processes} processes: {problems[name]}; nothing is timed")
+                raise Refused(f"{processes} processes: {problems[name]}; nothing is timed")
 
 
 @dataclass(frozen=True)
@@ -235,13 +210,16 @@ def row(
     }
 
 
-def run(arguments: Arguments) -> list[dict[str, object]]:
+def run(arguments: Arguments) -> None:
     """Start the jobs, check them, let them take turns, and report."""
     config = override(PRESETS[arguments.preset](), {"recipe.loss.perceptual": "off"})
     rows: list[dict[str, object]] = []
+    most = arguments.all_photos // min(arguments.processes)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         jobs = {
-            processes: stack.enter_context(started_as(processes, arguments, Path(folder)))
+            processes: stack.enter_context(
+                started(processes, arguments.preset, most, arguments.threads, Path(folder))
+            )
             for processes in arguments.processes
         }
         about = jobs[1].ask("describe")
@@ -282,7 +260,6 @@ def run(arguments: Arguments) -> list[dict[str, object]]:
         arguments.json,
         [{SHOWN[key]: value for key, value in found.items() if key in SHOWN} for found in rows],
     )
-    return rows
 
 
 def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
@@ -300,38 +277,11 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     ]
 
 
-def show_model(arguments: Arguments) -> None:
-    """Print the predictions; write them into a document when asked to."""
-    if arguments.costs and arguments.costs.exists():
-        counted = RecipeCost.read(arguments.costs)
+def main(args: Sequence[str]) -> int:
+    """Measure, or print what the model says."""
+    arguments = tyro.cli(Arguments, prog="python -m tests.benchmarks scaling", args=args)
+    if arguments.model:
+        show_model(arguments.costs, arguments.document, arguments.measured)
     else:
-        counted = count_recipe(PRESETS["paper"]())
-        if arguments.costs:
-            counted.write(arguments.costs)
-    sections = {"model": model_section(counted)}
-    if arguments.measured:
-        sections["measured"] = measured_section(json.loads(arguments.measured.read_text()))
-    print("\n\n".join(sections.values()))
-    if arguments.document:
-        update(arguments.document, sections)
-
-
-def main(words: Sequence[str]) -> int:
-    """Measure or predict; returns the exit code."""
-    try:
-        arguments = tyro.cli(Arguments, args=list(words), prog="python -m tests.benchmarks scaling")
-        if arguments.model:
-            show_model(arguments)
-        else:
-            run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
+        run(arguments)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,17 +1,23 @@
-"""One job of the benchmark `scaling`: some processes that do, step by step, what a socket tells them.
+"""A job of the benchmark `scaling`: some processes that do, step by step, what a socket tells them; and its owner.
+
+The benchmark starts one with `started` and asks it (`RunningJob`). The job itself runs
 
     accelerate launch -m tests.benchmarks.trainer.scaling_job --socket FILE ...
 
-The first process hears a question, one line of JSON, tells the others, and answers with what all of them found.
+Its first process hears a question, one line of JSON, tells the others, and answers with what all of them found.
 """
 
 import hashlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
 from evaluator.system.interrupts import StopRequest
+from tests import ROOT
+from tests.benchmarks.harness import Refused
 from tests.benchmarks.trainer.trainings import PROGRESS, build, one_of_each
 from trainer.config import override
 from trainer.config.presets import PRESETS
@@ -30,6 +38,113 @@ from trainer.data.batch import Batch
 from trainer.data.embedded import EmbeddedLoader
 from trainer.engines import Cluster, Engine
 from trainer.loop import Training
+
+START_SECONDS, ANSWER_SECONDS, END_SECONDS = 300.0, 600.0, 60.0
+
+
+@dataclass
+class RunningJob:
+    """A job that waits for questions."""
+
+    processes: int
+    running: subprocess.Popen[bytes]
+    errors: Path
+    """What it writes to stderr."""
+    lines: Any
+    """The socket's file, for questions and answers."""
+
+    def ask(self, question: str, **words: Any) -> Any:
+        """Ask the job's processes, and wait for their answer.
+
+        Raises:
+            Refused: the job died or does not answer, with the end of its errors.
+        """
+        try:
+            self.lines.write(json.dumps({"ask": question, **words}) + "\n")
+            self.lines.flush()
+            answer = self.lines.readline()
+        except OSError as error:
+            raise Refused(f"{self.processes} processes: {error} at {question}\n{tail(self.errors)}") from error
+        if not answer:
+            raise Refused(f"{self.processes} processes died at {question}\n{tail(self.errors)}")
+        return json.loads(answer)
+
+    def end(self) -> None:
+        """Let the processes leave their group in peace."""
+        self.lines.write("null\n")
+        self.lines.flush()
+        self.running.wait(END_SECONDS)
+
+
+def tail(file: Path, lines: int = 30) -> str:
+    """The last lines of a file."""
+    return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def started(processes: int, preset: str, photos: int, threads: int, folder: Path) -> Iterator[RunningJob]:
+    """Start a job as `launch/README.md` says, and end it with all of its processes.
+
+    Args:
+        processes: how many it has.
+        preset: networks and photo size.
+        photos: the most that a process will be asked for.
+        threads: CPU threads of each process.
+        folder: for the socket and the job's errors.
+
+    Raises:
+        Refused: it did not start.
+    """
+    address, errors = folder / f"{processes}.socket", folder / f"{processes}.errors"
+    cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, **cpu, "OMP_NUM_THREADS": str(threads)}
+    with socket.socket(socket.AF_UNIX) as server, errors.open("wb") as stderr:
+        server.bind(str(address))
+        server.listen(1)
+        server.settimeout(1)
+        options = ("--preset", preset, "--photos", str(photos), "--threads", str(threads))
+        running = subprocess.Popen(
+            _command(processes, "--socket", str(address), *options),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        try:
+            with _accept(server, running, errors) as connection:
+                connection.settimeout(ANSWER_SECONDS)
+                lines = connection.makefile("rw")
+                try:
+                    job = RunningJob(processes, running, errors, lines)
+                    yield job
+                    job.end()
+                finally:
+                    with suppress(OSError):  # a job that died does not read what is left
+                        lines.close()
+        finally:
+            if running.poll() is None:  # its session holds all of its processes
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
+
+
+def _command(processes: int, *options: str) -> list[str]:
+    several = ("--multi_gpu", "--main_process_port", "0") if processes > 1 else ()
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("-m", "tests.benchmarks.trainer.scaling_job", *options),
+    ]
+
+
+def _accept(server: socket.socket, running: subprocess.Popen[bytes], errors: Path) -> socket.socket:
+    for _ in range(int(START_SECONDS)):
+        try:
+            return server.accept()[0]
+        except TimeoutError:
+            if running.poll() is not None:
+                raise Refused(f"a job ended with code {running.returncode}\n{tail(errors)}") from None
+    raise Refused(f"a job did not start in {START_SECONDS:.0f} s\n{tail(errors)}")
 
 
 @dataclass(frozen=True, kw_only=True)

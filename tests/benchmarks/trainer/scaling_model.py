@@ -1,12 +1,15 @@
 """How long a step takes on many processes, from counted calls and bytes, and the tables of `docs/scaling.md`."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.trainer.step_costs import PhaseCost, RecipeCost
+from tests.benchmarks.harness import markdown, put
+from tests.benchmarks.trainer.step_costs import PhaseCost, RecipeCost, count_recipe
+from trainer.config.presets import PRESETS
 
 MIB = 2**20
 
@@ -243,18 +246,12 @@ INPUTS = (
 )
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def model_section(counted: RecipeCost) -> str:
     """Inputs, costs, and every table of predictions."""
     costs = counted.at(INTERACTIONS)
     parts = [
         "### Inputs",
-        table(("input", "value", "where from"), INPUTS),
+        markdown(("input", "value", "where from"), INPUTS),
         "### What a step costs (paper preset, 256 px, K = 5)",
         cost_table(costs),
         f"### Weak scaling: {PHOTOS} photos per GPU",
@@ -290,7 +287,7 @@ def cost_table(costs: Costs) -> str:
         for phase in phases
     ]
     header = ("stage", "update", "GFLOP/photo forward", "backward", "operators", "gradients, MB float32")
-    return table(
+    return markdown(
         (*header, "statistics, kB", "compute left at half of the bytes", "ms on one GPU", "photos/s"), rows
     )
 
@@ -317,7 +314,7 @@ def weak_table(costs: Costs) -> str:
         for stage, phases in costs.items()
         for fabric in FABRICS
     ]
-    return table(("stage", "between machines", *_gpus(), f"photos/s of {RANKS[-1]}"), rows)
+    return markdown(("stage", "between machines", *_gpus(), f"photos/s of {RANKS[-1]}"), rows)
 
 
 def _speed(phases: Sequence[PhaseCost], ranks: int, fabric: Fabric, sharing: Sharing) -> float:
@@ -337,7 +334,7 @@ def strong_table(costs: Costs) -> str:
         for name, gpu in (("CUDA graphs", H200), ("eager", replace(H200, launch=EAGER)))
     ]
     photos = [f"{ranks} GPUs, {8 * PHOTOS // ranks} photos each" for ranks in RANKS]
-    return table(("stage (InfiniBand)", "launches", *photos), rows)
+    return markdown(("stage (InfiniBand)", "launches", *photos), rows)
 
 
 def first_to_stop(costs: Costs) -> str:
@@ -372,7 +369,7 @@ def remedies_table(costs: Costs) -> str:
         for name, how in sharing.items()
     ]
     header = [f"{stage}, {fabric.name}" for stage, fabric in cells]
-    return table((f"{RANKS[-1]} GPUs, {PHOTOS} photos each", *header), rows)
+    return markdown((f"{RANKS[-1]} GPUs, {PHOTOS} photos each", *header), rows)
 
 
 def larger_k_table(counted: RecipeCost) -> str:
@@ -387,7 +384,7 @@ def larger_k_table(counted: RecipeCost) -> str:
         )
         for interactions in (1, 2, 5, 10)
     ]
-    return table((f"{RANKS[-1]} GPUs, {PHOTOS} photos each", *(fabric.name for fabric in FABRICS)), rows)
+    return markdown((f"{RANKS[-1]} GPUs, {PHOTOS} photos each", *(fabric.name for fabric in FABRICS)), rows)
 
 
 def mfu_table(costs: Costs) -> str:
@@ -404,7 +401,7 @@ def mfu_table(costs: Costs) -> str:
         for mfu in (0.2, 0.35, 0.5)
     ]
     header = [f"{fabric.name}, {ranks}" for fabric in FABRICS for ranks in RANKS]
-    return table(("MFU (pretrain-color)", *header), rows)
+    return markdown(("MFU (pretrain-color)", *header), rows)
 
 
 def _gpus() -> list[str]:
@@ -437,7 +434,7 @@ def measured_section(report: Mapping[str, Any]) -> str:
         if "MB/s" in row
     ]
     about = f"{where}, {versions}, commit {report['commit']}.{''.join(links)}"
-    return f"{about}\n\n{table(('stage', *columns.values()), shown)}"
+    return f"{about}\n\n{markdown(('stage', *columns.values()), shown)}"
 
 
 def _cell(name: str, value: float | int | None) -> str:
@@ -448,27 +445,30 @@ def _cell(name: str, value: float | int | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
-def put(text: str, name: str, body: str) -> str:
-    """`text` with `body` between its markers of this name.
+def show_model(costs: Path | None, document: Path | None, measured: Path | None) -> None:
+    """Print the predictions; write them into a document when asked to, beside a measurement.
+
+    Args:
+        costs: counts of the paper preset; where this file does not exist they are counted and written to it.
+        document: a file with lines `<!-- begin model -->`, `<!-- end model -->`, and for a measurement `measured`.
+        measured: a report of `python -m tests.benchmarks scaling --json FILE`.
 
     Raises:
-        ValueError: the markers are not there, once each.
+        ValueError: the document has no such lines.
+        OSError: a file cannot be read or written.
     """
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"the document has no place for {name!r}; put {begin} and {end} where it belongs")
-    before, _, rest = text.partition(begin)
-    return f"{before}{begin}\n\n{body}\n\n{end}{rest.partition(end)[2]}"
-
-
-def update(document: Path, sections: Mapping[str, str]) -> None:
-    """Write these sections between the document's markers.
-
-    Raises:
-        ValueError: it has no such markers.
-        OSError: it cannot be read or written.
-    """
-    text = document.read_text()
-    for name, body in sections.items():
-        text = put(text, name, body)
-    document.write_text(text)
+    if costs and costs.exists():
+        counted = RecipeCost.read(costs)
+    else:
+        counted = count_recipe(PRESETS["paper"]())
+        if costs:
+            counted.write(costs)
+    sections = {"model": model_section(counted)}
+    if measured:
+        sections["measured"] = measured_section(json.loads(measured.read_text()))
+    print("\n\n".join(sections.values()))
+    if document:
+        text = document.read_text()
+        for name, body in sections.items():
+            text = put(text, name, body)
+        document.write_text(text)

@@ -1,5 +1,7 @@
 """Shards at COCO's size: making them, and starting, resuming and reading on over 10,000 of them.
 
+    python -m tests.benchmarks shards [--photos N] [--shards N] [--json FILE]
+
 The photos are synthetic JPEGs: a pool of some hundred distinct ones, stored in one zip under as many names as COCO
 has photos. They are small, so that what `python -m trainer.shards` does for each file is measured more than
 decoding, which every photo has to pass; `--photo-size 640 480` makes them as large as COCO's.
@@ -9,7 +11,6 @@ Photos are counted, batches from the disk and from the server compared, before a
 
 import io
 import multiprocessing
-import sys
 import tempfile
 import time
 import zipfile
@@ -24,9 +25,9 @@ import torch
 import tyro
 from PIL import Image
 
-from evaluator.photos.manifest import FILE_NAME, ShardError
+from evaluator.photos.manifest import FILE_NAME
 from evaluator.system.environment import usable_cores
-from tests.benchmarks.harness import Goal, at_most, quantiles, report
+from tests.benchmarks.harness import Goal, Refused, at_most, quantiles, report
 from tests.benchmarks.servers import http_folder
 from tests.benchmarks.trainer.shards_loading import FirstBatch, first_batch, growth, link_shards, resident_memory
 from trainer.data.sampling import block_for
@@ -41,7 +42,7 @@ Row = dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
+class Arguments:
     """Time shards of a COCO-sized set of synthetic photos, and the loader over 10,000 shards."""
 
     photos: int = 118_287
@@ -86,23 +87,9 @@ class BenchOptions:
             raise ValueError(f"--photos is {self.photos}; give at least one batch and one of the many shards")
 
 
-class Wrong(RuntimeError):
-    """What was made or read is not what it should be, so that times mean nothing."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 when something read is wrong, which makes times meaningless, 2 for bad input."""
-    try:
-        return _run(tyro.cli(BenchOptions, prog="python -m tests.benchmarks shards", args=arguments))
-    except Wrong as error:
-        print(error, file=sys.stderr)
-        return 1
-    except (ValueError, OSError, ShardError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def _run(options: BenchOptions) -> int:
+def main(args: Sequence[str]) -> int:
+    """Make shards, start and resume over many, watch the memory, report."""
+    options = tyro.cli(Arguments, prog="python -m tests.benchmarks shards", args=args)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         made, shards = _make(options, folder)
@@ -125,7 +112,7 @@ def write_source(path: Path, photos: int, pool: int, size: tuple[int, int]) -> N
 
 
 def _jpeg(seed: int, width: int, height: int) -> bytes:
-    """Soft blotches of colour with grain: as many bytes as a photograph has, about."""
+    """Soft blotches of color with grain: as many bytes as a photograph has, about."""
     random = np.random.default_rng(seed)
     blotches = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth = np.asarray(blotches.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
@@ -135,7 +122,7 @@ def _jpeg(seed: int, width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def _make(options: BenchOptions, folder: Path) -> tuple[list[Row], Path]:
+def _make(options: Arguments, folder: Path) -> tuple[list[Row], Path]:
     """The source, and shards of it through the functions of `trainer.shards`: once, and again when all is done."""
     source, out, processes = folder / "source.zip", folder / "shards", options.jobs or usable_cores()
     times = [time.perf_counter()]
@@ -148,7 +135,7 @@ def _make(options: BenchOptions, folder: Path) -> tuple[list[Row], Path]:
         times.append(time.perf_counter())
     shards, reused = found[0].manifest.shards, found[1].reused
     if found[0].manifest.samples != options.photos or reused != len(shards):
-        raise Wrong(
+        raise Refused(
             f"{found[0].manifest.samples} of {options.photos} photos stored, {reused} of {len(shards)} shards "
             "found again: no times"
         )
@@ -165,7 +152,7 @@ def _make(options: BenchOptions, folder: Path) -> tuple[list[Row], Path]:
     ], out
 
 
-def _starts(options: BenchOptions, folder: Path) -> tuple[list[Row], list[Goal]]:
+def _starts(options: Arguments, folder: Path) -> tuple[list[Row], list[Goal]]:
     """First batches of an epoch and of its second half, from the disk and from a server, in turns."""
     many_folder = folder / "many"
     job = plan_jobs([folder / "source.zip"], many_folder, StoreSettings(), options.shard_photos, None)[0]
@@ -179,7 +166,7 @@ def _starts(options: BenchOptions, folder: Path) -> tuple[list[Row], list[Goal]]
     for seen in (0, many.middle):
         both = zip(found[seen, "disk"], found[seen, "HTTP"], strict=True)
         if not all(torch.equal(disk.rgb, http.rgb) for disk, http in both):
-            raise Wrong(f"the batches after {seen} photos by HTTP are not those of the disk: no times")
+            raise Refused(f"the batches after {seen} photos by HTTP are not those of the disk: no times")
     again = sum(
         len(many.consumed(seed).intersection(batch.photos))
         for seed, batch in enumerate(found[many.middle, "HTTP"])
@@ -211,7 +198,7 @@ def _start_row(what: str, batches: Sequence[FirstBatch]) -> Row:
     return row
 
 
-def _memory(options: BenchOptions, folder: Path, shards: Path) -> tuple[list[Row], list[Goal]]:
+def _memory(options: Arguments, folder: Path, shards: Path) -> tuple[list[Row], list[Goal]]:
     """Resident memory while batches are read, in a fresh process for each source."""
     block = block_for(options.batch_size)
     rows: list[Row] = []
@@ -233,7 +220,3 @@ def _memory(options: BenchOptions, folder: Path, shards: Path) -> tuple[list[Row
             )
             goals.append(at_most(f"at most: MiB that the loader grows, {by}", GROWTH_GOAL_MIB, growth(memory)))
     return rows, goals
-
-
-if __name__ == "__main__":
-    sys.exit(main())

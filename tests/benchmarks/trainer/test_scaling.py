@@ -1,9 +1,5 @@
 """Jobs of one and two processes take turns; what is reported follows from what they answered."""
 
-import json
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,32 +8,14 @@ import pytest
 import torch
 
 from tests import ROOT
-from tests.benchmarks.trainer import scaling, scaling_job
-from tests.benchmarks.trainer.running_job import RunningJob, tail
-from tests.benchmarks.trainer.scaling import (
-    Arguments,
-    Kind,
-    check,
-    goals,
-    kinds,
-    link_of,
-    main,
-    predict,
-    row,
-)
-from tests.benchmarks.trainer.scaling_job import Job, JobArguments, union
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.harness import Refused
+from tests.benchmarks.trainer.scaling import Arguments, Kind, check, goals, link_of, predict, row
+from tests.benchmarks.trainer.scaling_job import Job, JobArguments, RunningJob, union
 from tests.benchmarks.trainer.scaling_model import Link
 from tests.benchmarks.trainer.step_costs import Gradient, PhaseCost
 
 COSTS = ROOT / "docs" / "results" / "step_costs_paper.json"
-COST = PhaseCost(
-    phase="test",
-    forward_flops=1.0,
-    backward_flops=2.0,
-    operators=10,
-    gradients=(Gradient(size=4_000_000, left=0.0),),
-    statistics=4000,
-)
 
 
 class FakeJob(RunningJob):
@@ -50,38 +28,15 @@ class FakeJob(RunningJob):
         return self.answers[question](**words)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"processes": (2, 4)}, "give different sizes with 1 among them"),
-        ({"photos": 1}, "give at least 2 1 1"),
-        ({"processes": (1, 3, 4), "photos": 2}, "8 photos do not divide over 3 processes"),
-        ({"costs": COSTS}, "--costs and --document are for --model"),
-        ({"model": True, "measured": COSTS}, "--measured is for --document"),
-    ],
-)
-def test_wrong_arguments_are_named(settings: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
-        Arguments(**settings)
-
-
-def test_wrong_arguments_end_with_code_2(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--processes", "2"])
-    assert ended.value.code == 2
-    assert "--processes is (2,)" in capsys.readouterr().err
-
-
-def test_every_kind_of_step_is_timed_once():
-    assert kinds(Arguments(processes=(1, 2, 4), photos=2)) == [
-        Kind(1, 2),
-        Kind(1, 8),
-        Kind(2, 2),
-        Kind(2, 4),
-        Kind(2, 2, silent=True),
-        Kind(4, 2),
-        Kind(4, 2, silent=True),
-    ]
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_one_and_two_processes_take_turns(report_of: Callable):
+    rows = report_of("scaling", "--photos", 2, "--repeats", 1)["rows"]
+    both = [found for found in rows if "communication share" in found]
+    assert {found["phase"] for found in both} == {"pretrain-color", "pretrain-edit", "ping-1", "pong-1"}
+    # verdict, statistics, metrics, and two buckets or one: once or twice, as a stage has one update or two
+    assert [found["collectives per step"] for found in both] == [5, 8, 5, 8]
+    assert all(found["predicted from no-sync ms"] > found["no-sync ms"] for found in both)
 
 
 def test_a_row_compares_with_one_process():
@@ -109,10 +64,18 @@ def test_the_link_is_what_explains_two_all_reduces():
 
 
 def test_the_prediction_adds_what_is_shared():
-    link = Link(bandwidth=1e8, latency=1e-3)
+    cost = PhaseCost(
+        phase="test",
+        forward_flops=1.0,
+        backward_flops=2.0,
+        operators=10,
+        gradients=(Gradient(size=4_000_000, left=0.0),),
+        statistics=4000,
+    )
     small = 2 * 1e-3 + 16 / 1e8
     shared = 4_000_000 / 1e8 + 2e-3 + 4000 / 1e8 + 2e-3 + 2 * small
-    assert predict([COST], 1.0, 2, link, overlap=False) == pytest.approx(1 + shared)
+    found = predict([cost], 1.0, 2, Link(bandwidth=1e8, latency=1e-3), overlap=False)
+    assert found == pytest.approx(1 + shared)
 
 
 @pytest.mark.parametrize(
@@ -120,57 +83,27 @@ def test_the_prediction_adds_what_is_shared():
 )
 def test_steps_that_are_not_what_they_are_called_are_not_timed(name: str, message: str):
     answer = {"trained": True, "alike": True, "apart": True, "sound": True, name: False}
-    with pytest.raises(SystemExit, match=f"2 processes: .*{message}.*; nothing is timed"):
+    with pytest.raises(Refused, match=f"2 processes: .*{message}.*; nothing is timed"):
         check({2: FakeJob(2, check=lambda: answer)})
-
-
-def test_a_job_that_dies_is_named_with_its_last_words(tmp_path: Path):
-    errors = tmp_path / "errors"
-    errors.write_text("\n".join(f"line {number}" for number in range(50)))
-    assert tail(errors, 2) == "line 48\nline 49"
-    ours, theirs = socket.socketpair()
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended, ours:
-        job = RunningJob(2, ended, errors, ours)
-        theirs.close()
-        with pytest.raises(RuntimeError, match=r"(?s)2 processes.* step.*line 49"):
-            job.ask("step", stage=0)
 
 
 def test_overlapping_collectives_count_once():
     assert union([(0.0, 2.0), (1.0, 3.0), (1.5, 2.0), (5.0, 6.0)]) == 4.0
 
 
-def test_one_process_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_one_process_answers(tmp_path: Path):
     threads = torch.get_num_threads()
     job = Job(JobArguments(socket=tmp_path / "none", photos=2), tmp_path)
     torch.set_num_threads(threads)
     assert job.describe()["stages"] == ["pretrain-color", "pretrain-edit", "ping-1", "pong-1"]
     assert job.step(0, 2) > 0
     assert job.check() == {"trained": True, "alike": True, "apart": True, "sound": True}
-    monkeypatch.setattr(scaling_job.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(scaling_job.dist, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="3 networks but 0 DDP wrappers; launch with DDP"):
-        job.step(0, 2, silent=True)
 
 
-def test_the_model_is_printed_and_written(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scaling, "count_recipe", None)  # the counts are in the file
+def test_the_model_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     document = tmp_path / "document.md"
     document.write_text("<!-- begin model -->\n<!-- end model -->\n")
-    assert main(["--model", "--costs", str(COSTS), "--document", str(document)]) == 0
+    assert main(["scaling", "--model", "--costs", str(COSTS), "--document", str(document)]) == 0
     printed = capsys.readouterr().out.strip()
     assert "**pretrain-color** stops scaling first" in printed
     assert document.read_text() == f"<!-- begin model -->\n\n{printed}\n\n<!-- end model -->\n"
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_one_and_two_processes_take_turns(tmp_path: Path, capsys):
-    file = tmp_path / "scaling.json"
-    assert main(["--photos", "2", "--repeats", "1", "--json", str(file)]) == 0, capsys.readouterr().err
-    rows = json.loads(file.read_text())["rows"]
-    both = [found for found in rows if "communication share" in found]
-    assert {found["phase"] for found in both} == {"pretrain-color", "pretrain-edit", "ping-1", "pong-1"}
-    # verdict, statistics, metrics, and two buckets or one: once or twice, as a stage has one update or two
-    assert [found["collectives per step"] for found in both] == [5, 8, 5, 8]
-    assert all(found["predicted from no-sync ms"] > found["no-sync ms"] for found in both)

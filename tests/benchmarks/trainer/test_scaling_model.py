@@ -1,5 +1,6 @@
-"""The model of many processes against simulation by hand, PyTorch's own bucketing, and known answers."""
+"""The model of many processes against simulation by hand, PyTorch's own bucketing, and the kept document."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import ROOT
+from tests.benchmarks.harness import put
 from tests.benchmarks.trainer.scaling_model import (
     MIB,
     Bucket,
@@ -19,12 +22,14 @@ from tests.benchmarks.trainer.scaling_model import (
     buckets,
     efficiency,
     exposed_seconds,
+    measured_section,
+    model_section,
     ring_seconds,
     stage_time,
     step_time,
     tree_seconds,
 )
-from tests.benchmarks.trainer.step_costs import Gradient, PhaseCost
+from tests.benchmarks.trainer.step_costs import Gradient, PhaseCost, RecipeCost
 
 LINK = Link(bandwidth=1e9, latency=1e-5)
 FABRIC = Fabric(name="test", node=8, inside=Link(bandwidth=1e11, latency=1e-6), between=LINK)
@@ -131,3 +136,12 @@ def test_a_stage_is_the_sum_of_its_updates():
     two = stage_time([COST, COST], 8, 64, GPU, FABRIC, Sharing())
     assert two.seconds == pytest.approx(2 * one.seconds)
     assert two.communication_share == pytest.approx(one.exposed / one.seconds)
+
+
+def test_the_document_has_the_tables_that_the_command_makes():
+    docs = ROOT / "docs"
+    document = (docs / "scaling.md").read_text()
+    counted = RecipeCost.read(docs / "results" / "step_costs_paper.json")
+    assert put(document, "model", model_section(counted)) == document
+    report = json.loads((docs / "results" / "bench_scaling_cpu.json").read_text())
+    assert put(document, "measured", measured_section(report)) == document

@@ -1,6 +1,6 @@
 """What each part of the fast path is worth: `python -m tests.benchmarks train_step --ablate`.
 
-Parts are added one after another to the plain path, in the order of `tests.benchmarks.trainer.fast_path.PARTS`;
+Parts are added one after another to the plain path, in the order of `tests.benchmarks.trainer.trainings.PARTS`;
 every path stays, and all take turns. A part that this machine cannot have gets a row that says why, and the next
 path goes on without it; so it does after a part that changes what is learned.
 """
@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.harness import Goal, at_least, interleave, peak_memory, quantiles, report, seconds
-from tests.benchmarks.trainer.fast_path import (
+from tests.benchmarks.harness import Goal, Refused, at_least, interleave, peak_memory, quantiles, report, seconds
+from tests.benchmarks.trainer.step_costs import RecipeCost, count_recipe, step_of, untrained_perceptual
+from tests.benchmarks.trainer.trainings import (
     COMPILE,
     GRAPHS,
     LAST_ONLY,
+    LOSS_TOLERANCE,
     PARTS,
     Part,
     Variant,
@@ -26,8 +28,6 @@ from tests.benchmarks.trainer.fast_path import (
     make,
     missing,
 )
-from tests.benchmarks.trainer.step_costs import RecipeCost, count_recipe, step_of, untrained_perceptual
-from tests.benchmarks.trainer.trainings import LOSS_TOLERANCE
 from trainer.config import Config, override
 from trainer.data.batch import Batch
 from trainer.data.embedded import EmbeddedLoader
@@ -50,13 +50,13 @@ def grow(config: Config, batch: Batch, judge: nn.Module, scratch: Path) -> tuple
     """Plain, then part after part; and why parts are not there.
 
     Raises:
-        SystemExit: with code 1 when plain does not fit into the GPU's memory, or a path's losses differ from it.
+        Refused: plain does not fit into the GPU's memory, or a path's losses differ from it.
     """
     plain = Variant(PLAIN, (), make(config, (), judge, scratch))
     try:
         expected = [plain.step(stage, batch) for stage in range(4)]
     except torch.OutOfMemoryError as error:
-        raise SystemExit(f"{len(batch.rgb)} photos do not fit on the plain path; give fewer (--photos)") from error
+        raise Refused(f"{len(batch.rgb)} photos do not fit on the plain path; give fewer (--photos)") from error
     device = plain.training.cluster.device
     variants, reasons = [plain], {}
     for part in PARTS:
@@ -79,12 +79,12 @@ def compare(path: Variant, found: Sequence[Mapping[str, float]], expected: Seque
     """Refuse losses that differ.
 
     Raises:
-        SystemExit: with code 1, naming path, loss and values.
+        Refused: it names path, loss and values.
     """
     for values, plain in zip(found, expected, strict=True):
         for name, value in plain.items():
             if "gradient" not in name and not abs(values[name] - value) <= LOSS_TOLERANCE * max(abs(value), 1e-3):
-                raise SystemExit(f"{path.name}: {name} is {values[name]}, plain {value}; nothing is timed")
+                raise Refused(f"{path.name}: {name} is {values[name]}, plain {value}; nothing is timed")
 
 
 def flops_of(counted: RecipeCost, interactions: int, parts: Sequence[Part]) -> list[float]:
@@ -233,7 +233,7 @@ def timed(paths: Sequence[Variant], batch: Batch, counted: RecipeCost, repeats: 
 
 
 def memory(variants: Sequence[Variant], batch: Batch) -> list[dict[str, object]]:
-    """Memory of a ping, which keeps K + 1 colourings, on every path."""
+    """Memory of a ping, which keeps K + 1 colorings, on every path."""
     device = variants[0].training.cluster.device
     return [
         {

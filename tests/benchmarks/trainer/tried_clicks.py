@@ -7,7 +7,7 @@ time; before anything is timed, tries from one look must give what whole calls g
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import nn
 from evaluator.policies import ExpectedReductionPolicy, GreedyPolicy, Policy
 from evaluator.protocol.rollout import Photos, rollout
 from evaluator.registry.session import PhotoSession
-from tests.benchmarks.harness import at_least, interleave, quantiles, report
+from tests.benchmarks.harness import Refused, at_least, interleave, quantiles, report
 from trainer.data.embedded import validation_photos
 from trainer.networks import ColorNet, SplitColorNet
 
@@ -53,23 +53,22 @@ def timed(network: nn.Module, policy: Policy, photos: Photos) -> Callable[[], fl
 
 @torch.no_grad()
 def check(network: nn.Module, photos: Photos) -> None:
-    """Refuse to time a session whose colours are not the network's.
+    """Refuse to time a session whose colors are not the network's.
 
     Raises:
-        SystemExit: with code 1.
+        Refused: it says by how much they differ.
     """
     clicks = torch.zeros(2, 3, *photos.lightness.shape[-2:])
     clicks[:, :, 8:11, 8:11] = torch.tensor([[1.0, 0.3, 0.2], [1.0, -0.3, 0.1]])[:, :, None, None]
     tried = PhotoSession(network, photos.lightness).rows(torch.zeros(2, dtype=torch.int64), clicks)
     whole = network(photos.lightness.expand(2, -1, -1, -1), clicks)
     if not torch.allclose(tried, whole, atol=1e-5):
-        raise SystemExit(
-            f"tries differ from whole calls by {float((tried - whole).abs().max())}; nothing is timed"
-        )
+        raise Refused(f"tries differ from whole calls by {float((tried - whole).abs().max())}; nothing is timed")
 
 
-def main(arguments: Arguments) -> None:
+def main(args: Sequence[str]) -> int:
     """Check, time, report."""
+    arguments = tyro.cli(Arguments, prog="python -m tests.benchmarks tried_clicks", args=args)
     torch.manual_seed(0)
     networks = {"U-Net": ColorNet(UNET_WIDTHS).eval(), "split": SplitColorNet().eval()}
     photos = Photos.from_rgb(validation_photos(arguments.size, 1)[0], seed=0, first_index=0)
@@ -93,7 +92,4 @@ def main(arguments: Arguments) -> None:
         goals.append(at_least(f"{name}: a click's tries, times faster than on the U-Net", GOAL, ratio))
     title = f"tried clicks on one photo of {arguments.size} px, {torch.get_num_threads()} threads"
     report(title, rows, goals, arguments.json)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    return 0

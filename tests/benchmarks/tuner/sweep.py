@@ -1,6 +1,6 @@
 """Trials per hour of a sweep beside the same trials one after another, and what an empty trial costs.
 
-    python -m tuner bench [--trials 8] [--json FILE]
+    python -m tests.benchmarks sweep [--trials 8] [--json FILE]
 
 The sweep shares a pretraining, runs trials side by side and stops those that fall behind. The main command trains
 each of the same settings to the end, with all cores. A trial that both have finished must have the same metric,
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import tyro
 from ray import tune
 
 from evaluator.system.environment import usable_cores
 from tests import ROOT
-from tests.benchmarks.harness import Goal, at_least, at_most, report
+from tests.benchmarks.harness import Goal, Refused, at_least, at_most, report
 from trainer.config import Config, override
 from trainer.config.overrides import checked
 from trainer.run_folder import RESULTS_FILE, as_json
@@ -75,23 +76,17 @@ def compare(sweep: Way, alone: Way, trials: int) -> tuple[list[dict[str, object]
     """Rows and goals.
 
     Raises:
-        RuntimeError: a trial's metric differs between the ways, the sweep missed the best one, or finished none.
+        Refused: a trial's metric differs between the ways, the sweep missed the best one, or finished none.
     """
     for number, value in sweep.values.items():
         if abs(value - alone.values[number]) > TOLERANCE:
             other = alone.values[number]
-            raise RuntimeError(
-                f"trial {number} has {value:.3f} dB in the sweep and {other:.3f} dB alone: not reported"
-            )
+            raise Refused(f"trial {number} has {value:.3f} dB in the sweep and {other:.3f} dB alone: not reported")
     if not sweep.values:
-        raise RuntimeError(
-            "no trial of the sweep came to its end, so there is nothing to compare: give more --trials"
-        )
+        raise Refused("no trial of the sweep came to its end, so there is nothing to compare: give more --trials")
     found, there = max(sweep.values.values()), max(alone.values.values())
     if found < there - TOLERANCE:
-        raise RuntimeError(
-            f"the sweep's best has {found:.3f} dB, and one that it stopped {there:.3f} dB: not reported"
-        )
+        raise Refused(f"the sweep's best has {found:.3f} dB, and one that it stopped {there:.3f} dB: not reported")
     rows = [
         {
             "way": name,
@@ -141,9 +136,7 @@ def run_sweep(arguments: Arguments, work: Path, objective: Objective, trials: in
     done = run(plan, objective=objective)
     broken = [trial for trial in done if trial.status == "failed"]
     if broken or best(done, plan.sweep.metric) is None:
-        raise RuntimeError(
-            f"{len(broken)} trials failed: {broken[0].error if broken else 'none measured anything'}"
-        )
+        raise Refused(f"{len(broken)} trials failed: {broken[0].error if broken else 'none measured anything'}")
     values = {trial.number: trial.value("ab_psnr") for trial in done if trial.status == "finished"}
     known = {number: value for number, value in values.items() if value is not None}
     return plan, Way(time.perf_counter() - started, known)
@@ -166,13 +159,14 @@ def run_alone(plan: Plan, trials: Sequence[Trial], work: Path) -> Way:
         file.write_text(json.dumps(as_json(config)))
         done = subprocess.run([*LAUNCH, "--config", str(file)], capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
-            raise RuntimeError(f"the main command failed on trial {trial.number}: {done.stderr.strip()[-500:]}")
+            raise Refused(f"the main command failed on trial {trial.number}: {done.stderr.strip()[-500:]}")
         values[trial.number] = value_of(work / name, config)
     return Way(time.perf_counter() - started, values)
 
 
-def main(arguments: Arguments) -> int:
-    """Run everything, check, print; exit code 1 when the ways disagree."""
+def main(args: Sequence[str]) -> int:
+    """Run everything, check, print."""
+    arguments = tyro.cli(Arguments, prog="python -m tests.benchmarks sweep", args=args)
     with tempfile.TemporaryDirectory(prefix="bench-tuner-") as folder:
         work = Path(folder)
         try:
@@ -182,9 +176,6 @@ def main(arguments: Arguments) -> int:
             ray.init(num_cpus=usable_cores(), include_dashboard=False, log_to_driver=False)
             # the first one starts Ray's processes
             _, few, many = (cheap(arguments, work / "cheap", trials) for trials in (2, 3, 3 + arguments.cheap))
-        except RuntimeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
         finally:
             ray.shutdown()
     goals.append(overhead(few, many, arguments.cheap))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kernels.choose_click.tiling import LARGEST_BLOCK, Plan
-from tests.benchmarks.kernels.choose_click_tables import markdown, replace
+from tests.benchmarks.harness import markdown, put
 from tests.kernels.cross_compile import Compiled, Job, cross_compile
 
 FORWARD, BACKWARD = "kernels.choose_click.triton_forward:", "kernels.choose_click.triton_backward:"
@@ -84,7 +84,7 @@ def table() -> str:
         | {"wide loads": wide(second, "ld"), "wide stores": wide(second, "st")}
         for (size, case), first, second in zip(wanted, older, newer, strict=True)
     ]
-    return markdown(lines)
+    return markdown(list(lines[0]), [list(line.values()) for line in lines])
 
 
 def wide(found: Compiled, instruction: str) -> str:
@@ -95,4 +95,4 @@ def wide(found: Compiled, instruction: str) -> str:
 
 if __name__ == "__main__":
     document = Path(sys.argv[1])
-    document.write_text(replace(document.read_text(), "compiled", table()))
+    document.write_text(put(document.read_text(), "compiled", table()))

@@ -16,12 +16,10 @@ from evaluator.service.inference.click_map import PlacedClick, click_map
 from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.gamut import in_gamut
 from evaluator.service.inference.suggest import NEIGHBOURHOOD, Suggested, colours_at, peaks, places
-from evaluator.service.inference.suggest_colors import ALIKE, METHODS, OF_PALETTE, cover
+from evaluator.service.inference.suggest_colors import ALIKE, cover
 from kernels.color import lab_to_rgb, rgb_to_lab
 from tests.evaluator.service import fakes
 
-FOR_ANY = [name for name in METHODS if name not in OF_PALETTE]
-"""Methods that need no split colorizer."""
 CLICKS = [PlacedClick(3, 5, (0.3, 0.2), 3), PlacedClick(20, 30, (-0.2, -0.3), 3)]
 
 
@@ -29,11 +27,11 @@ def grey(height: int = 32, width: int = 48) -> Tensor:
     return torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def proposed(method: str, count: int, lightness: Tensor, clicks: Tensor, row: int, col: int) -> list[Suggested]:
+def proposed(count: int, lightness: Tensor, clicks: Tensor, row: int, col: int) -> list[Suggested]:
     async def ask() -> list[Suggested]:
         engine = Engine.from_networks(fakes.spread, fakes.detail)
         predicted = await engine.colorize(lightness, clicks)
-        found = await colours_at(engine, lightness, clicks, predicted, row, col, count, method=method)
+        found = await colours_at(engine, lightness, clicks, predicted, row, col, count)
         await engine.close()
         return found
 
@@ -122,19 +120,15 @@ def test_of_colours_that_cover_the_same_the_likeliest_is_proposed(lightness: flo
     assert cover(lightness, grey_alone, 5) == [(nearest, pytest.approx(1.0))]
 
 
-@pytest.mark.parametrize("method", FOR_ANY)
 @pytest.mark.parametrize("clicks", [[], CLICKS])
 @pytest.mark.parametrize("count", [1, 5, 9])
-def test_every_method_proposes_distinct_colours_that_can_be_shown(
-    method: str, clicks: list[PlacedClick], count: int
-):
+def test_distinct_colors_that_can_be_shown_are_proposed_the_likeliest_first(clicks: list[PlacedClick], count: int):
     lightness = grey()
     lightness[0, 0, 7, 9] = 0.55
-    found = proposed(method, count, lightness, click_map(clicks, 32, 48), 7, 9)
+    found = proposed(count, lightness, click_map(clicks, 32, 48), 7, 9)
     assert 1 <= len(found) <= count
-    assert found == proposed(method, count, lightness, click_map(clicks, 32, 48), 7, 9)
-    if "k-means" not in method:  # of fewer different answers than clusters
-        assert len({one.ab for one in found}) == len(found)
+    assert found == proposed(count, lightness, click_map(clicks, 32, 48), 7, 9)
+    assert len({one.ab for one in found}) == len(found)
     light = lightness[:, :, 7:8, 9:10]
     for one in found:
         ab = torch.tensor(one.ab).view(1, 2, 1, 1)
@@ -142,17 +136,13 @@ def test_every_method_proposes_distinct_colours_that_can_be_shown(
         assert (100 * (back - light)).abs() <= 1.5
         assert (128 * (back_ab - ab)).abs().max() <= 2.5  # clipping a clipped colour clips a little more
     shares = [one.probability for one in found]
-    if method.startswith("cover"):
-        numbers = [share for share in shares if share is not None]
-        assert len(numbers) == len(found)
-        assert numbers == sorted(numbers, reverse=True)
-        assert 0 < sum(numbers) <= 1 + 1e-9
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("method", FOR_ANY)
 @pytest.mark.parametrize("level", [0.0, 1.0])
-def test_black_and_white_get_suggestions_too(method: str, level: float):
-    found = proposed(method, 5, torch.full((1, 1, 16, 16), level), torch.zeros(1, 3, 16, 16), 3, 4)
+def test_black_and_white_get_suggestions_too(level: float):
+    found = proposed(5, torch.full((1, 1, 16, 16), level), torch.zeros(1, 3, 16, 16), 3, 4)
     assert 1 <= len(found) <= 5
     assert all(-1 <= value <= 1 for one in found for value in one.ab)
 
@@ -169,10 +159,9 @@ def test_a_colour_covers_what_looks_alike():
         assert apart(0.5, ab, (a / 128, b / 128)) <= ALIKE + 1e-3
 
 
-@pytest.mark.parametrize("method", [name for name in FOR_ANY if name.startswith("cover")])
-def test_covering_colours_look_different_from_each_other(method: str):
+def test_colors_look_different_from_each_other():
     lightness = grey()
-    found = proposed(method, 5, lightness, click_map(CLICKS, 32, 48), 7, 9)
+    found = proposed(5, lightness, click_map(CLICKS, 32, 48), 7, 9)
     level = round(100 * float(lightness[0, 0, 7, 9])) / 100
     pairs = [(one.ab, other.ab) for number, one in enumerate(found) for other in found[:number]]
     assert min(apart(level, *pair) for pair in pairs) > ALIKE / 2
@@ -181,7 +170,7 @@ def test_covering_colours_look_different_from_each_other(method: str):
 def test_near_a_click_its_colour_is_among_the_suggestions():
     lightness = torch.full((1, 1, 32, 48), 0.6)
     clicks = click_map([PlacedClick(10, 10, (0.25, 0.3), 9)], 32, 48)
-    found = proposed("cover prediction", 5, lightness, clicks, 10, 10)
+    found = proposed(5, lightness, clicks, 10, 10)
     assert min(apart(0.6, one.ab, (0.25, 0.3)) for one in found) <= ALIKE
 
 
@@ -190,13 +179,9 @@ def test_near_a_click_its_colour_is_among_the_suggestions():
     [
         (lambda asked: {**asked, "row": 32}, "row 32, column 4 is outside of the 32 x 48"),
         (lambda asked: {**asked, "col": -1}, "column -1"),
-        (
-            lambda asked: {**asked, "method": "guess"},
-            "'guess'; with colorizer by formula use one of",
-        ),
     ],
 )
 def test_what_cannot_be_asked_is_named(change: Callable[[dict], dict], message: str):
-    asked = change({"method": "ring", "count": 5, "row": 3, "col": 4})
+    asked = change({"count": 5, "row": 3, "col": 4})
     with pytest.raises(ValueError, match=message):
         proposed(lightness=grey(), clicks=torch.zeros(1, 3, 32, 48), **asked)
