@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from evaluator.metrics.color import delta_e_2000
-from evaluator.service.inference.distribution import distribution_at, modes
+from evaluator.registry.contract import FEATURE_CELL
+from evaluator.registry.session import modes
 from evaluator.service.inference.engine import Engine
-from evaluator.service.inference.gamut import in_gamut
+from evaluator.service.inference.gamut import in_gamut, shown
 from evaluator.service.inference.networks import Networks
 from kernels.clicks import clicked
 from kernels.color import AB_SCALE, lab_to_rgb, rgb_to_lab
@@ -72,11 +73,12 @@ class Scene:
 
     @property
     def distribution(self) -> Float[Tensor, " bins"]:
-        """Probability of each colour of a split colorizer's palette at the pixel."""
+        """Probability of each colour of a split colorizer's palette at the pixel; they sum to 1."""
         split = self.networks.colorizer.split
         assert split is not None
         assert self.features is not None
-        return distribution_at(split, self.features, self.row, self.col)
+        cell = self.features[:, :, self.row // FEATURE_CELL, self.col // FEATURE_CELL]
+        return split.distribution(cell)[0]
 
     @property
     def bins(self) -> Float[Tensor, "bins 2"]:
@@ -265,7 +267,26 @@ async def fan(scene: Scene, count: int) -> list[Colour]:
 
 async def distribution(scene: Scene, count: int) -> list[Colour]:
     """The modes of a split colorizer's palette."""
-    return list(modes(scene.distribution, scene.bins, scene.lightness, count))
+    return list(modes_in_gamut(scene.distribution, scene.bins, scene.lightness, count))
+
+
+def modes_in_gamut(
+    probability: Float[Tensor, " bins"], bins: Float[Tensor, "bins 2"], lightness: float, count: int
+) -> list[tuple[tuple[float, float], float]]:
+    """The `modes` of a distribution among the colours that a screen can show at a lightness.
+
+    Args:
+        probability: of each bin.
+        bins: ab / 128; one of them grey, which a screen shows at any lightness.
+        lightness: of the pixel, CIE L* / 100.
+        count: at most so many.
+
+    Returns:
+        ab / 128, and the bin's share of the probability of all bins that can be shown; falling.
+    """
+    left = probability * shown(lightness, bins)
+    colours, shares = modes((left / left.sum())[None], bins, count)
+    return [(_pair(ab), float(share)) for ab, share in zip(colours[0], shares[0], strict=True) if share > 0]
 
 
 async def diverse(scene: Scene, count: int) -> list[Colour]:

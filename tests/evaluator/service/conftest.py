@@ -19,15 +19,6 @@ BASE_URL = "http://127.0.0.1:8000"
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Torch computes on two threads, and on as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def fake_networks() -> tuple[Callable, Callable]:
     """`(colorizer, guide)`, see `fakes`."""
     return fakes.spread, fakes.detail
