@@ -67,12 +67,14 @@ def run(app: FastAPI, settings: Settings, ready: Callable[[str, Service], None])
         timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    # uvicorn raises the signal again once it has stopped, so that this handler would end the process.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    server = _Server(config, service)
+    # uvicorn takes the signal later, and raises it again once it has stopped: the default would end the process.
+    before = signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     try:
         with _listener(settings.host, settings.port) as listener:
             url = _url(settings.host, listener.getsockname()[1])
-            _Server(config, service, lambda: ready(url, service)).run(sockets=[listener])
+            server.ready = lambda: ready(url, service)
+            server.run(sockets=[listener])
     except KeyboardInterrupt:
         pass
     finally:
@@ -84,9 +86,11 @@ def run(app: FastAPI, settings: Settings, ready: Callable[[str, Service], None])
 class _Server(uvicorn.Server):
     """Tells when the networks are ready; ends when they cannot be loaded."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+    ready: Callable[[], None]
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._service, self._ready = service, ready
+        self._service = service
         self._watching: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -103,7 +107,7 @@ class _Server(uvicorn.Server):
         if self._service.failure is not None:
             self.should_exit = True
         else:
-            self._ready()
+            self.ready()
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _START_SECONDS = 900
-"""For every runtime and its warm-up: half a minute, and many times that on a busy machine."""
+"""Some ten seconds, and many times that on a busy machine."""
 _STOP_SECONDS = 30
 
 

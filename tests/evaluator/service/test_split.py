@@ -333,6 +333,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("converted")
 
 
+def test_a_photo_of_another_shape_is_refused_before_it_is_looked_at(folders: tuple[Path, Path]):
+    colorizer = load_colorizer(folders[0])
+    assert isinstance(colorizer, LoadedSplitColorizer)
+    for bad in (torch.zeros(1, 2, 64, 64), torch.zeros(64, 64), torch.zeros(1, 1, 0, 64)):
+        with pytest.raises(ValueError, match=r"colornet: lightness has shape .* it must be \(B, 1, H, W\)"):
+            colorizer.embed(bad)
+    with pytest.raises(ValueError, match=r"lightness is torch\.float64 on cpu; it must be torch\.float32"):
+        colorizer.embed(torch.zeros(1, 1, 64, 64).double())
+
+
 def test_both_parts_run_in_onnx_runtime_and_are_kept(
     folders: tuple[Path, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -50,7 +50,7 @@ def test_results_and_errors_come_back():
         assert await workers.run(max, 3, 5) == 5
         workers.close()
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_one_too_many_is_told_to_come_back(gate: Gate):
@@ -66,7 +66,7 @@ def test_one_too_many_is_told_to_come_back(gate: Gate):
         assert [await first, await second] == gate.done == ["first", "second"]
         workers.close()
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_a_cancelled_request_is_not_worked_on_and_frees_its_place(gate: Gate):
@@ -84,7 +84,7 @@ def test_a_cancelled_request_is_not_worked_on_and_frees_its_place(gate: Gate):
         assert [await first, await third] == gate.done == ["first", "third"]
         workers.close()
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_who_waits_longer_than_the_deadline_is_told_to_come_back(gate: Gate):
@@ -99,7 +99,7 @@ def test_who_waits_longer_than_the_deadline_is_told_to_come_back(gate: Gate):
         workers.close()
         assert gate.done == ["first"]
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -122,7 +122,7 @@ def test_what_a_daemon_thread_finds_comes_back():
         with pytest.raises(ZeroDivisionError):
             await in_daemon_thread(divmod, 1, 0)
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_neither_a_loop_nor_a_process_waits_for_a_daemon_thread():
