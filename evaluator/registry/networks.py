@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from evaluator.baselines import Baseline
-from evaluator.registry.contract import Contract, crop, pad_to_multiple, standard_ports
+from evaluator.registry.contract import Contract, Port, crop, pad_to_multiple, standard_ports
 
 Colorizer = Callable[[Tensor, Tensor], Tensor]
 """`colorizer(lightness (B,1,H,W), clicks (B,3,H,W)) -> ab (B,2,H,W)`."""
@@ -87,7 +87,7 @@ class LoadedNetwork:
 
     @torch.no_grad()
     def _run(self, *inputs: Tensor) -> Tensor:
-        self._check(inputs)
+        self._check(inputs, self.contract.inputs)
         height, width = inputs[0].shape[-2:]
         padded = [
             self._padded(x) if port.cell == 1 else x for port, x in zip(self.contract.inputs, inputs, strict=True)
@@ -105,9 +105,9 @@ class LoadedNetwork:
     def _padded(self, x: Tensor) -> Tensor:
         return pad_to_multiple(x, self.contract.multiple, self.contract.min_size)
 
-    def _check(self, inputs: tuple[Tensor, ...]) -> None:
+    def _check(self, inputs: tuple[Tensor, ...], ports: tuple[Port, ...]) -> None:
         batch, _, height, width = shape = inputs[0].shape if inputs[0].ndim == 4 else (0, 0, 0, 0)
-        for port, x in zip(self.contract.inputs, inputs, strict=True):
+        for port, x in zip(ports, inputs, strict=True):
             expected = (batch, port.channels, height, width)
             if port.cell > 1 and 0 not in shape:
                 expected = (*expected[:2], *(side // port.cell for side in self._padded(inputs[0]).shape[-2:]))
@@ -149,7 +149,12 @@ class LoadedSplitColorizer(LoadedColorizer):
 
     @torch.no_grad()
     def embed(self, lightness: Float[Tensor, "b 1 h w"]) -> tuple[Tensor, ...]:
-        """What the photos alone say, of the padded photos."""
+        """What the photos alone say, of the padded photos.
+
+        Raises:
+            ValueError: see `LoadedColorizer`.
+        """
+        self._check((lightness,), self.contract.inputs[:1])
         with self._precision():
             return tuple(self._parts.embed(self._padded(lightness)))
 
@@ -162,7 +167,7 @@ class LoadedSplitColorizer(LoadedColorizer):
         Raises:
             ValueError: see `LoadedColorizer`.
         """
-        self._check((lightness, clicks))
+        self._check((lightness, clicks), self.contract.inputs)
         height, width = lightness.shape[-2:]
         batch = len(clicks)
         whole = [part if len(part) == batch else part.expand(batch, *part.shape[1:]) for part in embedding]

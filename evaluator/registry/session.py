@@ -10,8 +10,8 @@ from evaluator.registry.contract import FEATURE_CELL
 from evaluator.registry.networks import Colorizer, run_network
 from kernels.color import AB_SCALE
 
-APART = 15 / AB_SCALE
-"""Distance of two suggested colours, ab / 128."""
+MODE_DISTANCE = 15.0
+"""Modes of a distribution over colours are at least so far apart, in CIE units of ab."""
 
 
 @runtime_checkable
@@ -47,6 +47,29 @@ class Coloured(NamedTuple):
     """float32."""
     features: Tensor | None
     """What guides that are heads of a split colorizer read, (b,c,h/4,w/4) of the padded photo; None for others."""
+
+
+def modes(
+    probability: Float[Tensor, "n bins"], bins: Float[Tensor, "bins 2"], count: int
+) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k"]]:
+    """The `count` likeliest colours of some distributions, `MODE_DISTANCE` apart, and their probabilities.
+
+    Non-maximum suppression: the likeliest bin, then the likeliest of those that are not near it, and so on. Where
+    none is left, the probability is 0.
+
+    Args:
+        probability: of each bin.
+        bins: the colours, ab / 128.
+        count: of the modes.
+    """
+    near = AB_SCALE * torch.cdist(bins, bins) < MODE_DISTANCE
+    colours, shares = [], []
+    for _ in range(count):
+        share, best = probability.max(1)
+        colours.append(bins[best])
+        shares.append(share)
+        probability = probability.masked_fill(near[best], 0.0)
+    return torch.stack(colours, 1), torch.stack(shares, 1)
 
 
 class PhotoSession:
@@ -91,9 +114,7 @@ class PhotoSession:
     def likely_colours(
         self, features: Tensor, places: Int64[Tensor, "b c"], width: int, count: int
     ) -> tuple[Float[Tensor, "b c k 2"], Float[Tensor, "b c k"]] | None:
-        """The `count` likeliest colours of some pixels, and their shares of 1; None without a distribution.
-
-        Colours within `APART` of a likelier one are left out: they are the same mode.
+        """The `modes` of some pixels' colours, their shares summing to 1; None without a distribution.
 
         Args:
             features: from `look`.
@@ -105,18 +126,10 @@ class PhotoSession:
             return None
         cell = places // width // FEATURE_CELL * features.shape[-1] + places % width // FEATURE_CELL
         cells = features.flatten(2).gather(2, cell[:, None].expand(-1, features.shape[1], -1))
-        left = self._split.distribution(cells.transpose(1, 2).flatten(0, 1))
-        bins = self._split.bins
-        near = torch.cdist(bins, bins) < APART
-        colours, shares = [], []
-        for _ in range(count):
-            share, best = left.max(1)
-            colours.append(bins[best])
-            shares.append(share)
-            left = left.masked_fill(near[best], 0.0)
-        share = torch.stack(shares, 1)
-        found = torch.stack(colours, 1), share / share.sum(1, keepdim=True).clamp(min=1e-9)
-        return found[0].unflatten(0, places.shape), found[1].unflatten(0, places.shape)
+        probability = self._split.distribution(cells.transpose(1, 2).flatten(0, 1))
+        colours, shares = modes(probability, self._split.bins, count)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-9)
+        return colours.unflatten(0, places.shape), shares.unflatten(0, places.shape)
 
     def __call__(self, lightness: Tensor, clicks: Tensor) -> Float[Tensor, "b 2 h w"]:
         """Colours; this session's own photos are not encoded again."""

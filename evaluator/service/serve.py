@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from evaluator.service.api.state import Service
 from evaluator.service.app import create_app
 from evaluator.service.settings import Settings, from_environment
-from evaluator.system.threads import use_threads
+from evaluator.system.threads import end_without_unawaited, use_threads
 
 _KEEP_ALIVE_SECONDS = 20
 """Longer than the pauses of a person who thinks about the next click."""
@@ -33,6 +33,7 @@ def main(words: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     use_threads(settings.threads)
     run(create_app(settings), settings, announce)
+    end_without_unawaited(0)  # networks may still be on their way
     return 0
 
 
@@ -66,12 +67,14 @@ def run(app: FastAPI, settings: Settings, ready: Callable[[str, Service], None])
         timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    # uvicorn raises the signal again once it has stopped, so that this handler would end the process.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    server = _Server(config, service)
+    # uvicorn takes the signal later, and raises it again once it has stopped: the default would end the process.
+    before = signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     try:
         with _listener(settings.host, settings.port) as listener:
             url = _url(settings.host, listener.getsockname()[1])
-            _Server(config, service, lambda: ready(url, service)).run(sockets=[listener])
+            server.ready = lambda: ready(url, service)
+            server.run(sockets=[listener])
     except KeyboardInterrupt:
         pass
     finally:
@@ -83,9 +86,11 @@ def run(app: FastAPI, settings: Settings, ready: Callable[[str, Service], None])
 class _Server(uvicorn.Server):
     """Server that announces when the networks are ready, and ends when they cannot be loaded."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+    ready: Callable[[], None]
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._service, self._ready = service, ready
+        self._service = service
         self._watching: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -102,7 +107,7 @@ class _Server(uvicorn.Server):
         if self._service.failure is not None:
             self.should_exit = True
         else:
-            self._ready()
+            self.ready()
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -14,8 +14,7 @@ from evaluator.registry.mlflow_registry import default_tracking_uri
 PREFIX = "CHROMACLICK_"
 _log = logging.getLogger("chromaclick")
 _MIB = 2**20
-RUNTIMES = ("torch", "onnxruntime", "torch-compiled")
-"""Names of `inference.runtimes.RUNTIMES`, which takes seconds to import; a test compares them."""
+RUNTIMES = ("torch", "onnxruntime")
 _AT_LEAST: dict[str, float] = {
     "working_size": 16,
     "store_mib": 1,
@@ -78,7 +77,7 @@ class Settings:
     upload_seconds: float = 30.0
     """Longest time for parsing an upload, and longest pause of a client that sends one."""
     most_batch: int = 8
-    """Most requests that the network computes together."""
+    """Most requests that a GPU computes together; a CPU computes them one after the other."""
     most_waiting: int = 32
     """Most requests that wait for the network; more are told to come back (429)."""
     deadline_seconds: float = 10.0
@@ -101,9 +100,9 @@ class Settings:
     """Addresses of proxies whose X-Forwarded-For is believed, with commas; default: none."""
     allow_switch: Literal["auto", "yes", "no"] = "auto"
     """Whether anybody may change networks where there is no token; auto: only where --host is this machine."""
-    runtimes: tuple[str, ...] = ("torch", "onnxruntime")
-    """Ways to run the networks. Of split ones onnxruntime is taken where it is right, else torch; of others the
-    quickest is measured, so that fewer start sooner."""
+    runtimes: tuple[str, ...] = RUNTIMES
+    """What runs the networks: with both, torch answers at once, and onnxruntime takes over when it is ready, if it
+    gives the same numbers. One alone is forced."""
     refresh_seconds: float = 30.0
     """How often aliases such as @champion are looked up again; 0: never."""
     threads: int = 0

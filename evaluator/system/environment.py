@@ -27,6 +27,12 @@ def machine() -> dict[str, object]:
     }
 
 
+def import_path() -> str:
+    """The PYTHONPATH by which another process imports this very package."""
+    root = Path(__file__).parents[2]
+    return os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Number of cores that this process may use: its affinity, but no more than its container's CPU limit.
 

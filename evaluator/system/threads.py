@@ -1,11 +1,14 @@
-"""How many CPU threads a process takes, and how photos are shared out among them."""
+"""Threads: how many a process takes, how photos are shared out among them, and work off an event loop."""
 
+import asyncio
+import atexit
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from threading import Barrier
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -13,6 +16,11 @@ from evaluator.system.environment import usable_cores
 
 T = TypeVar("T")
 Done = TypeVar("Done")
+Given = ParamSpec("Given")
+UNAWAITED = "unawaited "
+"""What the names of threads begin with that nobody waits for; see `end_without_unawaited`."""
+_START_SECONDS = 60.0
+"""For a pool's threads to begin."""
 
 
 def use_threads(threads: int) -> int:
@@ -60,10 +68,13 @@ def one_core_pool(threads: int, name: str) -> ThreadPoolExecutor:
     Args:
         threads: how many.
         name: what their names begin with.
+
+    Raises:
+        BrokenBarrierError: they did not all begin within a minute.
     """
     others = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, name, initializer=_compute_on_one_core)
-    started = Barrier(threads + 1)
+    started = threading.Barrier(threads + 1, timeout=_START_SECONDS)
     for _ in range(threads):
         pool.submit(started.wait)
     started.wait()
@@ -74,3 +85,94 @@ def one_core_pool(threads: int, name: str) -> ThreadPoolExecutor:
 def _compute_on_one_core() -> None:
     torch.get_num_threads()  # a thread takes the common number when it first asks, which would undo the next line
     torch.set_num_threads(1)
+
+
+async def in_daemon_thread(work: Callable[Given, Done], *args: Given.args, **kwargs: Given.kwargs) -> Done:
+    """The result of `work` in a thread that neither the loop's end nor the process's end waits for.
+
+    For `asyncio.to_thread` both wait, without bound. A call that is cancelled leaves its thread alone; a
+    program that may end then calls `end_without_unawaited`.
+    """
+    future: Future[Done] = Future()
+
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            found = work(*args, **kwargs)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(found)
+
+    name = f"{UNAWAITED}{getattr(work, '__name__', 'work')}"
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def end_without_unawaited(code: int) -> None:
+    """End this process at once if an unawaited thread still works; else do nothing.
+
+    Python's own end stops such a thread wherever it is, which in the middle of torch's C++ aborts the process.
+    """
+    if not any(thread.name.startswith(UNAWAITED) for thread in threading.enumerate()):
+        return
+    atexit._run_exitfuncs()  # temporary folders go, and logs are written
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+class Overloaded(Exception):
+    """As many requests wait as may, or one waited too long."""
+
+    def __init__(self, what: str, retry_after: float, why: str) -> None:
+        super().__init__(f"{what}: {why}; try again in {retry_after:.1f} s")
+        self.what = what
+        """What the requests wait for."""
+        self.retry_after = retry_after
+        """Seconds until it is worth trying again."""
+
+
+class Workers:
+    """A few threads; a request that finds too many before it, or waits too long, is told to come back."""
+
+    def __init__(
+        self, name: str, threads: int, most_waiting: int, deadline: float, one_core: bool = False
+    ) -> None:
+        """Make the threads.
+
+        Args:
+            name: for answers to those who have to come back.
+            threads: how many.
+            most_waiting: requests that wait for them.
+            deadline: seconds that one waits at most.
+            one_core: whether each computes on one core, as work of a few milliseconds should: several of torch's
+                threads would wait for each other longer than that, where they share the cores with the networks.
+        """
+        self._name, self._deadline = name, deadline
+        self._pool = one_core_pool(threads, name) if one_core else ThreadPoolExecutor(threads, name)
+        self._slots = threading.BoundedSemaphore(threads + most_waiting)
+
+    async def run(self, work: Callable[Given, Done], *args: Given.args, **kwargs: Given.kwargs) -> Done:
+        """Do `work` in a thread. If its request is cancelled before it began, it is never done.
+
+        Raises:
+            Overloaded: as many wait as may, or the deadline went by before it began.
+        """
+        if not self._slots.acquire(blocking=False):
+            raise Overloaded(self._name, 1.0, "as many requests wait as may")
+        future = self._pool.submit(work, *args, **kwargs)
+        future.add_done_callback(lambda _: self._slots.release())
+        result = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait([result], timeout=self._deadline)
+            if not result.done() and future.cancel():
+                raise Overloaded(self._name, self._deadline, f"no turn within {self._deadline:g} s")
+            return await result
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Drop what did not begin; wait for what did."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,5 +1,7 @@
 """A colorizer without weights and photos without files, for every test of the evaluator."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,3 +42,12 @@ def colorizer():
 @pytest.fixture
 def photos() -> Tensor:
     return photos_of_regions(9, 24)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch computes on two threads, and on as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

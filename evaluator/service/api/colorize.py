@@ -36,7 +36,6 @@ from evaluator.service.api.state import (
 from evaluator.service.errors import Problem
 from evaluator.service.images.store import StoredPhoto
 from evaluator.service.inference import gamut, suggest
-from evaluator.service.inference.distribution import uncertainty
 from evaluator.service.rendering import export
 from evaluator.service.rendering.preview import encode_heatmap, encode_preview, encode_uncertainty
 
@@ -171,7 +170,7 @@ async def show_uncertainty(service: Served, request: Request, asked: Uncertainty
             source = coloured.networks.colorizer.source
             detail = f"the colorizer {source} gives no distribution of colours; switch to a split one for this"
             raise Problem(409, "no-uncertainty", detail)
-        unsure = uncertainty(coloured.features, *coloured.photo.working.shape[-2:])
+        unsure = suggest.uncertainty(coloured.features, *coloured.photo.working.shape[-2:])
         return picture(await service.quick.run(encode_uncertainty, coloured.photo, unsure, asked.size))
 
     return await while_connected(request, work(), service.settings.deadline_seconds)

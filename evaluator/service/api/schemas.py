@@ -270,8 +270,8 @@ class Models(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     colorizer: dict[str, Any] = Field(
-        description="name, version, source, hint_size, runtime, ...; split: whether it looks at a photo once, and "
-        "tells how unsure it is"
+        description="name, version, source, hint_size, ...; runtime: torch, or onnxruntime once that is ready; "
+        "skipped: why it never will be; split: whether it looks at a photo once, and tells how unsure it is"
     )
     guide: dict[str, Any]
 

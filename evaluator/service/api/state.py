@@ -19,7 +19,7 @@ from evaluator.service.images.decode import Broken, Limits, NotAPhoto, TooLarge
 from evaluator.service.images.samples import SampleMissing
 from evaluator.service.images.store import PhotoMissing, PhotoStore, StoredPhoto
 from evaluator.service.images.upload import UploadWorkers
-from evaluator.service.inference.batcher import Overloaded, Shared
+from evaluator.service.inference.batcher import Shared
 from evaluator.service.inference.click_map import PlacedClick, click_map
 from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.gamut import ab_of
@@ -28,7 +28,7 @@ from evaluator.service.inference.tensor_cache import TensorCache
 from evaluator.service.middleware.metrics import Metrics
 from evaluator.service.rendering import export
 from evaluator.service.settings import Settings
-from evaluator.service.workers import Workers
+from evaluator.system.threads import Overloaded, Workers
 
 Answer = TypeVar("Answer")
 KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
@@ -37,7 +37,7 @@ KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Broken: lambda error: Problem(422, "broken", str(error)),
     SampleMissing: lambda error: Problem(404, "not-found", str(error)),
     PhotoMissing: lambda error: Problem(404, "photo-missing", str(error)),
-    Overloaded: lambda error: overloaded(error.retry_after, "the network"),
+    Overloaded: lambda error: overloaded(error.retry_after, error.what),
 }
 """Errors of the modules below that a client can do something about, as answers."""
 MOST_CELLS = 2048
@@ -119,8 +119,14 @@ class Service:
             detail = "the networks are being loaded and warmed; try again in 2 s"
             raise Problem(503, "not-ready", detail, retry_after=2.0)
 
-    async def colour(self, asked: Clicked) -> Coloured:
-        """Colours of a photo for the clicks that a client sent."""
+    async def colour(self, asked: Clicked, keep: bool = True) -> Coloured:
+        """Colours of a photo for the clicks that a client sent.
+
+        Args:
+            asked: the photo and its clicks.
+            keep: whether somebody works on this photo, so that more questions about it are likely. What is kept of
+                others, a batch's, would push out the photos that people have open.
+        """
         self.check_ready()
         started = time.perf_counter()
         photo, clicks = await self.quick.run(self._prepare, asked.photo, asked.clicks)
@@ -130,8 +136,9 @@ class Service:
         found = self._remembered.get(key)
         if found is None:
             # The page may ask for a preview, a heat map and suggestions at the same time.
-            found = await self._shared.run(key, lambda: self.engine.look(photo.working, clicks, networks))
-            self._remembered.put(key, found)
+            found = await self._shared.run(key, lambda: self.engine.look(photo.working, clicks, networks, keep))
+            if keep:
+                self._remembered.put(key, found)
         seconds = {"prepare": prepared - started, "network": time.perf_counter() - prepared}
         return Coloured(
             photo=photo, clicks=clicks, ab=found.ab, features=found.features, networks=networks, seconds=seconds
@@ -156,7 +163,7 @@ class Service:
         try:
             if isinstance(asked, OfProject):
                 _check_size(await self.quick.run(self.store.get, asked.photo), asked)
-            coloured = await self.colour(asked)
+            coloured = await self.colour(asked, keep=False)
             return await self.heavy.run(export.render, coloured.photo, coloured.ab, batch.format, batch.quality)
         except tuple(KNOWN) as error:
             raise next(make(error) for kind, make in KNOWN.items() if isinstance(error, kind)) from error

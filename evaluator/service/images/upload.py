@@ -10,12 +10,12 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict
-from pathlib import Path
 
 from evaluator.service.images.decode import Broken, Limits, NotAPhoto, TooLarge
 from evaluator.service.images.parser import LENGTH
 from evaluator.service.images.store import PhotoStore, StoredPhoto, photo_id
-from evaluator.service.workers import Workers
+from evaluator.system.environment import import_path
+from evaluator.system.threads import Workers
 
 COMMAND = (sys.executable, "-m", "evaluator.service.images.parser")
 _START_SECONDS = 120.0
@@ -48,7 +48,7 @@ class UploadWorkers:
             TooLarge, NotAPhoto: see `evaluator.service.images.decode.parse`.
             Broken: as there; also where the parser took too long or died.
             OSError: the store cannot be written.
-            Problem: 429, too many uploads wait.
+            Overloaded: too many uploads wait.
         """
         if len(data) > self.limits.most_bytes:  # no need to ask a worker
             have, may = (f"{count / 2**20:.1f} MiB" for count in (len(data), self.limits.most_bytes))
@@ -165,7 +165,5 @@ class _Parser:
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(__file__).parents[3])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     given = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    return {**given, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return {**given, "PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -1,6 +1,7 @@
 """Concurrent requests computed together: a queue in front of one thread that runs the networks."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -12,6 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+from evaluator.system.threads import UNAWAITED, Overloaded
 
 Answer = TypeVar("Answer")
 
@@ -57,24 +60,19 @@ class Shared(Generic[Answer]):
 Run = Callable[..., Any]
 """Takes the inputs' batches, the photos along the first dimension, and gives one output for each photo."""
 
+_WHAT = "the network"
 _RECENT = 0.2
 """Weight of the latest batch in the average time of a request."""
-
-
-class Overloaded(Exception):
-    """As many requests wait as may, or this one waited too long."""
-
-    def __init__(self, retry_after: float, why: str) -> None:
-        super().__init__(f"{why}; try again in {retry_after:.1f} s")
-        self.retry_after = retry_after
-        """Seconds until it is worth trying again."""
+_CLOSE_SECONDS = 30.0
+"""Longest wait for the batch that is being computed when the service is stopped."""
+_log = logging.getLogger("chromaclick")
 
 
 class Closed(Overloaded):
     """The service is being stopped."""
 
     def __init__(self) -> None:
-        super().__init__(1.0, "the service is being stopped")
+        super().__init__(_WHAT, 1.0, "the service is being stopped")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +103,7 @@ class Batcher:
         """Make a batcher; its thread starts with the first request.
 
         Args:
-            most_batch: requests in a call.
+            most_batch: requests in a call, of a `run` that does not want less.
             most_waiting: requests that wait at once, those that are being computed not counted.
             wait_seconds: how long an incomplete batch waits for more requests. On a CPU, where a batch takes as
                 long as its photos one after the other, waiting gains nothing.
@@ -170,7 +168,7 @@ class Batcher:
         try:
             await asyncio.wait([result], timeout=patience)
             if not result.done() and request.future.cancel():
-                raise Overloaded(self._until_empty(), f"no turn within {patience:g} s")
+                raise Overloaded(_WHAT, self._until_empty(), f"no turn within {patience:g} s")
             return await result
         finally:
             if request.future.cancel():  # also when the client went away
@@ -182,10 +180,11 @@ class Batcher:
             if self._closed:
                 raise Closed
             if len(self._waiting) >= self.most_waiting:
-                raise Overloaded(self._until_empty(), f"{len(self._waiting)} requests wait for the networks")
+                why = f"{len(self._waiting)} requests wait for the networks"
+                raise Overloaded(_WHAT, self._until_empty(), why)
             self._waiting.append(request)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="networks", daemon=True)
+                self._thread = threading.Thread(target=self._work, name=f"{UNAWAITED}networks", daemon=True)
                 self._thread.start()
             self._changed.notify()
 
@@ -208,7 +207,9 @@ class Batcher:
             with suppress(InvalidStateError):  # cancelled in the meantime
                 request.future.set_exception(Closed())
         if thread is not None:
-            thread.join()
+            thread.join(_CLOSE_SECONDS)
+            if thread.is_alive():
+                _log.warning("the networks still compute after %g s and are left alone", _CLOSE_SECONDS)
 
     @torch.no_grad()
     def _work(self) -> None:

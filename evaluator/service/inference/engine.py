@@ -10,6 +10,7 @@ A split colorizer looks at a photo once: what it saw is kept, and a click is ans
 import asyncio
 import hashlib
 import logging
+import tempfile
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,21 +19,24 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluator import weights
 from evaluator.registry.mlflow_registry import CHAMPION
 from evaluator.registry.session import Coloured
 from evaluator.service.inference.batcher import Batcher
 from evaluator.service.inference.networks import (
+    Mismatch,
     Networks,
     Runner,
     current_source,
+    in_onnxruntime,
     is_alias,
     load_runner,
     names_to_load,
     runner_of,
 )
-from evaluator.service.inference.runtimes import AT_ONCE, DEFAULT
 from evaluator.service.inference.tensor_cache import TensorCache
-from evaluator.weights import SHIPPED
+from evaluator.service.settings import RUNTIMES
+from evaluator.system.threads import in_daemon_thread
 
 _log = logging.getLogger("chromaclick")
 
@@ -52,7 +56,7 @@ class Engine:
         wait_seconds: float = 0.0,
         deadline_seconds: float = 10.0,
         refresh_seconds: float = 30.0,
-        runtimes: Sequence[str] = DEFAULT,
+        runtimes: Sequence[str] = RUNTIMES,
         cache: Path | None = None,
         embeddings_mib: int = 256,
     ) -> None:
@@ -68,7 +72,8 @@ class Engine:
             wait_seconds: see `Batcher`.
             deadline_seconds: see `Batcher`.
             refresh_seconds: how often aliases are looked up again; 0: never.
-            runtimes: names of `runtimes.RUNTIMES` to choose from.
+            runtimes: names of `settings.RUNTIMES`: torch alone, onnxruntime alone, or both: then torch answers at
+                once, and ONNX Runtime as soon as it is ready, if it gives the same numbers.
             cache: folder for converted networks, which a later start then need not convert again.
             embeddings_mib: memory for what a split colorizer saw in photos; at 256 px a photo takes about 8 MiB.
 
@@ -76,6 +81,8 @@ class Engine:
             ValueError: a number that cannot work.
         """
         self._wanted = (colorizer, guide)
+        if not runtimes or set(runtimes) - set(RUNTIMES):
+            raise ValueError(f"the runtimes are {list(runtimes)}; name some of {list(RUNTIMES)}")
         self._tracking_uri, self._runtimes, self._cache = tracking_uri, tuple(runtimes), cache
         self._sizes = ((working_size, working_size), (working_size, max(1, working_size * 3 // 4)))
         self._refresh_seconds = refresh_seconds
@@ -99,7 +106,7 @@ class Engine:
         """An engine with networks that are at hand, such as formulas; it is ready without `start`.
 
         Args:
-            colorizer: `colorizer(lightness, clicks) -> ab`, or a `SplitNetwork`.
+            colorizer: `colorizer(lightness, clicks) -> ab`, or a `SplitColorizer`.
             guide: `guide(lightness, predicted_ab, clicks) -> logits`; one with `reads_features` gets features=.
             hint_size: side of a click's stamp.
             temperature: of the guide's heat map.
@@ -146,7 +153,7 @@ class Engine:
     async def start(self) -> None:
         """Load and warm both networks, where there are none yet.
 
-        The networks that ship answer from torch at once, and from the other runtimes once these are ready.
+        Champions that do not fit together, and were not named, are left for the networks that ship.
 
         Raises:
             ValueError: a network is missing or bad; the message says what makes one.
@@ -154,12 +161,15 @@ class Engine:
         """
         async with self._changing:
             if self._networks is None:
-                chosen = await asyncio.to_thread(names_to_load, *self._wanted, self._tracking_uri)
-                at_once = set(chosen) == {SHIPPED} and AT_ONCE in self._runtimes and len(self._runtimes) > 1
-                runtimes = (AT_ONCE,) if at_once else self._runtimes
-                self._use(await asyncio.to_thread(self._load_pair, *chosen, runtimes))
-                if at_once:
-                    self._improving = asyncio.create_task(self._improve(*chosen, self.networks))
+                chosen = await in_daemon_thread(names_to_load, *self._wanted, self._tracking_uri)
+                try:
+                    await self._change(*chosen)
+                except Mismatch as error:
+                    if any(self._wanted) or not weights.available():
+                        raise
+                    why = "the champions are no pair; the networks that ship are used until a start finds one: %s"
+                    _log.warning(why, error)
+                    await self._change(weights.SHIPPED, weights.SHIPPED)
         aliases = [runner.wanted for runner in _both(self.networks) if is_alias(runner.wanted)]
         if self._refresh_seconds and aliases and self._refreshing is None:
             self._refreshing = asyncio.create_task(self._keep_fresh())
@@ -170,7 +180,7 @@ class Engine:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        await asyncio.to_thread(self._batcher.close)
+        await in_daemon_thread(self._batcher.close)
 
     async def colorize(
         self,
@@ -195,24 +205,32 @@ class Engine:
         lightness: Float[Tensor, "1 1 h w"],
         clicks: Float[Tensor, "1 3 h w"],
         networks: Networks | None = None,
+        keep: bool = True,
     ) -> Coloured:
         """Colours of a photo, with the features that they were made of where the colorizer is a split one.
 
         It looks at the photo itself only where it has not lately. Arguments and errors as of `colorize`.
+
+        Args:
+            lightness: see `colorize`.
+            clicks: see there.
+            networks: see there.
+            keep: whether what a split colorizer saw in the photo is kept; others may have to go for it.
         """
         colorizer = (networks or self.networks).colorizer
         if colorizer.split is None:
             return Coloured(await self._run(colorizer, lightness, clicks), None)
-        return await self._batcher.alone(partial(self._look, colorizer, lightness, clicks))
+        return await self._batcher.alone(partial(self._look, colorizer, lightness, clicks, keep))
 
-    def _look(self, colorizer: Runner, lightness: Tensor, clicks: Tensor) -> Coloured:
+    def _look(self, colorizer: Runner, lightness: Tensor, clicks: Tensor, keep: bool) -> Coloured:
         """In the batcher's thread, the only one that embeds."""
         assert colorizer.split is not None
         key = (colorizer, _photo_key(lightness))
         embedding = self._embeddings.get(key)
         if embedding is None:
             embedding = colorizer.split.embed(lightness)
-            self._embeddings.put(key, embedding)
+            if keep:
+                self._embeddings.put(key, embedding)
         return Coloured(*colorizer.split.colour(embedding, lightness, clicks))
 
     async def logits(
@@ -271,7 +289,7 @@ class Engine:
         if colorizer is None and guide is None:
             raise ValueError("neither a colorizer nor a guide is named; name one, such as models:/colornet/2")
         async with self._changing:
-            self._use(await asyncio.to_thread(self._load_pair, colorizer, guide))
+            await self._change(colorizer, guide)
 
     async def refresh(self) -> bool:
         """Look up the aliases again, and switch where one stands for another version now.
@@ -284,10 +302,10 @@ class Engine:
             ConnectionError: the registry does not answer. The present networks stay.
         """
         async with self._changing:
-            stale = await asyncio.to_thread(self._stale, self.networks)
+            stale = await in_daemon_thread(self._stale, self.networks)
             if not any(stale):
                 return False
-            self._use(await asyncio.to_thread(self._load_pair, *stale))
+            await self._change(*stale)
             return True
 
     def _stale(self, networks: Networks) -> list[str | None]:
@@ -300,34 +318,49 @@ class Engine:
         return current_source(runner.wanted, self._tracking_uri)
 
     async def settled(self) -> None:
-        """Wait until the networks run as they will go on running; see `start`."""
+        """Wait until the networks run as they will go on running; see `__init__`."""
         if self._improving is not None:
             await asyncio.gather(self._improving, return_exceptions=True)
 
-    async def _improve(self, colorizer: str, guide: str, replaced: Networks) -> None:
-        """Load the same networks in a quicker runtime, and use them unless others were chosen meanwhile."""
+    async def _change(self, colorizer: str | None, guide: str | None) -> None:
+        """Load a pair and use it. ONNX Runtime takes over when it is ready, or at once where forced."""
+        networks = await in_daemon_thread(self._load_pair, colorizer, guide)
+        if "torch" not in self._runtimes:
+            networks = await self._in_onnxruntime(networks)
+            for runner in _both(networks):
+                if why := runner.about["skipped"]:
+                    raise ValueError(f"{runner.source} runs in none of the runtimes: {why}")
+        self._use(networks)
+        if "torch" in self._runtimes and "onnxruntime" in self._runtimes:
+            if self._improving is not None:
+                self._improving.cancel()
+            self._improving = asyncio.create_task(self._improve(networks))
+
+    async def _improve(self, networks: Networks) -> None:
+        """Run a pair in ONNX Runtime, unless another one was chosen meanwhile."""
         try:
-            quicker = await asyncio.to_thread(self._load_pair, colorizer, guide, self._runtimes)
-        except Exception as error:  # of any library below; torch goes on answering
-            _log.warning("no quicker runtime than %s could be made ready: %s", AT_ONCE, error)
+            quick = await self._in_onnxruntime(networks)
+        except Exception:  # a full disk, say
+            _log.exception("ONNX Runtime could not be made ready; torch goes on answering")
             return
         async with self._changing:
-            if self._networks is replaced:
-                self._use(quicker)
+            if self._networks is networks:
+                self._use(quick)
 
-    def _load_pair(
-        self, colorizer: str | None, guide: str | None, runtimes: Sequence[str] | None = None
-    ) -> Networks:
-        present, runtimes = self._networks, runtimes or self._runtimes
-        runners: list[Runner] = []
-        for kind, uri in (("colorizer", colorizer), ("guide", guide)):
-            if uri is None:
-                assert present is not None
-                runners.append(getattr(present, kind))
-            else:
-                where = (self._tracking_uri, self._sizes, runtimes, self._cache, self._batcher.most_batch)
-                runners.append(load_runner(kind, uri, *where))
-        return Networks(colorizer=runners[0], guide=runners[1])
+    async def _in_onnxruntime(self, networks: Networks) -> Networks:
+        """The pair, each network in ONNX Runtime if that can run it; one is converted after the other."""
+        with tempfile.TemporaryDirectory(prefix="converted-") as scratch:
+            where = (self._tracking_uri, self._sizes, self._cache or Path(scratch))
+            colorizer = await in_onnxruntime(networks.colorizer, "colorizer", *where)
+            return Networks(colorizer=colorizer, guide=await in_onnxruntime(networks.guide, "guide", *where))
+
+    def _load_pair(self, colorizer: str | None, guide: str | None) -> Networks:
+        """Both in torch; None keeps the present one."""
+        where = (self._tracking_uri, self._sizes)
+        return Networks(
+            colorizer=load_runner("colorizer", colorizer, *where) if colorizer else self.networks.colorizer,
+            guide=load_runner("guide", guide, *where) if guide else self.networks.guide,
+        )
 
     def _use(self, networks: Networks) -> None:
         self._networks = networks

@@ -2,19 +2,17 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
 from evaluator import weights
 from evaluator.registry import mlflow_registry
 from evaluator.registry.networks import LoadedGuide, reads_features
 from evaluator.registry.session import SplitColorizer
-from evaluator.service.inference.converted import Loaded
-from evaluator.service.inference.runtimes import DEFAULT, MOST_BATCH, Choice, choose
+from evaluator.service.inference.runtimes import LOADERS, Loaded, Unusable, call, converted, example
 
 _log = logging.getLogger("chromaclick")
 
@@ -60,20 +58,6 @@ def _has_champion(name: str, tracking_uri: str) -> bool:
 _BY_FORMULA = "by formula"
 
 
-@runtime_checkable
-class SplitNetwork(SplitColorizer, Protocol):
-    """A split colorizer that tells which colours it holds for likely, such as `LoadedSplitColorizer`."""
-
-    @property
-    def bins(self) -> Float[Tensor, "bins 2"]:
-        """The colours that `palette` speaks of, ab / 128."""
-        ...
-
-    def palette(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
-        """Logits of the colours of some cells, from their features."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Runner:
     """A network as the service runs it."""
@@ -90,12 +74,18 @@ class Runner:
     """Of a guide's heat map."""
     most_batch: int | None = None
     """Photos that are computed at the same time; None: as many as the batcher allows."""
-    split: SplitNetwork | None = None
+    split: SplitColorizer | None = None
     """The network in its parts, where it is a split colorizer."""
     reads_features: bool = False
     """Whether it is a guide that is called with the features of a split colorizer's answer."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """All that is known of it, as JSON values."""
+    exported: Loaded | None = None
+    """The network that may still be converted; None for any other."""
+
+
+class Mismatch(ValueError):
+    """A guide reads the features of another colorizer than the one that it is given."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,16 +99,16 @@ class Networks:
         """Refuse a guide that reads the features of another colorizer.
 
         Raises:
-            ValueError: it does; the message names both.
+            Mismatch: it does; the message names both.
         """
         if self.guide.reads_features and self.colorizer.split is None:
-            raise ValueError(
+            raise Mismatch(
                 f"the guide {self.guide.source} reads a split colorizer's features, and "
                 f"{self.colorizer.source} is none; give the colorizer that was published with it"
             )
         reads = self.guide.about.get("reads")
         if reads and reads != self.colorizer.about.get("weights"):
-            raise ValueError(
+            raise Mismatch(
                 f"the guide {self.guide.source} reads the features of one colorizer (weights {reads[:12]}), which "
                 f"{self.colorizer.source} is not; promote or name the colorizer and the guide of one training, or "
                 f"serve what ships: --colorizer {weights.SHIPPED} --guide {weights.SHIPPED}"
@@ -131,67 +121,88 @@ class Networks:
         }
 
 
-def load_runner(
-    kind: str,
-    uri: str,
-    tracking_uri: str | None,
-    sizes: Sequence[tuple[int, int]],
-    runtimes: Sequence[str] = DEFAULT,
-    cache: Path | None = None,
-    most_batch: int = MOST_BATCH,
-) -> Runner:
-    """A network out of the registry in the runtime that is quickest at these sizes. Takes seconds.
+def load_runner(kind: str, uri: str, tracking_uri: str | None, sizes: Sequence[tuple[int, int]]) -> Runner:
+    """A network out of the registry, in torch and warmed. Takes seconds.
 
     Args:
         kind: "colorizer" or "guide".
         uri: see `evaluator.registry.load`.
         tracking_uri: see there.
-        sizes: heights and widths to warm it at; the first one decides.
-        runtimes: names of `runtimes.RUNTIMES` to try.
-        cache: folder for converted files, which a later start then need not convert.
-        most_batch: photos that it will be given at once.
+        sizes: heights and widths to warm it at.
 
     Raises:
         ValueError: nothing there, the wrong kind, or a guide that wants the truth.
         ConnectionError: the registry does not answer.
     """
-    load = mlflow_registry.load_colorizer if kind == "colorizer" else mlflow_registry.load_guide
-    network = load(uri, tracking_uri)
-    if isinstance(network, LoadedGuide) and network.contract.variant != "blind":
+    network = LOADERS[kind](uri, tracking_uri)
+    contract = network.contract
+    if isinstance(network, LoadedGuide) and contract.variant != "blind":
         raise ValueError(
             f"{uri} is an oracle guide, which needs the true colours; give a blind one, editnet-blind"
         )
-    choice = choose(network, sizes, runtimes, cache, most_batch)
-    _log.info("%s %s runs by %s", kind, network.source, choice.words)
+    for size in sizes:
+        call(network, example(network, *size))
+    about = {
+        "name": contract.name,
+        "version": network.source.rpartition("/")[2] if network.source.startswith("models:/") else None,
+        "source": network.source,
+        "hint_size": list(contract.hint_size) if isinstance(contract.hint_size, tuple) else contract.hint_size,
+        "multiple": contract.multiple,
+        "commit": contract.commit,
+        "split": isinstance(network, SplitColorizer),
+        "weights": contract.weights,
+        "reads": contract.reads,
+        "sha256": network.fingerprint,
+        "metrics": contract.metrics,
+        "runtime": "torch",
+        "skipped": {},
+    }
     return Runner(
-        run=_call_of(choice.network),
+        **_called(network),
         wanted=uri,
         source=network.source,
-        hint_size=_largest(network.contract.hint_size),
-        temperature=network.contract.temperature or 1.0,
-        most_batch=choice.most_batch,
-        split=choice.network if isinstance(choice.network, SplitNetwork) else None,
-        reads_features=reads_features(choice.network),
-        about=_about(network, choice),
+        hint_size=contract.hint_size if isinstance(contract.hint_size, int) else contract.hint_size[1],
+        temperature=contract.temperature or 1.0,
+        # On a CPU a batch takes as long as its photos one after the other, and the first would wait for the last.
+        most_batch=1 if network.device.type == "cpu" else None,
+        about=about,
+        exported=network,
     )
+
+
+async def in_onnxruntime(
+    runner: Runner, kind: str, tracking_uri: str | None, sizes: Sequence[tuple[int, int]], cache: Path
+) -> Runner:
+    """The same network in ONNX Runtime, or in torch if that cannot run it; its `about` and the log say why.
+
+    Arguments as of `load_runner` and `runtimes.converted`. Converts it where the cache does not have it.
+    """
+    network = runner.exported
+    if network is None:
+        return runner
+    uri = runner.source if runner.source.startswith("models:/") else runner.wanted
+    try:
+        quick = await converted(network, kind, uri, tracking_uri, sizes, cache)
+    except Unusable as error:
+        _log.warning("%s %s runs in torch, not in onnxruntime: %s", kind, runner.source, error)
+        return replace(runner, about={**runner.about, "skipped": {"onnxruntime": str(error)}}, exported=None)
+    _log.info("%s %s runs in onnxruntime", kind, runner.source)
+    return replace(runner, **_called(quick), about={**runner.about, "runtime": "onnxruntime"}, exported=None)
 
 
 def runner_of(network: Callable[..., Tensor], kind: str, *, hint_size: int, temperature: float) -> Runner:
     """A network that is at hand: any callable, for tests and benchmarks.
 
     Args:
-        network: the house's call, without the truth; a `SplitNetwork` is used in its parts, and a guide with
+        network: the house's call, without the truth; a `SplitColorizer` is used in its parts, and a guide with
             `reads_features` is called with features=.
         kind: "colorizer" or "guide".
         hint_size: side of a click's stamp.
         temperature: of a guide's heat map.
     """
     source = getattr(network, "source", f"{kind} {_BY_FORMULA}")
-    split = network if isinstance(network, SplitNetwork) else None
     return Runner(
-        run=_call_of(network),
-        split=split,
-        reads_features=reads_features(network),
+        **_called(network),
         wanted=source,
         source=source,
         hint_size=hint_size,
@@ -201,46 +212,21 @@ def runner_of(network: Callable[..., Tensor], kind: str, *, hint_size: int, temp
             "version": None,
             "source": source,
             "hint_size": hint_size,
-            "split": split is not None,
+            "split": isinstance(network, SplitColorizer),
             "runtime": "torch",
-            "milliseconds": None,
+            "skipped": {},
         },
     )
 
 
-def _call_of(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A network's call with all inputs by position, as the batcher passes them."""
-    if not reads_features(network):
-        return network
-    return lambda *inputs: network(*inputs[:-1], features=inputs[-1])
-
-
-def _about(network: Loaded, choice: Choice) -> dict[str, Any]:
-    contract, source = network.contract, network.source
-    hint_size = contract.hint_size
+def _called(network: Callable[..., Tensor]) -> dict[str, Any]:
+    """The fields of a runner that say how a network is called; the batcher passes all inputs by position."""
+    reads = reads_features(network)
     return {
-        "name": contract.name,
-        "version": source.rpartition("/")[2] if source.startswith("models:/") else None,
-        "source": source,
-        "hint_size": list(hint_size) if isinstance(hint_size, tuple) else hint_size,
-        "multiple": contract.multiple,
-        "commit": contract.commit,
-        "split": isinstance(choice.network, SplitNetwork),
-        "weights": contract.weights,
-        "reads": contract.reads,
-        "sha256": network.fingerprint,
-        "metrics": contract.metrics,
-        "runtime": choice.runtime,
-        "milliseconds": choice.milliseconds[choice.runtime],
-        "runtimes": choice.milliseconds,
-        "skipped": choice.skipped,
-        "several_photos": choice.way,
-        "gains": {way: round(gain, 2) for way, gain in choice.gains.items()},
+        "run": (lambda *inputs: network(*inputs[:-1], features=inputs[-1])) if reads else network,
+        "split": network if isinstance(network, SplitColorizer) else None,
+        "reads_features": reads,
     }
-
-
-def _largest(hint_size: int | tuple[int, int]) -> int:
-    return hint_size if isinstance(hint_size, int) else hint_size[1]
 
 
 def current_source(uri: str, tracking_uri: str | None) -> str:

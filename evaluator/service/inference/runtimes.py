@@ -1,140 +1,244 @@
-"""Ways to run an exported network on a CPU, checked against each other and chosen by a measured warm-up.
+"""Where an exported network runs: in ONNX Runtime if that gives torch's numbers, else in torch.
 
-A runtime that cannot run a network (a package or a compiler is missing, an operator is unknown, the numbers
-differ) is left out, and the log says why.
+A network is converted once, by a process of its own: it takes half a minute, changes settings of all of torch
+meanwhile, and a thread could not be interrupted. ONNX files are data, never code; at each start their numbers are
+compared with the exported graph's.
 """
 
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal, TypeVar
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
-from evaluator.registry.networks import LoadedGuide, LoadedSplitColorizer
-from evaluator.service.inference.converted import Loaded, Unusable, first_line, to_compiled, to_onnx
-from evaluator.service.inference.side_by_side import side_by_side
+from evaluator.registry.contract import Contract
+from evaluator.registry.mlflow_registry import load_colorizer, load_guide
+from evaluator.registry.networks import LoadedColorizer, LoadedGuide, LoadedSplitColorizer, SplitParts
+from evaluator.system.environment import import_path
+from evaluator.system.files import write_atomically
+from evaluator.system.threads import in_daemon_thread
 
-_log = logging.getLogger("chromaclick")
+Loaded = LoadedColorizer | LoadedGuide
 TOLERANCE = 1e-4
 """Largest difference from the exported graph, relative to the largest output or 1: 0.013 CIE units of ab."""
-_ROUNDS = 7
-_SECONDS = 2.0
-_TOGETHER = 4
-"""Photos of the batch that is measured, at least, where so many may come."""
-MOST_BATCH = 8
-"""Photos that wait at the same time and are computed together."""
-Way = Literal["one by one", "together", "side by side"]
-"""How photos that wait at the same time are computed: each with all threads, in one call, each on one core."""
-_WORTH: dict[Way, float] = {"one by one": 1.0, "side by side": 1.03, "together": 1.2}
-"""How many times quicker than one by one it has to be: in a call of several, each waits for the last one."""
-_SETTLED = ("onnxruntime", "torch")
-"""Runtimes of split networks, the better one first."""
-T = TypeVar("T")
-AT_ONCE = "torch"
-"""Needs nothing to be made."""
-DEFAULT = ("torch", "onnxruntime")
-"""Those that are ready in seconds. `torch-compiled` takes both cores for a minute first, and a C++ compiler."""
+LOADERS = {"colorizer": load_colorizer, "guide": load_guide}
+_CACHED = 12
+"""Converted files that are kept, those used last: a split colorizer and its guide have three."""
+_CONVERSION_SECONDS = 900.0
+"""Longest conversion: half a minute on an idle machine."""
+_log = logging.getLogger("chromaclick")
 
 
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The quickest runtime of a network."""
-
-    network: Loaded
-    """The network in that runtime."""
-    runtime: str
-    milliseconds: dict[str, float]
-    """Median of a call for one photo, of every runtime that works."""
-    skipped: dict[str, str]
-    """Why others do not."""
-    way: Way
-    """How `network` computes several photos."""
-    gains: dict[Way, float]
-    """How many times quicker than one by one each way is, of those that work."""
-    most_batch: int | None
-    """Photos to give it at once; None: any number."""
-
-    @property
-    def words(self) -> str:
-        """For the log."""
-        times = ", ".join(f"{name} {value:.1f} ms" for name, value in self.milliseconds.items())
-        left_out = "".join(f"; {name} left out: {reason}" for name, reason in self.skipped.items())
-        gains = ", ".join(f"{way} {gain:.2f}" for way, gain in self.gains.items())
-        return f"{self.runtime} ({times}), several photos {self.way} (times as fast: {gains}){left_out}"
+class Unusable(Exception):
+    """ONNX Runtime cannot run a network, and why."""
 
 
-def choose(
-    network: Loaded,
-    sizes: Sequence[tuple[int, int]],
-    runtimes: Sequence[str],
-    cache: Path | None = None,
-    most_batch: int = MOST_BATCH,
-) -> Choice:
-    """Warm every runtime at every size, check its numbers, and take the one that is quickest at the first size.
+class OnnxGraph(nn.Module):
+    """Calls an ONNX file as the exported graph is called."""
 
-    A split colorizer and a guide that reads its features are taken without a contest, so that a start takes
-    seconds: in ONNX Runtime where it gives the exported graph's numbers, else in torch.
+    def __init__(self, model: bytes) -> None:
+        super().__init__()
+        import onnxruntime
 
-    For others then the quickest way for several photos is taken, `most_batch` at most: more would tell of nothing
-    that comes, and on many cores need more memory than there is. All are checked against the exported graph. The
-    second size is checked with two photos, a third one with three.
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        # Its threads would burn a core for a while after each call, which the event loop needs now.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._names = [port.name for port in self._session.get_inputs()]
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The graph's output; a tuple where it has several."""
+        arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(self._names, inputs, strict=True)}
+        outputs = [torch.from_numpy(array) for array in self._session.run(None, arrays)]
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+
+async def converted(
+    network: Loaded, kind: str, uri: str, tracking_uri: str | None, sizes: Sequence[tuple[int, int]], cache: Path
+) -> Loaded:
+    """The network in ONNX Runtime, from the cache, or converted first. Cancelling it ends a conversion.
+
+    Args:
+        network: as loaded.
+        kind: "colorizer" or "guide".
+        uri: by which another process loads the same.
+        tracking_uri: see `evaluator.registry.load`.
+        sizes: heights and widths to warm and compare it at.
+        cache: folder of converted files, named by the network's fingerprint and torch's version.
 
     Raises:
-        ValueError: an unknown runtime, or none.
+        Unusable: a package is missing, the graph has something that ONNX has not, or the numbers differ.
     """
-    if not runtimes or not set(runtimes) <= set(RUNTIMES):
-        raise ValueError(f"the runtimes are {list(runtimes)}; name some of {list(RUNTIMES)}")
-    examples = [example(network, *size, batch) for batch, size in enumerate(sizes, start=1)]
-    expected = [_call(network, inputs) for inputs in examples]
-    if network.contract.features:
-        return _settle(network, examples, expected, runtimes, cache)
-    usable: dict[str, Loaded] = {}
-    skipped: dict[str, str] = {}
-    for name in runtimes:
-        try:
-            made = RUNTIMES[name](network, cache)
-            usable[name] = made if made is network else _checked(made, examples, expected)
-        except Unusable as error:
-            skipped[name] = str(error)
-    if not usable:
-        raise ValueError(f"{network.source} runs in none of the runtimes: {skipped}")
-    milliseconds = _measured(usable, examples[0])
-    quickest = min(usable, key=lambda name: milliseconds[name])
-    cores = min(torch.get_num_threads(), most_batch)
-    ways = _ways(usable[quickest], quickest, network, sizes[-1], cores, skipped)
-    gains = _gains(ways, sizes[0], min(most_batch, max(_TOGETHER, cores)))
-    way = max(ways, key=lambda one: gains[one] / _WORTH[one])
-    most: dict[Way, int | None] = {"one by one": 1, "side by side": cores, "together": None}
-    return Choice(ways[way], quickest, milliseconds, skipped, way, gains, most[way])
+    try:
+        return await in_daemon_thread(open_converted, network, sizes, cache)
+    except FileNotFoundError:
+        await _convert_elsewhere(kind, uri, tracking_uri, cache)
+    try:
+        return await in_daemon_thread(open_converted, network, sizes, cache)
+    except FileNotFoundError as error:
+        raise Unusable(f"{error.filename} was removed after its conversion") from error
 
 
-def _settle(
-    network: Loaded,
-    examples: Sequence[tuple[Tensor, ...]],
-    expected: Sequence[Tensor],
-    runtimes: Sequence[str],
-    cache: Path | None,
-) -> Choice:
-    """The first of `_SETTLED` that is asked for and works, its call timed once."""
-    skipped = {name: "split networks are not run by it" for name in runtimes if name not in _SETTLED}
-    for name in [name for name in _SETTLED if name in runtimes]:
-        try:
-            made = RUNTIMES[name](network, cache)
-            made = made if made is network else _checked(made, examples, expected)
-        except Unusable as error:
-            skipped[name] = str(error)
-            _log.warning("%s is left out for %s: %s", name, network.source, error)
-            continue
-        taken = seconds(partial(_call, made, examples[0]))
-        return Choice(made, name, {name: round(1000 * taken, 2)}, skipped, "one by one", {"one by one": 1.0}, 1)
-    raise ValueError(f"{network.source} runs in none of the runtimes: {skipped}")
+async def _convert_elsewhere(kind: str, uri: str, tracking_uri: str | None, cache: Path) -> None:
+    """Run `main` in a process of its own."""
+    # Not in the command, which others see: a registry's URI may have a password.
+    where = {"MLFLOW_TRACKING_URI": tracking_uri} if tracking_uri else {}
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, kind, uri, str(cache)],
+        env={**os.environ, **where, "PYTHONPATH": import_path()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C ends the service first, which then ends this
+    )
+    try:
+        _, said = await in_daemon_thread(process.communicate, timeout=_CONVERSION_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise Unusable(f"its conversion took longer than {_CONVERSION_SECONDS:g} s") from error
+    finally:
+        process.kill()
+    if process.returncode:
+        lines = said.decode(errors="replace").strip().splitlines()
+        raise Unusable(lines[-1] if lines else f"its conversion ended with {process.returncode}")
+
+
+def open_converted(network: Loaded, sizes: Sequence[tuple[int, int]], cache: Path) -> Loaded:
+    """The network in ONNX Runtime from converted files, warmed, and compared at each size with one photo more.
+
+    Raises:
+        FileNotFoundError: a file is not there, or was broken and has been removed.
+        Unusable: a package is missing, or the numbers differ from the exported graph's.
+    """
+    try:
+        quick = _with_graphs(network, [_read(file) for file in _parts(network, cache)])
+        for photos, size in enumerate(sizes, start=1):
+            inputs = example(network, *size, photos)
+            right, found = call(network, inputs), call(quick, inputs)
+            difference = float((found - right).abs().max()) / max(1.0, float(right.abs().max()))
+            if not difference <= TOLERANCE:  # also NaN
+                shape = tuple(right.shape)
+                raise Unusable(f"it differs by {difference:.2g} at {shape}, more than {TOLERANCE:g}, from torch")
+    except (FileNotFoundError, Unusable):
+        raise
+    except Exception as error:  # ONNX Runtime has a type of its own for each
+        raise Unusable(_reason(error)) from error
+    return quick
+
+
+def convert(network: Loaded, cache: Path) -> None:
+    """Write the ONNX files of a network that are not in the cache, batch and sides free.
+
+    Raises:
+        Unusable: a package is missing, or the graph has something that ONNX has not.
+    """
+    try:
+        import onnxscript  # noqa: F401  its absence is said in better words than torch's
+
+        for file, graph in _parts(network, cache).items():
+            if file.exists():
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about the converters' own insides
+                program = _program_of(graph, _smallest(network, graph), network.contract)
+                made = torch.onnx.export(program, dynamo=True, verbose=False)
+            assert made is not None
+            model = made.model_proto.SerializeToString()
+            OnnxGraph(model)  # a file that cannot be read would be converted again and again
+            write_atomically(file, model)
+    except Exception as error:  # of any library below
+        raise Unusable(_reason(error)) from error
+    files = sorted(cache.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in files[_CACHED:]:
+        old.unlink(missing_ok=True)
+
+
+def _reason(error: BaseException) -> str:
+    """An error of somebody else's in one line."""
+    if isinstance(error, ImportError) and error.name:
+        return f"{error.name} is not installed; pip install chromaclick[serve]"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+
+
+def _parts(network: Loaded, cache: Path) -> dict[Path, nn.Module]:
+    """What is converted, by its file. A split colorizer's palette, asked for a few cells, stays as it is."""
+    if isinstance(network, LoadedSplitColorizer):
+        graphs = {"-embed": network._parts.embed, "-colour": network._parts.colour}
+    else:
+        graphs = {"": network._graph}
+    name = network.fingerprint[:32]
+    return {cache / f"{name}{part}-torch{torch.__version__}.onnx": graph for part, graph in graphs.items()}
+
+
+def _read(file: Path) -> OnnxGraph:
+    model = file.read_bytes()
+    try:
+        graph = OnnxGraph(model)
+    except ImportError:
+        raise
+    except Exception as error:  # ONNX Runtime has a type of its own for each
+        _log.warning("%s is broken, the network is converted again: %s", file, _reason(error))
+        file.unlink(missing_ok=True)
+        raise FileNotFoundError(2, "broken", str(file)) from error
+    os.utime(file)
+    return graph
+
+
+def _with_graphs(network: Loaded, graphs: Sequence[nn.Module]) -> Loaded:
+    """The same network, computed by others than its own graphs: the same checks, padding and cropping."""
+    about = (network.contract, network.source, network.device)
+    if isinstance(network, LoadedSplitColorizer):
+        parts = network._parts
+        embed, colour = graphs
+        return LoadedSplitColorizer(SplitParts(embed, colour, parts.palette, parts.bins), *about)
+    return type(network)(graphs[0], *about)
+
+
+def _smallest(network: Loaded, graph: nn.Module) -> tuple[Tensor, ...]:
+    """Inputs of one of a network's graphs: two smallest photos."""
+    side = network.contract.min_size
+    inputs = tuple(
+        torch.zeros(2, port.channels or 1, side // port.cell, side // port.cell)
+        for port in network.contract.inputs
+    )
+    if not isinstance(network, LoadedSplitColorizer):
+        return inputs
+    lightness, clicks = inputs
+    clicks[:, 0, 0, 0] = 1.0  # the number of clicks is none of what an export takes as given
+    return (lightness,) if graph is network._parts.embed else (lightness, clicks, *network.embed(lightness))
+
+
+def _program_of(graph: nn.Module, inputs: tuple[Tensor, ...], contract: Contract) -> ExportedProgram:
+    """The exported program again from a loaded graph: MLflow, which refuses pickles, hands over a module only.
+
+    Batch and sides of every input are free; the sides in step with the first one's, the photo's.
+    """
+    if isinstance(
+        graph, GraphModule
+    ):  # checks of sizes that loading adds trip over an input that a head does not use
+        for node in [node for node in graph.graph.nodes if node.target == "_guards_fn"]:
+            graph.graph.erase_node(node)
+        graph.recompile()
+    batch, least = Dim("batch"), contract.min_size // contract.multiple
+    sides = [Dim(f"{side}_blocks", min=least) for side in ("height", "width")]
+
+    def free(x: Tensor) -> dict[int, Any]:
+        values = x.shape[-1] // least
+        return {0: batch, x.ndim - 2: values * sides[0], x.ndim - 1: values * sides[1]}
+
+    return torch.export.export(graph, inputs, dynamic_shapes=tuple(free(x) for x in inputs))
 
 
 def example(network: Loaded, height: int, width: int, batch: int = 1) -> tuple[Tensor, ...]:
@@ -159,7 +263,7 @@ def example(network: Loaded, height: int, width: int, batch: int = 1) -> tuple[T
 
 
 @torch.no_grad()
-def _call(network: Any, inputs: Sequence[Tensor]) -> Tensor:
+def call(network: Any, inputs: Sequence[Tensor]) -> Tensor:
     """All that a network answers, as one tensor where it has several answers."""
     if isinstance(network, LoadedSplitColorizer):
         ab, features = network.colour(network.embed(inputs[0]), *inputs)
@@ -169,82 +273,17 @@ def _call(network: Any, inputs: Sequence[Tensor]) -> Tensor:
     return network(*inputs)
 
 
-def _checked(network: Loaded, examples: Sequence[tuple[Tensor, ...]], expected: Sequence[Tensor]) -> Loaded:
-    """The network, warmed at all sizes; Unusable when its numbers differ."""
-    for inputs, right in zip(examples, expected, strict=True):
-        try:
-            found = _call(network, inputs)
-        except Exception as error:  # of any library below
-            raise Unusable(first_line(error)) from error
-        difference = float((found - right).abs().max()) / max(1.0, float(right.abs().max()))
-        if not difference <= TOLERANCE:  # also NaN
-            raise Unusable(
-                f"it differs by {difference:.2g} at {tuple(right.shape)}, more than {TOLERANCE:g}, from torch"
-            )
-    return network
+def main(words: Sequence[str]) -> int:
+    """Convert a network: its kind, its URI, and the cache's folder."""
+    kind, uri, cache = words
+    os.nice(10)  # people are being answered
+    try:
+        convert(LOADERS[kind](uri), Path(cache))
+    except (Unusable, ValueError, ConnectionError) as error:
+        print(str(error), file=sys.stderr)
+        return 1
+    return 0
 
 
-def _measured(networks: Mapping[str, Loaded], inputs: tuple[Tensor, ...]) -> dict[str, float]:
-    """Median milliseconds of a call."""
-    taken = _timed({name: partial(_call, network, inputs) for name, network in networks.items()})
-    return {name: round(1000 * median(times), 2) for name, times in taken.items()}
-
-
-def _ways(
-    network: Loaded, runtime: str, exported: Loaded, size: tuple[int, int], cores: int, skipped: dict[str, str]
-) -> dict[Way, Loaded]:
-    """What computes several photos in each way; one that gives other numbers is noted in `skipped`."""
-    ways: dict[Way, Loaded] = {"one by one": network, "together": network}
-    # What torch compiles has its number of threads in its code.
-    if cores > 1 and runtime != "torch-compiled":
-        inputs = example(exported, *size, cores)
-        try:
-            ways["side by side"] = _checked(side_by_side(network, cores), [inputs], [_call(exported, inputs)])
-        except Unusable as error:
-            skipped["side by side"] = str(error)
-    return ways
-
-
-def _gains(ways: Mapping[Way, Loaded], size: tuple[int, int], photos: int) -> dict[Way, float]:
-    """How many times quicker than one by one."""
-    alone = ways["one by one"]
-    several = example(alone, *size, photos)
-    calls = {way: partial(_call, network, several) for way, network in ways.items()}
-    calls["one by one"] = partial(_call, alone, example(alone, *size))
-    taken = _timed(calls)
-    one = median(taken["one by one"])
-    return {way: 1.0 if way == "one by one" else photos * one / median(taken[way]) for way in ways}
-
-
-def _timed(calls: Mapping[T, Callable[[], object]]) -> dict[T, list[float]]:
-    """Seconds of each call, alternating, so that the machine's other work meets all of them.
-
-    All were called before. The last round begins within `_SECONDS`, so that a busy machine starts as well.
-    """
-    taken: dict[T, list[float]] = {name: [] for name in calls}
-    started = time.perf_counter()
-    for number in range(_ROUNDS):
-        if number and time.perf_counter() - started > _SECONDS:
-            break
-        for name, call in calls.items():
-            taken[name].append(seconds(call))
-    return taken
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def _as_it_is(network: Loaded, cache: Path | None) -> Loaded:
-    return network
-
-
-RUNTIMES: dict[str, Callable[[Loaded, Path | None], Loaded]] = {
-    "torch": _as_it_is,
-    "onnxruntime": to_onnx,
-    "torch-compiled": to_compiled,
-}
-"""By name: how a network is made to run there. Each raises Unusable where it cannot."""
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,7 @@
-"""Where the next click helps most, and which colours are plausible there: both without the true colours."""
+"""Where the next click helps most, which colours are plausible there, and where the colorizer is unsure.
+
+All of it without the true colours.
+"""
 
 import asyncio
 import math
@@ -8,11 +11,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from evaluator.service.inference.distribution import distribution_at, modes
+from evaluator.registry.contract import FEATURE_CELL
+from evaluator.registry.networks import UNCERTAINTIES
 from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.networks import Networks
-from evaluator.service.inference.suggest_colors import Scene, covering_colors
+from evaluator.service.inference.suggest_colors import Scene, covering_colors, modes_in_gamut
 from kernels.clicks import clicked
 
 NEIGHBOURHOOD = 5 / 64
@@ -105,6 +110,21 @@ def peaks(
     return found
 
 
+def uncertainty(features: Float[Tensor, "1 c h w"], height: int, width: int) -> Float[Tensor, "1 H W"]:
+    """How unsure a split colorizer is of each pixel: the entropy as a share of the largest, 0 to 1.
+
+    Its features end with two maps made of its palette: that entropy, and the standard deviation of ab.
+
+    Args:
+        features: of the padded photo, at cells.
+        height: of the photo at the working size, which is cut out.
+        width: of it.
+    """
+    entropy = features[:, -UNCERTAINTIES][:, None].float()
+    pixels = interpolate(entropy, scale_factor=float(FEATURE_CELL), mode="bilinear", align_corners=False)
+    return pixels[:, 0, :height, :width].clamp(0.0, 1.0)
+
+
 async def colours_at(
     engine: Engine,
     working: Float[Tensor, "1 1 h w"],
@@ -149,5 +169,6 @@ async def colours_at(
         if features is None:
             features = (await engine.look(working, clicks, pair)).features
         assert features is not None, "a split colorizer gives features"
-        found = modes(distribution_at(split, features, row, col), split.bins, scene.lightness, count)
+        likely = split.distribution(features[:, :, row // FEATURE_CELL, col // FEATURE_CELL])[0]
+        found = modes_in_gamut(likely, split.bins, scene.lightness, count)
     return [Suggested(ab, probability) for ab, probability in found]

@@ -3,7 +3,8 @@
 First the evidence: the predicted color, those of pixels that are about as light, and those that the person
 already gave. Then the choice: of all colors that a screen can show at the pixel's lightness, the few that together
 cover most of the evidence, where a color covers all that look alike (Delta E 2000 <= 10). Other evidence and other
-choices do worse (`tests.benchmarks.evaluator.color_suggestions`). A split colorizer's palette: `distribution`.
+choices do worse (`tests.benchmarks.evaluator.color_suggestions`). Of a split colorizer's
+palette: its modes.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from evaluator.metrics.color import delta_e_2000
-from evaluator.service.inference.gamut import in_gamut
+from evaluator.registry.session import modes
+from evaluator.service.inference.gamut import in_gamut, shown
 from kernels.clicks import clicked
 from kernels.color import AB_SCALE
 
@@ -65,6 +67,29 @@ def covering_colors(scene: Scene, count: int) -> list[Color]:
     """At most `count` colors that cover the prediction, those of similar pixels, and what the person gave."""
     parts = (predicted(scene), 0.5, PALE), (similar(scene), 0.2, PALE), (used(scene), 0.3, 1.0)
     return cover(scene.lightness, kernel(mixture(*parts)), count)
+
+
+def modes_in_gamut(
+    probability: Float[Tensor, " bins"], bins: Float[Tensor, "bins 2"], lightness: float, count: int
+) -> list[tuple[tuple[float, float], float]]:
+    """The `modes` of a distribution among the colors that a screen can show at a lightness.
+
+    Args:
+        probability: of each bin.
+        bins: ab / 128; one of them grey, which a screen shows at any lightness.
+        lightness: of the pixel, CIE L* / 100.
+        count: at most so many.
+
+    Returns:
+        ab / 128, and the bin's share of the probability of all bins that can be shown; falling.
+    """
+    left = probability * shown(lightness, bins)
+    colors, shares = modes((left / left.sum())[None], bins, count)
+    return [
+        ((float(a), float(b)), float(share))
+        for (a, b), share in zip(colors[0], shares[0], strict=True)
+        if share > 0
+    ]
 
 
 def predicted(scene: Scene) -> Evidence:

@@ -28,7 +28,7 @@ from evaluator.photos.decode import decode_rgb
 from evaluator.protocol.bootstrap import mean_intervals
 from evaluator.registry.mlflow_registry import CHAMPION, default_tracking_uri
 from evaluator.service.inference.engine import Engine
-from evaluator.service.inference.networks import Networks, load_runner
+from evaluator.service.inference.networks import Networks
 from evaluator.service.inference.suggest import places
 from evaluator.service.inference.suggest_colors import ALIKE
 from evaluator.system.threads import use_threads
@@ -151,10 +151,17 @@ async def measure(arguments: Arguments) -> tuple[np.ndarray, Sequence[str]]:
     Raises:
         ValueError: a method that the colorizer does not allow.
     """
-    where = (default_tracking_uri(arguments.work), ((arguments.size, arguments.size),))
-    colorizer, guide = (
-        load_runner(kind, getattr(arguments, kind), *where, ("onnxruntime",)) for kind in ("colorizer", "guide")
+    loading = Engine(
+        arguments.colorizer,
+        arguments.guide,
+        tracking_uri=default_tracking_uri(arguments.work),
+        working_size=arguments.size,
+        runtimes=("onnxruntime",),
+        refresh_seconds=0.0,
     )
+    await loading.start()
+    colorizer, guide = loading.networks.colorizer, loading.networks.guide
+    await loading.close()
     remembering = _Remembering(colorizer.run)
     networks = Networks(colorizer=replace(colorizer, run=remembering), guide=guide)
     engine = Engine.from_pair(networks)

@@ -89,7 +89,7 @@ class Arguments:
     threads: int = 0
     """CPU threads of the server's networks; 0: all cores."""
     runtimes: tuple[str, ...] = ()
-    """As the server's, whose default it is: fewer start sooner, and may be slower."""
+    """As the server's, whose default it is. With both, the measurement begins once the networks have settled."""
     json: Path | None = None
     """Also write the report to this file."""
 
@@ -162,11 +162,28 @@ async def flood(client: httpx.AsyncClient, photo: dict[str, Any], requests: int)
     return previews
 
 
+async def settled(client: httpx.AsyncClient, seconds: float = 900.0) -> None:
+    """Wait until ONNX Runtime has taken over, or cannot.
+
+    Raises:
+        RuntimeError: it did not within so many seconds.
+    """
+    late = time.monotonic() + seconds
+    while time.monotonic() < late:
+        models = (await client.get("/v1/models")).json().values()
+        if all(about["runtime"] == "onnxruntime" or about["skipped"] for about in models):
+            return
+        await asyncio.sleep(0.5)
+    raise RuntimeError(f"ONNX Runtime did not take over within {seconds:g} s")
+
+
 async def measure(
     arguments: Arguments, server: Server, content: bytes
 ) -> tuple[list[dict[str, object]], list[Goal]]:
     """Check, then all phases."""
     async with client_of(server) as client:
+        if set(arguments.runtimes) != {"torch"}:
+            await settled(client)
         photo = await send(client, content)
         await check(client, content, photo)
         await alone(client, photo, 3)  # warm: connections, caches

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.benchmarks.harness import Refused
 
 _START_SECONDS = 900
-"""For every runtime and its warm-up: half a minute, and many times that on a busy machine."""
+"""Some ten seconds, and many times that on a busy machine."""
 _STOP_SECONDS = 30
 
 

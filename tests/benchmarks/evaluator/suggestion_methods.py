@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluator.service.inference.distribution import distribution_at, modes
+from evaluator.registry.contract import FEATURE_CELL
+from evaluator.registry.session import SplitColorizer
 from evaluator.service.inference.engine import Engine
-from evaluator.service.inference.networks import SplitNetwork
 from evaluator.service.inference.suggest_colors import (
     PALE,
     Evidence,
@@ -25,6 +25,7 @@ from evaluator.service.inference.suggest_colors import (
     covering_colors,
     kernel,
     mixture,
+    modes_in_gamut,
     predicted,
     similar,
     used,
@@ -45,7 +46,7 @@ class Question(Scene):
     """Of the present colors, (1,c,h/4,w/4) of the padded photo, by a split colorizer."""
 
     @property
-    def split(self) -> SplitNetwork:
+    def split(self) -> SplitColorizer:
         """The split colorizer's parts."""
         split = self.engine.networks.colorizer.split
         assert split is not None, "only methods of OF_PALETTE ask for it"
@@ -55,7 +56,8 @@ class Question(Scene):
     def distribution(self) -> Float[Tensor, " bins"]:
         """Probability of each color of a split colorizer's palette at the pixel."""
         assert self.features is not None
-        return distribution_at(self.split, self.features, self.row, self.col)
+        cell = self.features[:, :, self.row // FEATURE_CELL, self.col // FEATURE_CELL]
+        return self.split.distribution(cell)[0]
 
 
 # Evidence ------------------------------------------------------------------------------------------------------
@@ -129,7 +131,7 @@ async def cover_photo(asked: Question, count: int) -> list[ColorPair]:
 
 async def distribution(asked: Question, count: int) -> list[ColorPair]:
     """The modes of a split colorizer's palette, which the service proposes where there is one."""
-    return [ab for ab, _ in modes(asked.distribution, asked.split.bins, asked.lightness, count)]
+    return [ab for ab, _ in modes_in_gamut(asked.distribution, asked.split.bins, asked.lightness, count)]
 
 
 async def ring(asked: Question, count: int) -> list[ColorPair]:

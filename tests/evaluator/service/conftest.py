@@ -1,5 +1,6 @@
 """A service with networks by formula, and a registry with small untrained ones."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,6 @@ from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes
 
 BASE_URL = "http://127.0.0.1:8000"
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Torch computes on two threads, and on as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -68,7 +60,7 @@ def wait_until_ready(client: TestClient) -> None:
     """Until the networks are warmed."""
     assert client.portal is not None
     service = cast(FastAPI, client.app).state.service
-    client.portal.call(service.settled.wait)
+    client.portal.call(asyncio.wait_for, service.settled.wait(), 300)
     assert client.get("/readyz").status_code == 200
 
 

@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -47,8 +48,11 @@ def server() -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
+        late = threading.Timer(180, process.kill)
+        late.start()
         with process.stdout:
             ready = re.match(r"ready (http://\S+)", process.stdout.readline())
+        late.cancel()
         assert ready is not None
         yield ready[1]
         assert httpx.get(f"{ready[1]}/readyz", timeout=PATIENCE).status_code == 200
@@ -57,7 +61,7 @@ def server() -> Iterator[str]:
         assert process.wait(30) == 0
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")

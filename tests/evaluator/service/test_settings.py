@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import tyro
 
-from evaluator.service import settings
-from evaluator.service.inference import runtimes
 from evaluator.service.settings import Settings, from_environment
 
 
@@ -69,8 +67,3 @@ def test_only_this_machine_may_change_networks_unless_told_otherwise(host: str, 
     assert bool(Settings(host=host).allowed_hosts) == loopback
     assert Settings(host=host, allow_switch="yes").anybody_may_switch
     assert not Settings(host=host, allow_switch="no").anybody_may_switch
-
-
-def test_the_runtimes_are_those_that_there_are():
-    assert tuple(runtimes.RUNTIMES) == settings.RUNTIMES
-    assert Settings().runtimes == runtimes.DEFAULT

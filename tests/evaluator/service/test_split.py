@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import logging
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,14 +17,15 @@ from torch import Tensor
 
 from evaluator.registry.mlflow_registry import load_colorizer, load_guide
 from evaluator.registry.networks import LoadedGuide, LoadedSplitColorizer
+from evaluator.registry.session import MODE_DISTANCE
 from evaluator.service.app import create_app
-from evaluator.service.inference import converted
-from evaluator.service.inference.distribution import MODE_DISTANCE, modes, uncertainty
+from evaluator.service.inference import networks as networks_module
 from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.gamut import shown
-from evaluator.service.inference.networks import Networks, load_runner, runner_of
-from evaluator.service.inference.runtimes import choose, example
-from evaluator.service.inference.suggest import colours_at, places
+from evaluator.service.inference.networks import Mismatch, Networks, load_runner, runner_of
+from evaluator.service.inference.runtimes import Unusable, convert, example, open_converted
+from evaluator.service.inference.suggest import colours_at, places, uncertainty
+from evaluator.service.inference.suggest_colors import modes_in_gamut
 from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes
 from tests.evaluator.service.conftest import BASE_URL, wait_until_ready
@@ -74,6 +74,24 @@ def test_photos_that_were_not_used_for_longest_are_looked_at_again():
         photos = [grey(seed, 400, 400) for seed in range(2)]  # 640 kB each
         for number in (0, 1, 1, 0):
             await engine.colorize(photos[number], torch.zeros(1, 3, 400, 400))
+        assert split.embedded == 3
+        await engine.close()
+
+    run(test)
+
+
+def test_a_photo_that_nobody_works_on_pushes_none_out():
+    async def test() -> None:
+        split = fakes.Split()
+        engine = Engine.from_networks(split, fakes.Head(), embeddings_mib=1)
+        opened, of_a_batch = grey(0, 400, 400), [grey(seed, 400, 400) for seed in (1, 2)]
+        clicks = torch.zeros(1, 3, 400, 400)
+        await engine.look(opened, clicks)
+        for photo in of_a_batch:
+            await engine.look(photo, clicks, keep=False)
+        assert split.embedded == 3
+        await engine.look(opened, clicks)
+        await engine.look(opened, clicks, keep=False)  # what is known already serves a batch, too
         assert split.embedded == 3
         await engine.close()
 
@@ -140,7 +158,7 @@ def test_modes_are_likely_apart_and_can_be_shown():
     bins = fakes.Split.bins
     logits = torch.randn(len(bins), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     probability = (3 * logits).softmax(0)
-    found = modes(probability, bins, 0.6, 5)
+    found = modes_in_gamut(probability, bins, 0.6, 5)
     assert len(found) == 5
     shares = [share for _, share in found]
     assert shares == sorted(shares, reverse=True)
@@ -160,7 +178,7 @@ def test_modes_are_likely_apart_and_can_be_shown():
 
 def test_black_has_one_colour():
     bins = fakes.Split.bins
-    assert modes(torch.full((len(bins),), 1 / len(bins)), bins, 0.0, 5) == [((0.0, 0.0), 1.0)]
+    assert modes_in_gamut(torch.full((len(bins),), 1 / len(bins)), bins, 0.0, 5) == [((0.0, 0.0), 1.0)]
 
 
 def test_uncertainty_is_of_the_photo_without_its_padding():
@@ -225,6 +243,28 @@ def test_everything_about_one_set_of_clicks_comes_from_one_colouring(
         assert (split.embedded, split.coloured) == (1, number)
 
 
+def test_a_batch_leaves_what_people_work_on(
+    split_client: TestClient, split: fakes.Split, picture: Callable[..., bytes]
+):
+    def send(seed: int) -> str:
+        return split_client.post("/v1/photos", files={"file": ("photo", picture(seed, 64, 48))}).json()["id"]
+
+    async def finished(job: str) -> str:
+        service = cast(FastAPI, split_client.app).state.service
+        while (state := service.jobs.state(job).state) in ("queued", "running"):
+            await asyncio.sleep(0.01)
+        return state
+
+    engine = cast(FastAPI, split_client.app).state.service.engine
+    opened = send(1)
+    split_client.post("/v1/colorize", json={"photo": opened}).raise_for_status()
+    kept = len(engine._embeddings)
+    job = split_client.post("/v1/batch", json={"items": [{"photo": send(2)}, {"photo": send(3)}]}).json()["job"]
+    assert split_client.portal is not None
+    assert split_client.portal.call(asyncio.wait_for, finished(job), 120) == "done"
+    assert (split.embedded, len(engine._embeddings)) == (3, kept)
+
+
 def test_preview_places_and_colours_come_in_one_answer_where_that_is_asked_for(
     split_client: TestClient, split: fakes.Split, picture: Callable[..., bytes]
 ):
@@ -280,17 +320,25 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("converted")
 
 
-def test_onnx_runtime_is_taken_without_a_contest_and_kept(
+def test_a_photo_of_another_shape_is_refused_before_it_is_looked_at(folders: tuple[Path, Path]):
+    colorizer = load_colorizer(folders[0])
+    assert isinstance(colorizer, LoadedSplitColorizer)
+    for bad in (torch.zeros(1, 2, 64, 64), torch.zeros(64, 64), torch.zeros(1, 1, 0, 64)):
+        with pytest.raises(ValueError, match=r"colornet: lightness has shape .* it must be \(B, 1, H, W\)"):
+            colorizer.embed(bad)
+    with pytest.raises(ValueError, match=r"lightness is torch\.float64 on cpu; it must be torch\.float32"):
+        colorizer.embed(torch.zeros(1, 1, 64, 64).double())
+
+
+def test_both_parts_run_in_onnx_runtime_and_are_kept(
     folders: tuple[Path, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sizes = ((64, 64), (70, 40))
     networks = load_colorizer(folders[0]), load_guide(folders[1])
-    choices = [choose(network, sizes, ("torch", "onnxruntime"), cache) for network in networks]
-    assert [(choice.runtime, choice.skipped) for choice in choices] == 2 * [("onnxruntime", {})]
+    for network in networks:
+        convert(network, cache)
     assert len(list(cache.glob("*.onnx"))) == 3
-    monkeypatch.setattr(converted, "_convert", lambda *given: pytest.fail("it was converted again"))
-    again = [choose(network, sizes, ("torch", "onnxruntime"), cache).network for network in networks]
-    colorizer, guide = again
+    colorizer, guide = (open_converted(network, sizes, cache) for network in networks)
     assert isinstance(colorizer, LoadedSplitColorizer)
     assert isinstance(guide, LoadedGuide)
     lightness, clicks = example(networks[0], 50, 90, 2)
@@ -304,26 +352,37 @@ def test_onnx_runtime_is_taken_without_a_contest_and_kept(
 
 
 def test_torch_runs_what_onnx_runtime_cannot_and_the_log_says_why(
-    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folders: tuple[Path, Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    def fail(*given: object) -> bytes:
-        raise RuntimeError("no such operator")
+    async def other_numbers(*given: object) -> None:
+        raise Unusable("it differs by 0.5")
 
-    monkeypatch.setattr(converted, "_convert", fail)
-    network = load_colorizer(folders[0])
-    with caplog.at_level(logging.WARNING):
-        choice = choose(network, ((64, 64),), ("torch", "onnxruntime"))
-    assert (choice.runtime, choice.network) == ("torch", network)
-    assert "onnxruntime is left out" in caplog.text
-    assert "no such operator" in caplog.text
-    with pytest.raises(ValueError, match="runs in none of the runtimes"):
-        choose(network, ((64, 64),), ("onnxruntime",))
+    async def test() -> None:
+        monkeypatch.setattr(networks_module, "converted", other_numbers)
+        options = {"working_size": 64, "cache": cache, "refresh_seconds": 0.0}
+        engine = Engine(*map(str, folders), **options)
+        await engine.start()
+        await engine.settled()
+        for about in engine.describe().values():
+            assert (about["runtime"], about["skipped"]) == ("torch", {"onnxruntime": "it differs by 0.5"})
+        assert "runs in torch, not in onnxruntime: it differs by 0.5" in caplog.text
+        assert (await engine.colorize(grey(), clicked(9, 9))).shape == (1, 2, 40, 56)
+        await engine.close()
+        forced = Engine(*map(str, folders), runtimes=("onnxruntime",), **options)
+        with pytest.raises(ValueError, match="runs in none of the runtimes"):
+            await forced.start()
+        await forced.close()
+
+    run(test)
 
 
 def test_exported_networks_serve_clicks_places_and_colours(folders: tuple[Path, Path], cache: Path):
     async def test() -> None:
         engine = Engine(*map(str, folders), working_size=64, cache=cache, refresh_seconds=0.0)
         await engine.start()
+        assert [about["runtime"] for about in engine.describe().values()] == ["torch", "torch"]
+        await engine.settled()
+        assert [about["runtime"] for about in engine.describe().values()] == ["onnxruntime", "onnxruntime"]
         assert engine.describe()["colorizer"]["split"] is True
         lightness, clicks = grey(), clicked(9, 9)
         now = await engine.look(lightness, clicks)
@@ -338,9 +397,8 @@ def test_exported_networks_serve_clicks_places_and_colours(folders: tuple[Path, 
     run(test)
 
 
-def test_a_guide_of_another_colorizer_is_refused(folders: tuple[Path, Path], cache: Path):
-    where = (None, ((64, 64),), ("torch",), cache)
-    guide = load_runner("guide", str(folders[1]), *where)
+def test_a_guide_of_another_colorizer_is_refused(folders: tuple[Path, Path]):
+    guide = load_runner("guide", str(folders[1]), None, ((64, 64),))
     other = runner_of(fakes.Split(), "colorizer", hint_size=3, temperature=1.0)
-    with pytest.raises(ValueError, match="reads the features of one colorizer"):
+    with pytest.raises(Mismatch, match="reads the features of one colorizer"):
         Networks(colorizer=other, guide=guide)

@@ -59,7 +59,7 @@ def test_a_batch_becomes_a_zip_with_a_file_for_each_photo(tmp_path: Path):
             jobs.state(job)
         assert not any(tmp_path.iterdir())
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_a_project_is_coloured_by_its_own_clicks(tmp_path: Path):
@@ -76,7 +76,7 @@ def test_a_project_is_coloured_by_its_own_clicks(tmp_path: Path):
         assert seen.photo == IDS[0]
         assert (seen.clicks[0].row, seen.clicks[0].col, seen.clicks[0].size) == (1, 2, 3)
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_a_photo_that_fails_is_named_and_the_others_are_made(tmp_path: Path):
@@ -93,7 +93,7 @@ def test_a_photo_that_fails_is_named_and_the_others_are_made(tmp_path: Path):
         assert state.errors == ["item 1: it is gone; send it again"]
         assert contents(jobs.result(job)) == [b"file"] * 2
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_a_batch_without_any_result_has_failed(tmp_path: Path):
@@ -108,7 +108,7 @@ def test_a_batch_without_any_result_has_failed(tmp_path: Path):
         with pytest.raises(Problem, match="the job is failed"):
             jobs.result(job)
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_an_error_of_ours_fails_the_job_and_says_where_the_reason_is(
@@ -124,7 +124,7 @@ def test_an_error_of_ours_fails_the_job_and_says_where_the_reason_is(
         assert "ZeroDivisionError" in state.errors[0]
         assert "secret" not in state.errors[0]
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
     assert "secret" in caplog.text
 
 
@@ -146,7 +146,7 @@ def test_while_the_service_is_busy_a_batch_waits(tmp_path: Path, monkeypatch: py
         assert (state.state, state.errors) == ("done", [])
         assert waits == [1.0, 2.0]
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_a_cancelled_batch_ends_at_the_next_photo(tmp_path: Path):
@@ -162,7 +162,7 @@ def test_a_cancelled_batch_ends_at_the_next_photo(tmp_path: Path):
         assert (state.state, state.done) == ("cancelled", 2)
         assert not (tmp_path / job / "results").exists()
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_one_batch_too_many_is_told_to_come_back(tmp_path: Path):
@@ -180,7 +180,7 @@ def test_one_batch_too_many_is_told_to_come_back(tmp_path: Path):
         await jobs.create(BATCH)
         await jobs.close()
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_only_the_latest_finished_batches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -194,7 +194,7 @@ def test_only_the_latest_finished_batches_are_kept(tmp_path: Path, monkeypatch: 
             await finished(jobs, made[-1])
         assert {folder.name for folder in tmp_path.iterdir()} == set(made[1:])
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_finished_batches_leave_where_they_take_too_much(tmp_path: Path):
@@ -208,7 +208,7 @@ def test_finished_batches_leave_where_they_take_too_much(tmp_path: Path):
         assert max(sizes) * 2 <= 1500 < sum(sizes)
         assert {folder.name for folder in tmp_path.iterdir()} == set(made[1:])
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_the_next_process_goes_on_where_the_first_was_stopped(tmp_path: Path):
@@ -230,7 +230,7 @@ def test_the_next_process_goes_on_where_the_first_was_stopped(tmp_path: Path):
         assert [asked.photo for asked in painter.seen] == IDS[1:3]
         assert contents(jobs.result(job)) == [photo.encode() for photo in IDS[:3]]
 
-    asyncio.run(second(asyncio.run(first())))
+    asyncio.run(asyncio.wait_for(second(asyncio.run(asyncio.wait_for(first(), 120))), 120))
 
 
 def test_a_batch_that_another_process_runs_is_left_to_it(tmp_path: Path):
@@ -249,7 +249,7 @@ def test_a_batch_that_another_process_runs_is_left_to_it(tmp_path: Path):
         there.state(job)  # the lock is free now: as after the death of its process
         assert (await finished(there, job)).state == "done"
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_a_process_that_died_at_the_very_end_costs_no_result(tmp_path: Path):
@@ -267,7 +267,7 @@ def test_a_process_that_died_at_the_very_end_costs_no_result(tmp_path: Path):
         assert (await finished(jobs, job)).state == "done"
         assert len(contents(jobs.result(job))) == 3
 
-    asyncio.run(second(asyncio.run(first())))
+    asyncio.run(asyncio.wait_for(second(asyncio.run(asyncio.wait_for(first(), 120))), 120))
 
 
 def test_a_cancelled_batch_keeps_no_place_in_the_queue(tmp_path: Path):
@@ -283,7 +283,7 @@ def test_a_cancelled_batch_keeps_no_place_in_the_queue(tmp_path: Path):
         jobs.remove(waiting)  # nobody works on it any more
         assert not (tmp_path / waiting).exists()
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_trouble_of_ours_with_one_photo_costs_that_photo(tmp_path: Path):
@@ -300,7 +300,7 @@ def test_trouble_of_ours_with_one_photo_costs_that_photo(tmp_path: Path):
         assert state.errors[0].startswith("item 1: the service failed at this photo (OSError)")
         assert contents(jobs.result(state.job)) == [IDS[0].encode(), IDS[2].encode()]
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_a_job_that_cannot_be_read_stops_no_other(tmp_path: Path):
@@ -315,7 +315,7 @@ def test_a_job_that_cannot_be_read_stops_no_other(tmp_path: Path):
             jobs.state(broken.name)
         assert (await finished(jobs, (await jobs.create(BATCH)).job)).state == "done"
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def test_jobs_may_vanish_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
@@ -339,7 +339,7 @@ def test_jobs_may_vanish_at_any_moment(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(Problem, match="there is no job"):
             jobs.state(running)
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))
     assert not caplog.records
 
 

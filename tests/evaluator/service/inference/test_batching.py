@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluator.service.inference.batcher import Batcher, Closed, Overloaded
+from evaluator.service.inference.batcher import Batcher, Closed
+from evaluator.system.threads import Overloaded
 
 PATIENCE = 60.0
 """Seconds after which a test that hangs fails."""

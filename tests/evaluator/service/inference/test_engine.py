@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluator import weights
 from evaluator.registry import mlflow_registry as registered
+from evaluator.service.inference import engine as engine_module
+from evaluator.service.inference import networks
 from evaluator.service.inference.batcher import Closed
 from evaluator.service.inference.engine import Engine
 from tests.evaluator.service import fakes
@@ -95,8 +98,7 @@ def test_registered_networks_are_loaded_warmed_and_described(uri: str):
             "guide": ("models:/editnet-blind/1", "1"),
         }
         assert about["colorizer"]["sha256"] == colorizer.fingerprint
-        assert about["colorizer"]["runtime"] == "torch"
-        assert about["colorizer"]["milliseconds"] > 0
+        assert (about["colorizer"]["runtime"], about["colorizer"]["skipped"]) == ("torch", {})
         assert (about["colorizer"]["hint_size"], about["colorizer"]["multiple"]) == (3, 4)
         await engine.close()
 
@@ -219,6 +221,42 @@ def test_without_networks_the_command_that_makes_them_is_named(tmp_path: Path):
         await engine.close()
 
     run(test)
+
+
+CHAMPIONS = ("models:/colornet@champion", "models:/editnet-blind@champion")
+
+
+@pytest.mark.parametrize("named", [("", ""), ("", CHAMPIONS[1]), CHAMPIONS])
+def test_champions_that_are_no_pair_are_left_for_what_ships_unless_they_were_named(
+    named: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """The champion guide reads features, and the champion colorizer has none."""
+    by_name = {
+        CHAMPIONS[0]: fakes.spread, CHAMPIONS[1]: fakes.Head(),
+        "colorizer shipped": fakes.Split(), "guide shipped": fakes.Head(),
+    }  # fmt: skip
+
+    def load(kind: str, uri: str, *where: object) -> networks.Runner:
+        network = by_name[f"{kind} {uri}" if uri == "shipped" else uri]
+        return networks.runner_of(network, kind, hint_size=3, temperature=1.0)
+
+    async def test() -> None:
+        engine = Engine(*named, **TORCH)
+        if any(named):
+            with pytest.raises(networks.Mismatch, match="reads a split colorizer's features"):
+                await engine.start()
+        else:
+            await engine.start()
+            assert engine.describe()["colorizer"]["source"] == fakes.Split.source
+            (line,) = caplog.messages
+            assert "the networks that ship are used until a start finds one" in line
+        await engine.close()
+
+    monkeypatch.setattr(engine_module, "names_to_load", lambda *given: CHAMPIONS)
+    monkeypatch.setattr(engine_module, "load_runner", load)
+    monkeypatch.setattr(weights, "available", lambda: True)
+    with caplog.at_level("WARNING", "chromaclick"):
+        run(test)
 
 
 def test_closing_answers_what_waits():

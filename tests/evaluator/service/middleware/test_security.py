@@ -48,7 +48,7 @@ def call(
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
             return [await make(client) for make in requests]
 
-    return asyncio.run(story())
+    return asyncio.run(asyncio.wait_for(story(), 120))
 
 
 def slug(response: httpx.Response) -> str:
@@ -239,4 +239,4 @@ def test_more_requests_under_way_than_allowed_are_told_to_come_back():
             with pytest.raises(AssertionError):  # the made-up app answers nothing
                 await first
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 120))

@@ -1,9 +1,12 @@
 """Chromium, a demo server, and a page whose every error counts."""
 
 import io
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
@@ -23,6 +26,8 @@ ARGUMENTS = [
 ]
 MOST_MILLISECONDS = 60_000
 """Only a failure takes so long, or a machine with much else to do."""
+MOST_SECONDS = 600.0
+"""Of a test; there is something to wait for in each of its steps."""
 expect.set_options(timeout=MOST_MILLISECONDS)
 
 
@@ -31,10 +36,46 @@ def browser() -> Iterator[Browser]:
     """One for each module: while Playwright runs, no other test of this process could use asyncio."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not here; Debian's package chromium has it")
+    before = set(psutil.Process().children())
     with sync_playwright() as playwright:
+        drivers = set(psutil.Process().children()) - before
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, headless=True)
+        browser.drivers = drivers  # pyright: ignore[reportAttributeAccessIssue]
         yield browser
-        browser.close()
+        with ended_after(drivers, MOST_MILLISECONDS / 1000):
+            browser.close()
+            playwright.stop()
+
+
+@contextmanager
+def ended_after(drivers: Iterable[psutil.Process], seconds: float) -> Iterator[None]:
+    """Kill Playwright's driver when this lasts longer; every call that waits for it then fails.
+
+    A page's `evaluate` and a browser's `close` have no limit of time of their own.
+    """
+
+    def kill() -> None:
+        for driver in drivers:
+            with suppress(psutil.NoSuchProcess):
+                for process in (*driver.children(recursive=True), driver):
+                    process.kill()
+
+    late = threading.Timer(seconds, kill)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
+
+
+@pytest.fixture(autouse=True)
+def bounded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test with a browser waits for ever."""
+    if "browser" not in request.fixturenames:
+        yield
+        return
+    with ended_after(request.getfixturevalue("browser").drivers, MOST_SECONDS):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 from tests import ROOT
 
 COMMAND = (sys.executable, "-m", "tests.evaluator.service.demo")
+_START_SECONDS, _STOP_SECONDS = 180.0, 60.0
+"""Only a failure takes so long; without a bound it would hold up all tests for ever."""
 
 
 def free_port() -> int:
@@ -36,15 +40,19 @@ class Server:
             words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         assert self._process.stdout is not None
+        late = threading.Timer(_START_SECONDS, self._process.kill)
+        late.start()
         line = self._process.stdout.readline()
+        late.cancel()
         assert line.startswith("ready"), f"the demo server said {line!r} and ended with {self._process.poll()}"
 
     def kill(self) -> None:
         """At once and with its workers, as if the machine had lost its power."""
         if self._process is None:
             return
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(_STOP_SECONDS)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._process = None
@@ -54,7 +62,7 @@ class Server:
         if self._process is None:
             return
         self._process.terminate()
-        self._process.wait(timeout=60)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._process = None
+        try:
+            self._process.wait(_STOP_SECONDS)
+        finally:
+            self.kill()
