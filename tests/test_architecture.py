@@ -18,10 +18,7 @@ MAY_IMPORT = {
 OWNERS = {  # files, or whole packages with a slash
     "accelerate": {"trainer/engines/"},
     "deepspeed": {"trainer/engines/"},
-    "webdataset": {
-        "trainer/data/storage.py",
-        "tests/benchmarks/trainer/loader_paths.py",
-    },  # which times its own recipe
+    "webdataset": {"trainer/data/", "trainer/shards/", "tests/benchmarks/trainer/loader_paths.py"},
     "boto3": {"trainer/data/storage.py"},
     "ray": {"evaluator/service/ray_serve.py", "tuner/"},
     "optuna": {"tuner/"},

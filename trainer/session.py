@@ -242,6 +242,10 @@ class Session:
             f"{'resumed' if resumed else 'new'} run {self.folder.path}"
             + (f" at photo {training.progress.images_seen:,}" if training.progress.images_seen else "")
         )
+        if config.data.train and config.data.order == "stream":
+            photos = training.loader.samples_per_epoch
+            again = ", now goes on in another order than before" if training.progress.images_seen else ""
+            screen.say(f"order stream{again}: a resumed run repeats no exact order; a round is {photos:,} photos")
         if perceptual_status.startswith("unavailable"):
             screen.warn(f"ColorNet is trained without its perceptual term: LPIPS is {perceptual_status}")
         busy = os.getloadavg()[0]

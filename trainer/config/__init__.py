@@ -22,6 +22,12 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Shards to train on: paths or http(s)://, s3://, pipe: addresses; {000..117} expands. None: the embedded
     photographs and scenes."""
+    order: Literal["exact", "stream"] = "exact"
+    """exact: each photo once a round, resumed at the very photo; needs the shards' manifest. stream: any tars,
+    compressed ones and gs:// addresses too, through webdataset's pipeline; resumed at the same number of photos,
+    in another order."""
+    round_photos: int = 0
+    """Photos that count as a round where the order is stream; 0: what the manifests list, or 1,000 a tar."""
     manifest: str = ""
     """Manifest of the shards, where it is not manifest.json beside them (as with pipe: addresses)."""
     validation: str = ""
@@ -45,7 +51,7 @@ class DataConfig:
     """Most that the folder may hold, in 1e9 bytes."""
 
     def __post_init__(self) -> None:
-        _at_least(self, image_size=8, batch_size=1, workers=0, scale_jitter=0)
+        _at_least(self, image_size=8, batch_size=1, workers=0, scale_jitter=0, round_photos=0)
         _share(self, "photo_share", "corrupt_limit")
         if not self.cache_gb > 0:
             raise ValueError(f"data.cache_gb is {self.cache_gb}; it must be above 0, or leave data.cache empty")

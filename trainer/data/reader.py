@@ -22,7 +22,7 @@ from evaluator.photos.manifest import (
 from evaluator.photos.sharded import LocalShards, check_size, member_name
 from trainer.data.cache import ShardCache
 from trainer.data.sampling import Block, Piece
-from trainer.data.storage import ByteStream, expand, is_local, local_path, read_url
+from trainer.data.storage import WITHOUT_MANIFEST, ByteStream, expand, is_local, local_path, read_url
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def _manifest_of(url: str) -> str:
         return str(Path(local_path(url)) / FILE_NAME)
     if url.startswith("pipe:"):
         raise ValueError(
-            f"{url}: a command has no manifest beside it; name one with --data.manifest, or {HOW_TO_INDEX}"
+            f"{url}: a command has no manifest beside it; name one with --data.manifest, or {HOW_TO_INDEX}; "
+            f"or {WITHOUT_MANIFEST}"
         )
     return resolve(FILE_NAME, url.partition("?")[0])
 
@@ -106,7 +107,7 @@ def _advice(url: str) -> str:
         return "nothing is there: check the path"
     if is_local(url) and (path.suffix == ".zip" or (path.is_dir() and not any(path.glob("*.tar")))):
         return f"make shards of these photos first: python -m trainer.shards {url} shards"
-    return HOW_TO_INDEX
+    return f"{HOW_TO_INDEX}; or {WITHOUT_MANIFEST}"
 
 
 @dataclass(frozen=True)

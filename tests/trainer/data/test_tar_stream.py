@@ -442,9 +442,17 @@ def test_braces_expand_in_every_url():
 
 @pytest.mark.parametrize(
     ("name", "photo"),
-    [("a/1.jpg", True), ("1.JPEG", True), ("1.seg.png", False), ("1.json", False), ("README", False)],
+    [
+        ("a/1.jpg", True),
+        ("1.JPEG", True),
+        ("2019.07.04 picnic.jpg", True),
+        ("v1.2/a.webp", True),
+        ("1.jpg.json", False),
+        ("a.jpg/README", False),
+        (".jpg", False),
+    ],
 )
-def test_photos_are_told_by_webdataset_s_rule(name: str, photo: bool):
+def test_a_photo_is_told_by_its_last_suffix(name: str, photo: bool):
     assert is_photo_member(name) is photo
 
 
