@@ -46,7 +46,8 @@ class DataConfig:
     """Share of unreadable photos above which the training stops."""
     cache: str = ""
     """Folder on a local disk that keeps what is read of http(s)://, s3:// and pipe: shards, for all processes of
-    this machine together. Empty: nothing is kept."""
+    this machine together. Empty: nothing is kept; of pipe: commands their output, in the system's temporary folder
+    until the training ends."""
     cache_gb: float = 50.0
     """Most that the folder may hold, in 1e9 bytes."""
 

@@ -1,8 +1,10 @@
 """From shards to equal, reproducible, resumable batches of uint8 RGB; and which source a config asks for."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,9 +20,11 @@ from trainer.data.cache import ShardCache
 from trainer.data.embedded import EmbeddedLoader, validation_photos
 from trainer.data.reader import open_shards, read_piece
 from trainer.data.sampling import Piece, block_for, steps_before
-from trainer.data.storage import is_local, local_path
+from trainer.data.storage import is_local, local_path, scheme_of
 from trainer.data.stream import StreamLoader
 from trainer.data.worker import CropReader, Settings, WorkerLoader
+
+log = logging.getLogger(__name__)
 
 
 class ShardLoader(WorkerLoader):
@@ -45,7 +49,8 @@ class ShardLoader(WorkerLoader):
             several, the training decides for all of them.
         pin_memory: Hand over page-locked tensors, for quick copies to a GPU.
         prefetch: Batches that the workers prepare ahead.
-        cache: A folder on a local disk that keeps parts of remote shards; None keeps nothing.
+        cache: A folder on a local disk that keeps parts of remote shards; None keeps nothing but the output of
+            commands, in a temporary folder until `close`.
         cache_bytes: Bytes that may lie in it.
 
     Raises:
@@ -87,6 +92,11 @@ class ShardLoader(WorkerLoader):
         self._total = sum(self._shards.counts)
         if not self._total:
             raise ValueError(f"{shards}: the shards hold no photo; make them with: python -m trainer.shards")
+        self._spool: TemporaryDirectory | None = None
+        if not cache and any(scheme_of(url) == "pipe" for url in self._shards.urls):
+            self._spool = TemporaryDirectory(prefix="chromaclick-shards-")
+            cache = self._spool.name
+            log.warning("the output of pipe: commands is kept in %s meanwhile; --data.cache names another", cache)
         remote = not all(map(is_local, self._shards.urls))
         self._cache = (
             ShardCache(Path(cache), cache_bytes, self._shards.manifest.shards) if cache and remote else None
@@ -113,6 +123,12 @@ class ShardLoader(WorkerLoader):
     def _reader(self, images_seen: int) -> Any:
         step = steps_before(images_seen, self.settings.global_batch)
         return CropReader(self._shards, self.settings, step, self._cache)
+
+    def close(self) -> None:
+        """Stop all iterators and their worker processes, and forget what commands wrote."""
+        super().close()
+        if self._spool:
+            self._spool.cleanup()
 
 
 def photos_from(

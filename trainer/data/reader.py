@@ -214,7 +214,7 @@ class RemoteSource:
 
     def opened(self, blocks: Iterator[Block]) -> Iterator[OpenBlock]:
         """One lane's blocks; the first is on its way at once, so that all lanes' come together."""
-        reader = _LaneReader(self._shards, self._cache)
+        reader = _LaneReader(self._shards, self._cache, self._closed)
         self._readers.append(reader)
         return self._following(reader, blocks, self._pool.submit(self._gather, reader, next(blocks)))
 
@@ -274,7 +274,7 @@ def read_piece(shards: ShardSet, piece: Piece) -> Iterator[RawSample]:
     Raises:
         ShardError: the shard is missing, cut short, or not the one of the manifest.
     """
-    reader = _LaneReader(shards, None)
+    reader = _LaneReader(shards, None, threading.Event())
     try:
         for start in range(piece.start, piece.stop, _TOGETHER):
             yield from reader.read(Piece(piece.shard, start, min(start + _TOGETHER, piece.stop)))
@@ -285,8 +285,8 @@ def read_piece(shards: ShardSet, piece: Piece) -> Iterator[RawSample]:
 class _LaneReader:
     """Reads pieces in the order of a lane. What a source without ranges sends anyway is read on."""
 
-    def __init__(self, shards: ShardSet, cache: ShardCache | None) -> None:
-        self._shards, self._cache = shards, cache
+    def __init__(self, shards: ShardSet, cache: ShardCache | None, stop: threading.Event) -> None:
+        self._shards, self._cache, self._stop = shards, cache, stop
         self._stream: ByteStream | None = None
 
     def read(self, piece: Piece) -> Iterator[RawSample]:
@@ -309,6 +309,8 @@ class _LaneReader:
             self._stream = None
 
     def _bytes(self, url: str, start: int, stop: int, expected: int) -> bytes:
+        if self._stop.is_set():  # in the middle of a shard that is kept whole
+            raise ShardError(f"{url}: reading was stopped")
         stream = self._stream
         if stream is None or stream.url != url or stream.position > start:
             self.close()

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import select
 import subprocess
 import threading
 import time
@@ -34,6 +35,8 @@ _ENDS_EARLIER = "ends before byte {}, so it is cut short or was replaced; copy i
 _CHUNK = 1 << 20
 _CHECK_S3 = "check the URL, AWS_ENDPOINT_URL and the AWS keys"
 _S3_CONNECTIONS = 16
+_NO_COMMAND = (126, 127)
+"""Exit codes of a shell that cannot run or find a program."""
 _S3_LOCK = threading.Lock()
 
 
@@ -228,11 +231,18 @@ class _Pipe:
         self._process = subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self._output: IO[bytes] = self._process.stdout
+        self._readable = select.poll()
+        self._readable.register(self._output, select.POLLIN)
 
     def read(self, amount: int, /) -> bytes:
-        part = self._output.read(amount)
-        if not part and self._process.wait():
-            raise ShardError(f"{self._url}: the command failed with exit code {self._process.returncode}")
+        if not self._readable.poll(PATIENCE_S * 1000):
+            raise OSError(f"the command wrote nothing for {PATIENCE_S:.0f} s")
+        part = os.read(self._output.fileno(), amount)
+        if not part and (code := self._process.wait()):
+            problem = f"the command failed with exit code {code}"
+            if code in _NO_COMMAND:
+                raise ShardError(f"{self._url}: {problem}; check that the program is installed")
+            raise OSError(problem)
         return part
 
     def close(self) -> None:
@@ -335,7 +345,11 @@ class ByteStream:
                 if part or not self._broke_off():
                     self._take(len(part), time.monotonic() - begin)
                     return part
-                self._fail("the connection was closed early")
+                self._fail(
+                    "the command ended early: the shard is cut short"
+                    if self.url.startswith("pipe:")
+                    else "the connection was closed early"
+                )
             except (OSError, http.client.HTTPException) as error:
                 self._fail(str(error) or type(error).__name__)
 
@@ -393,8 +407,8 @@ class ByteStream:
         return self.url.startswith(("http", "s3"))
 
     def _broke_off(self) -> bool:
-        """Whether an end of input here is the network's fault; files and commands simply end."""
-        return self._networked and self._end is not None and self.position < self._end
+        """Whether an end of input here is the network's or the command's fault; files simply end."""
+        return not is_local(self.url) and self._end is not None and self.position < self._end
 
 
 def _tell(url: str, reason: str, now: float) -> None:
