@@ -341,8 +341,8 @@ def test_a_command_runs_once_for_each_tar(
     monkeypatch.setattr(cache, "PART", 1000)
     folder = make_shards(tmp_path / "set", [20, 20])
     (tmp_path / "pipes.json").write_text(with_new_hash(pipes(folder, f"echo >> {tmp_path}/begun; cat")))
-    more = {"cache": str(tmp_path / "cache")} if kept else {}
-    found = batches(str(tmp_path / "pipes.json"), count=20, workers=workers, **more)
+    folder_of_cache = str(tmp_path / "cache") if kept else None
+    found = batches(str(tmp_path / "pipes.json"), count=20, workers=workers, cache=folder_of_cache)
     assert equal(found, batches(str(folder), count=20))
     assert len((tmp_path / "begun").read_text()) == 2
 
