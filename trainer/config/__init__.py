@@ -264,11 +264,13 @@ class EngineConfig:
     """How the arithmetic runs; only micro_batch changes what is learned beyond rounding."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type. auto: bf16 where the hardware computes in it, else fp32."""
+    """Autocast type. auto: what accelerate launch --mixed_precision asks for, else bf16 where the hardware
+    computes in it, else fp32."""
     channels_last: bool = True
     """Keep images in channels-last memory."""
     compile: bool = False
-    """Compile networks and Lab with torch.compile; costs minutes at the start, and a CPU needs a C++ compiler."""
+    """Compile networks and Lab with torch.compile, as accelerate launch --dynamo_backend inductor asks too; costs
+    minutes at the start, and a CPU needs a C++ compiler."""
     threads: int = 0
     """CPU threads per process; 0 divides the cores among this machine's processes."""
     timeout: float = 600.0

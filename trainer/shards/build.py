@@ -297,8 +297,8 @@ def build_all(
         waiting = [job for job in jobs if job not in done]
         if (out / FILE_NAME).exists() and list((out / PARTS).glob("*.json")) and not done and not replace:
             raise ValueError(
-                f"{out} holds a finished set of other photos or settings; write to another folder, or replace it with "
-                "--replace"
+                f"{out} holds a finished set of other photos or settings; write to another folder, or replace it "
+                "with --replace"
             )
         _make_room(jobs, out, unchanged=not waiting)
         for job in done:
