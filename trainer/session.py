@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from trainer.checkpoint import Checkpoints, networks_of, read_state
 from trainer.components import WRONG_INPUT, Parts, on_main
 from trainer.config import Config, flatten
 from trainer.config.presets import without_effect
-from trainer.engines import Cluster
+from trainer.engines import Cluster, as_launched
 from trainer.finish import conclude
 from trainer.loop import AfterValidation, Training, carry_on
 from trainer.monitoring.mlflow_tracker import open_tracker
@@ -99,6 +99,7 @@ class Session:
             TrainingBroke: in a shared pretraining.
         """
         hooks = hooks or Hooks()
+        config = replace(config, engine=as_launched(config.engine))
         parts = Parts.of(config, quiet=hooks.quiet, metrics=hooks.metrics)
         cluster = parts.cluster
         start = None if resume or or_start else _beginning(parts, hooks)
@@ -241,6 +242,10 @@ class Session:
             f"{'resumed' if resumed else 'new'} run {self.folder.path}"
             + (f" at photo {training.progress.images_seen:,}" if training.progress.images_seen else "")
         )
+        if config.data.train and config.data.order == "stream":
+            photos = training.loader.samples_per_epoch
+            again = ", now goes on in another order than before" if training.progress.images_seen else ""
+            screen.say(f"order stream{again}: a resumed run repeats no exact order; a round is {photos:,} photos")
         if perceptual_status.startswith("unavailable"):
             screen.warn(f"ColorNet is trained without its perceptual term: LPIPS is {perceptual_status}")
         busy = os.getloadavg()[0]

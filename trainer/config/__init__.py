@@ -18,6 +18,12 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Shards to train on: paths or http(s)://, s3://, pipe: addresses; {000..117} expands. None: the embedded
     photographs and scenes."""
+    order: Literal["exact", "stream"] = "exact"
+    """exact: each photo once a round, resumed at the very photo; needs the shards' manifest. stream: any tars,
+    compressed ones and gs:// addresses too, through webdataset's pipeline; resumed at the same number of photos,
+    in another order."""
+    round_photos: int = 0
+    """Photos that count as a round where the order is stream; 0: what the manifests list, or 1,000 a tar."""
     manifest: str = ""
     """Manifest of the shards, where it is not manifest.json beside them (as with pipe: addresses)."""
     validation: str = ""
@@ -36,12 +42,13 @@ class DataConfig:
     """Share of unreadable photos above which the training stops."""
     cache: str = ""
     """Folder on a local disk that keeps what is read of http(s)://, s3:// and pipe: shards, for all processes of
-    this machine together. Empty: nothing is kept."""
+    this machine together. Empty: nothing is kept; of pipe: commands their output, in the system's temporary folder
+    until the training ends."""
     cache_gb: float = 50.0
     """Most that the folder may hold, in 1e9 bytes."""
 
     def __post_init__(self) -> None:
-        at_least(self, image_size=8, batch_size=1, workers=0, scale_jitter=0)
+        at_least(self, image_size=8, batch_size=1, workers=0, scale_jitter=0, round_photos=0)
         share(self, "photo_share", "corrupt_limit")
         if not self.cache_gb > 0:
             raise ValueError(f"data.cache_gb is {self.cache_gb}; it must be above 0, or leave data.cache empty")
@@ -52,11 +59,13 @@ class EngineConfig:
     """How the arithmetic runs; only micro_batch changes what is learned beyond rounding."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type. auto: bf16 where the hardware computes in it, else fp32."""
+    """Autocast type. auto: what accelerate launch --mixed_precision asks for, else bf16 where the hardware
+    computes in it, else fp32."""
     channels_last: bool = True
     """Keep images in channels-last memory."""
     compile: bool = False
-    """Compile networks and Lab with torch.compile; costs minutes at the start, and a CPU needs a C++ compiler."""
+    """Compile networks and Lab with torch.compile, as accelerate launch --dynamo_backend inductor asks too; costs
+    minutes at the start, and a CPU needs a C++ compiler."""
     threads: int = 0
     """CPU threads per process; 0 divides the cores among this machine's processes."""
     timeout: float = 600.0

@@ -107,8 +107,13 @@ def without_effect(config: Config) -> list[str]:
         "data.cache_gb": "" if config.data.cache else "data.cache is empty",
         **{
             f"data.{name}": "" if config.data.train else "it is for shards"
-            for name in ("workers", "scale_jitter", "corrupt_limit", "manifest", "cache")
+            for name in ("order", "workers", "scale_jitter", "corrupt_limit", "manifest", "cache")
         },
+        **(
+            {"data.manifest": "data.order is stream", "data.cache": "data.order is stream"}
+            if config.data.train and config.data.order == "stream"
+            else {"data.round_photos": "data.order is exact"}
+        ),
     }
     notes = [
         f"{name} {given[name]} has no effect: {reason}"

@@ -1,9 +1,10 @@
 """Parts of remote shards kept on this machine's disk, within a bound, for all processes that name the same folder.
 
 A shard is kept in parts of 1 MiB, each a file `<sha256 of the shard>/<number>` that ends with a checksum: so a
-training starts without waiting for whole shards, and processes on other machines keep only what they read. Files
-are renamed into place, and one that a kill or a bad disk left incomplete is fetched again. When a shard's last
-part arrives, its sha256 is compared with the manifest's.
+training starts without waiting for whole shards, and processes on other machines keep only what they read. A
+command, which knows no ranges, runs once for each shard: all that it writes is kept when its first byte is wanted.
+Files are renamed into place, and one that a kill or a bad disk left incomplete is fetched again. When a shard's
+last part arrives, its sha256 is compared with the manifest's.
 
 When the folder is full, parts of shards that this training does not read go, those used longest ago first. Its own
 parts are never exchanged for each other: an epoch uses each of them once, in a new order, so that whatever is kept
@@ -84,6 +85,9 @@ class ShardCache:
         """
         first, last = start // PART, (stop - 1) // PART
         found = {number: self._load(entry, number) for number in range(first, last + 1)}
+        if url.startswith("pipe:") and None in found.values() and self._keeps:
+            self._spool(entry, url, fetch)
+            found = {number: self._load(entry, number) for number in range(first, last + 1)}
         origin = first * PART  # where the first of the parts begins
         for run in _missing(found):
             begin, end, keeps = run.start * PART, min(run.stop * PART, entry.bytes), self._keeps
@@ -99,6 +103,20 @@ class ShardCache:
                     self._keep(entry, url, number, part)
         held = b"".join(part for part in found.values() if part is not None)
         return held[start - origin : stop - origin]
+
+    def _spool(self, entry: ShardEntry, url: str, fetch: Fetch) -> None:
+        """Keep all of a command's output, so that it runs once for all readers of this machine.
+
+        Part by part until the folder is full; readers of the same shard wait for the first one.
+        """
+        with self._locked(entry.sha256):
+            for number in range(-(-entry.bytes // PART)):
+                if self._path(entry, number).exists():
+                    continue
+                part = fetch(number * PART, min((number + 1) * PART, entry.bytes))
+                self._keep(entry, url, number, part)
+                if not self._keeps:
+                    break
 
     def _load(self, entry: ShardEntry, number: int) -> bytes | None:
         path = self._path(entry, number)
@@ -201,8 +219,9 @@ class ShardCache:
                 yield _Kept(status.st_mtime, status.st_size, path)
 
     @contextmanager
-    def _locked(self) -> Iterator[int]:
-        handle = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    def _locked(self, what: str = "") -> Iterator[int]:
+        """Hold the lock of the folder's count, or of a shard's spooling."""
+        handle = os.open(self._folder / f"{_LOCK}{what}", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)  # ends with its process
             yield handle

@@ -1,35 +1,34 @@
 """From shards to equal, reproducible, resumable batches of uint8 RGB; and which source a config asks for."""
 
 import logging
-import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from evaluator.photos.decode import BrokenPhoto, decode_square
 from evaluator.photos.files import list_photos
-from evaluator.photos.manifest import FILE_NAME, ShardError
+from evaluator.photos.manifest import FILE_NAME
 from trainer.config import DataConfig
-from trainer.data.batch import Batch, Loader
+from trainer.data.batch import Loader
 from trainer.data.cache import ShardCache
 from trainer.data.embedded import EmbeddedLoader, validation_photos
 from trainer.data.reader import open_shards, read_piece
 from trainer.data.sampling import Piece, block_for, steps_before
-from trainer.data.storage import is_local, local_path
-from trainer.data.worker import CropReader, Loaded, Settings
+from trainer.data.storage import is_local, local_path, scheme_of
+from trainer.data.stream import StreamLoader
+from trainer.data.worker import CropReader, Settings, WorkerLoader
 
 log = logging.getLogger(__name__)
 
 
-class ShardLoader:
-    """Endless equal batches of random crops from shards.
+class ShardLoader(WorkerLoader):
+    """Endless equal batches of random crops from shards with a manifest, in an order that resumes exactly.
 
     Args:
         shards: Tar URLs (paths, `http(s)://`, `s3://`, `pipe:`; braces as in `coco-{000..117}.tar`), a folder
@@ -50,7 +49,8 @@ class ShardLoader:
             several, the training decides for all of them.
         pin_memory: Hand over page-locked tensors, for quick copies to a GPU.
         prefetch: Batches that the workers prepare ahead.
-        cache: A folder on a local disk that keeps parts of remote shards; None keeps nothing.
+        cache: A folder on a local disk that keeps parts of remote shards; None keeps nothing but the output of
+            commands, in a temporary folder until `close`.
         cache_bytes: Bytes that may lie in it.
 
     Raises:
@@ -77,9 +77,7 @@ class ShardLoader:
         cache: str | None = None,
         cache_bytes: int = 50 * 10**9,
     ) -> None:
-        if not 0 <= corrupt_limit <= 1:
-            raise ValueError(f"corrupt_limit is {corrupt_limit}; it is a share, 0 ... 1")
-        self._settings = Settings(
+        settings = Settings(
             image_size=image_size,
             batch_size=batch_size,
             seed=seed,
@@ -89,26 +87,20 @@ class ShardLoader:
             scale_jitter=scale_jitter,
             shuffle_block=block_for(max(1, batch_size * world_size)) if shuffle_block is None else shuffle_block,
         )
-        if workers > self._settings.readers:
-            log.warning(
-                "data.workers is %d, but a process has only %d photos of each batch: so many read",
-                workers,
-                batch_size,
-            )
+        super().__init__(settings, corrupt_limit=corrupt_limit, pin_memory=pin_memory, prefetch=prefetch)
         self._shards = open_shards(shards, manifest)
         self._total = sum(self._shards.counts)
         if not self._total:
             raise ValueError(f"{shards}: the shards hold no photo; make them with: python -m trainer.shards")
+        self._spool: TemporaryDirectory | None = None
+        if not cache and any(scheme_of(url) == "pipe" for url in self._shards.urls):
+            self._spool = TemporaryDirectory(prefix="chromaclick-shards-")
+            cache = self._spool.name
+            log.warning("the output of pipe: commands is kept in %s meanwhile; --data.cache names another", cache)
         remote = not all(map(is_local, self._shards.urls))
         self._cache = (
             ShardCache(Path(cache), cache_bytes, self._shards.manifest.shards) if cache and remote else None
         )
-        self._corrupt_limit, self._pin_memory, self._prefetch = corrupt_limit, pin_memory, prefetch
-        self._running: WeakSet[Generator[Batch]] = WeakSet()
-        self.read = 0
-        """Photos that this rank took since the loader was made."""
-        self.failures: list[str] = []
-        """Shard, name and reason of every corrupt photo met since then."""
 
     @property
     def samples_per_epoch(self) -> int:
@@ -118,7 +110,7 @@ class ShardLoader:
     @property
     def signature(self) -> dict[str, object]:
         """What the order and the crops depend on, as plain values: not the number of ranks and workers."""
-        settings = self._settings
+        settings = self.settings
         return {
             "data": self._shards.manifest.hash,
             "image_size": settings.image_size,
@@ -128,96 +120,15 @@ class ShardLoader:
             "shuffle_block": settings.shuffle_block,
         }
 
-    def batches(self, images_seen: int = 0) -> Generator[Batch]:
-        """The endless batches that follow after `images_seen` images over all ranks.
-
-        Args:
-            images_seen: A multiple of the global batch, world_size * batch_size.
-
-        Raises:
-            ValueError: `images_seen` cuts a batch.
-            ShardError: while iterating: a shard that cannot be read, or more corrupt photos than the limit.
-        """
-        step = steps_before(images_seen, self._settings.global_batch)
-        running = self._counted(self._loaded(step))
-        self._running.add(running)
-        return running
+    def _reader(self, images_seen: int) -> Any:
+        step = steps_before(images_seen, self.settings.global_batch)
+        return CropReader(self._shards, self.settings, step, self._cache)
 
     def close(self) -> None:
-        """Stop all iterators and their worker processes."""
-        for running in list(self._running):
-            running.close()
-
-    def _loaded(self, step: int) -> Generator[Loaded | ShardError]:
-        """The workers' parts of this rank's batches: of the first worker, of the second... and again."""
-        reader = CropReader(self._shards, self._settings, step, self._cache)
-        if self._settings.workers == 0:
-            yield from reader
-            return
-        loader = DataLoader(
-            reader,
-            batch_size=None,
-            num_workers=self._settings.readers,
-            collate_fn=_as_it_is,
-            prefetch_factor=self._prefetch,
-            worker_init_fn=_leave_signals_to_the_parent,
-            generator=torch.Generator(),  # else it takes a number from the process's own generator
-        )
-        yield from loader
-
-    def _together(self, source: Generator[Loaded | ShardError]) -> Iterator[Loaded]:
-        """Whole batches."""
-        parts: list[Loaded] = []
-        for item in source:
-            if isinstance(item, ShardError):
-                raise item
-            parts.append(item)
-            if len(parts) == self._settings.readers:
-                yield Loaded(self._joined([part.rgb for part in parts]), sum((p.failures for p in parts), ()))
-                parts = []
-
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        """The parts in a row, page-locked where that is wished."""
-        if not self._pin_memory:
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-        shape = (self._settings.batch_size, *parts[0].shape[1:])
-        return torch.cat(parts, out=torch.empty(shape, dtype=torch.uint8, pin_memory=True))
-
-    def _counted(self, source: Generator[Loaded | ShardError]) -> Generator[Batch]:
-        try:
-            for item in self._together(source):
-                self.read += len(item.rgb)
-                for failure in item.failures:
-                    log.warning("skipped a corrupt photo: %s", failure)
-                self.failures += item.failures
-                self._check_limit()
-                yield Batch(item.rgb, skipped=len(item.failures))
-        finally:
-            source.close()  # now, and not when the garbage collector comes: it ends the worker processes
-
-    def _check_limit(self) -> None:
-        """Stop at too many corrupt photos; at first they are held against one epoch.
-
-        One of several ranks must not stop alone, which knows its own share only: the training decides for all.
-        """
-        if self._settings.world_size > 1:
-            return
-        if len(self.failures) > self._corrupt_limit * max(self.read, self.samples_per_epoch):
-            raise ShardError(
-                f"{len(self.failures)} of {self.read} photos read are corrupt, more than "
-                f"{self._corrupt_limit:.2%}; the last one: {self.failures[-1]}; "
-                "repair the shards or raise corrupt_limit"
-            )
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Slurm and Ctrl-C signal every process: a worker that died of it would take the trainer's last save along."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
+        """Stop all iterators and their worker processes, and forget what commands wrote."""
+        super().close()
+        if self._spool:
+            self._spool.cleanup()
 
 
 def photos_from(
@@ -284,20 +195,25 @@ def open_loader(data: DataConfig, *, seed: int, rank: int, world_size: int, pin_
             world_size=world_size,
             photo_share=data.photo_share,
         )
+    shared = {
+        "seed": seed,
+        "rank": rank,
+        "world_size": world_size,
+        "workers": data.workers,
+        "scale_jitter": data.scale_jitter,
+        "corrupt_limit": data.corrupt_limit,
+        "pin_memory": pin_memory,
+    }
+    if data.order == "stream":
+        return StreamLoader(data.train, data.image_size, batch_size, round_photos=data.round_photos, **shared)
     return ShardLoader(
         data.train,
         data.image_size,
         batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        workers=data.workers,
-        scale_jitter=data.scale_jitter,
-        corrupt_limit=data.corrupt_limit,
         manifest=data.manifest or None,
         cache=data.cache or None,
         cache_bytes=int(data.cache_gb * 1e9),
-        pin_memory=pin_memory,
+        **shared,
     )
 
 

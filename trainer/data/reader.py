@@ -22,7 +22,7 @@ from evaluator.photos.manifest import (
 from evaluator.photos.sharded import LocalShards, check_size, member_name
 from trainer.data.cache import ShardCache
 from trainer.data.sampling import Block, Piece
-from trainer.data.storage import ByteStream, expand, is_local, local_path, read_url
+from trainer.data.storage import WITHOUT_MANIFEST, ByteStream, expand, is_local, local_path, read_url
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def _manifest_of(url: str) -> str:
         return str(Path(local_path(url)) / FILE_NAME)
     if url.startswith("pipe:"):
         raise ValueError(
-            f"{url}: a command has no manifest beside it; name one with --data.manifest, or {HOW_TO_INDEX}"
+            f"{url}: a command has no manifest beside it; name one with --data.manifest, or {HOW_TO_INDEX}; "
+            f"or {WITHOUT_MANIFEST}"
         )
     return resolve(FILE_NAME, url.partition("?")[0])
 
@@ -106,7 +107,7 @@ def _advice(url: str) -> str:
         return "nothing is there: check the path"
     if is_local(url) and (path.suffix == ".zip" or (path.is_dir() and not any(path.glob("*.tar")))):
         return f"make shards of these photos first: python -m trainer.shards {url} shards"
-    return HOW_TO_INDEX
+    return f"{HOW_TO_INDEX}; or {WITHOUT_MANIFEST}"
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class RemoteSource:
 
     def opened(self, blocks: Iterator[Block]) -> Iterator[OpenBlock]:
         """One lane's blocks; the first is on its way at once, so that all lanes' come together."""
-        reader = _LaneReader(self._shards, self._cache)
+        reader = _LaneReader(self._shards, self._cache, self._closed)
         self._readers.append(reader)
         return self._following(reader, blocks, self._pool.submit(self._gather, reader, next(blocks)))
 
@@ -273,7 +274,7 @@ def read_piece(shards: ShardSet, piece: Piece) -> Iterator[RawSample]:
     Raises:
         ShardError: the shard is missing, cut short, or not the one of the manifest.
     """
-    reader = _LaneReader(shards, None)
+    reader = _LaneReader(shards, None, threading.Event())
     try:
         for start in range(piece.start, piece.stop, _TOGETHER):
             yield from reader.read(Piece(piece.shard, start, min(start + _TOGETHER, piece.stop)))
@@ -284,8 +285,8 @@ def read_piece(shards: ShardSet, piece: Piece) -> Iterator[RawSample]:
 class _LaneReader:
     """Reads pieces in the order of a lane. What a source without ranges sends anyway is read on."""
 
-    def __init__(self, shards: ShardSet, cache: ShardCache | None) -> None:
-        self._shards, self._cache = shards, cache
+    def __init__(self, shards: ShardSet, cache: ShardCache | None, stop: threading.Event) -> None:
+        self._shards, self._cache, self._stop = shards, cache, stop
         self._stream: ByteStream | None = None
 
     def read(self, piece: Piece) -> Iterator[RawSample]:
@@ -308,6 +309,8 @@ class _LaneReader:
             self._stream = None
 
     def _bytes(self, url: str, start: int, stop: int, expected: int) -> bytes:
+        if self._stop.is_set():  # in the middle of a shard that is kept whole
+            raise ShardError(f"{url}: reading was stopped")
         stream = self._stream
         if stream is None or stream.url != url or stream.position > start:
             self.close()

@@ -1,10 +1,12 @@
 """The bytes of shards by path, http, s3 or pipe:COMMAND, checked against their manifest."""
 
 import http.client
+import io
 import logging
 import math
 import os
 import random
+import select
 import subprocess
 import threading
 import time
@@ -12,23 +14,29 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
+from webdataset import utils
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import base_plus_ext
 
 from evaluator.photos.manifest import ShardError
 from trainer.data import storage
 
+# Its own decoders must not unpickle members, whoever imported webdataset first.
+utils.enforce_security = True  # pyright: ignore[reportAttributeAccessIssue]
+
 TIMEOUT_S = 30.0
 """Seconds without a byte after which a connection counts as broken."""
+WITHOUT_MANIFEST = "train without a manifest, in no exact order, with --data.order stream"
 _TRY_LATER = (408, 425, 429)
 _ENDS_EARLIER = "ends before byte {}, so it is cut short or was replaced; copy it again, or index what is there"
 _CHUNK = 1 << 20
 _CHECK_S3 = "check the URL, AWS_ENDPOINT_URL and the AWS keys"
 _S3_CONNECTIONS = 16
+_NO_COMMAND = (126, 127)
+"""Exit codes of a shell that cannot run or find a program."""
 _S3_LOCK = threading.Lock()
 
 
@@ -65,15 +73,22 @@ def local_path(url: str) -> str:
     return unquote(urlsplit(url).path) if url.startswith("file://") else url
 
 
+def scheme_in(url: str) -> str:
+    """What a URL begins with: `pipe`, the part before `://`, or `file` for a path."""
+    return "pipe" if url.startswith("pipe:") else url.partition("://")[0] if "://" in url else "file"
+
+
 def scheme_of(url: str) -> str:
     """`file`, `http`, `https`, `s3` or `pipe`.
 
     Raises:
         ValueError: another scheme.
     """
-    scheme = "pipe" if url.startswith("pipe:") else url.partition("://")[0] if "://" in url else "file"
+    scheme = scheme_in(url)
     if scheme not in OPENERS:
-        raise ValueError(f"{url}: cannot read {scheme}://; use a path, {', '.join(sorted(OPENERS))}")
+        raise ValueError(
+            f"{url}: cannot read {scheme}://; use a path, {', '.join(sorted(OPENERS))}, or {WITHOUT_MANIFEST}"
+        )
     return scheme
 
 
@@ -216,11 +231,18 @@ class _Pipe:
         self._process = subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self._output: IO[bytes] = self._process.stdout
+        self._readable = select.poll()
+        self._readable.register(self._output, select.POLLIN)
 
     def read(self, amount: int, /) -> bytes:
-        part = self._output.read(amount)
-        if not part and self._process.wait():
-            raise ShardError(f"{self._url}: the command failed with exit code {self._process.returncode}")
+        if not self._readable.poll(PATIENCE_S * 1000):
+            raise OSError(f"the command wrote nothing for {PATIENCE_S:.0f} s")
+        part = os.read(self._output.fileno(), amount)
+        if not part and (code := self._process.wait()):
+            problem = f"the command failed with exit code {code}"
+            if code in _NO_COMMAND:
+                raise ShardError(f"{self._url}: {problem}; check that the program is installed")
+            raise OSError(problem)
         return part
 
     def close(self) -> None:
@@ -236,11 +258,6 @@ OPENERS: dict[str, Callable[[str, int, int | None], Opened]] = {
     "s3": _open_s3,
     "pipe": _open_pipe,
 }
-
-
-# webdataset reads this when it is imported: its own decoders must not unpickle members either.
-os.environ.setdefault("WDS_SECURE", "1")
-
 
 ATTEMPTS = 8
 """Tries in a row before a network read counts as failed: the pauses between them are about a minute together, in
@@ -259,7 +276,7 @@ _TELL_EVERY_S = 60.0
 _told: dict[str, float] = {}
 """When it was last said that a server does not answer."""
 log = logging.getLogger(__name__)
-_PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def expand(urls: str | Sequence[str]) -> list[str]:
@@ -269,9 +286,8 @@ def expand(urls: str | Sequence[str]) -> list[str]:
 
 
 def is_photo_member(name: str) -> bool:
-    """Whether a tar member is a photo, by webdataset's rule: the suffix is what follows the name's first dot."""
-    _, suffix = base_plus_ext(name)
-    return suffix is not None and suffix.lower() in _PHOTO_SUFFIXES
+    """Whether a tar member is a photo, by its last suffix: `2019.07.04 picnic.jpg` is one."""
+    return PurePosixPath(name).suffix.lower() in _PHOTO_SUFFIXES
 
 
 class ByteStream:
@@ -329,7 +345,11 @@ class ByteStream:
                 if part or not self._broke_off():
                     self._take(len(part), time.monotonic() - begin)
                     return part
-                self._fail("the connection was closed early")
+                self._fail(
+                    "the command ended early: the shard is cut short"
+                    if self.url.startswith("pipe:")
+                    else "the connection was closed early"
+                )
             except (OSError, http.client.HTTPException) as error:
                 self._fail(str(error) or type(error).__name__)
 
@@ -387,8 +407,8 @@ class ByteStream:
         return self.url.startswith(("http", "s3"))
 
     def _broke_off(self) -> bool:
-        """Whether an end of input here is the network's fault; files and commands simply end."""
-        return self._networked and self._end is not None and self.position < self._end
+        """Whether an end of input here is the network's or the command's fault; files simply end."""
+        return not is_local(self.url) and self._end is not None and self.position < self._end
 
 
 def _tell(url: str, reason: str, now: float) -> None:
@@ -405,10 +425,34 @@ def read_url(url: str) -> bytes:
     Raises:
         ShardError: it is missing or cannot be read.
     """
-    stream, parts = ByteStream(url), []
-    try:
-        while part := stream.read_some(_SKIP_CHUNK):
-            parts.append(part)
-    finally:
-        stream.close()
-    return b"".join(parts)
+    with open_url(url) as file:
+        return file.read()
+
+
+def open_url(url: str) -> io.BufferedReader:
+    """A URL's bytes as an open file, read once; a ShardError from its `read` as from a `ByteStream`."""
+    stream = ByteStream(url)
+    return as_file(stream.read_some, stream.close)
+
+
+def as_file(read: Callable[[int], bytes], close: Callable[[], object]) -> io.BufferedReader:
+    """A file of what `read` gives: up to so many bytes, none at the end."""
+    return io.BufferedReader(_Raw(read, close), 1 << 16)
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, read: Callable[[int], bytes], close: Callable[[], object]) -> None:
+        self._read, self._close = read, close
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        part = self._read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._close()
+        super().close()

@@ -1,21 +1,28 @@
-"""What one worker of the loader does: read its lanes, decode, crop at random, hand over parts of batches."""
+"""Worker processes: one reads its lanes, decodes, crops; and whole batches from all workers' parts of them."""
 
-from collections.abc import Iterator
+import logging
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from evaluator.photos.decode import BrokenPhoto, decode_rgb, resized
 from evaluator.photos.manifest import ShardError
+from trainer.data.batch import Batch
 from trainer.data.cache import ShardCache
 from trainer.data.reader import OpenBlock, ShardSet, open_source
 from trainer.data.sampling import Lane, World, blocks_from, crop_draws
+
+log = logging.getLogger(__name__)
 
 
 def random_crop(
@@ -79,21 +86,168 @@ class Settings:
         return [Lane(number, self.global_batch) for number in world.lanes(self.batch_size)]
 
 
-class CropReader(IterableDataset):
+class PartReader(IterableDataset):
+    """What a worker iterates over: its parts of the batches, endlessly."""
+
+    def __iter__(self) -> Iterator[Loaded | ShardError]:
+        """Parts of batches; a ShardError instead of the one at which the shards failed."""
+        info = get_worker_info()
+        try:
+            yield from self._parts(info.id if info else 0)
+        except ShardError as error:
+            yield error
+
+    def _parts(self, worker: int) -> Iterator[Loaded]:
+        """The parts that one worker reads."""
+        raise NotImplementedError
+
+
+class WorkerLoader(ABC):
+    """Endless equal batches, put together from the parts that worker processes read; counts corrupt photos.
+
+    Args:
+        settings: What each worker needs to know.
+        corrupt_limit: Share of corrupt photos among those read at which the loader of a single process stops; with
+            several, the training decides for all of them.
+        pin_memory: Hand over page-locked tensors, for quick copies to a GPU.
+        prefetch: Batches that the workers prepare ahead.
+
+    Raises:
+        ValueError: `corrupt_limit` is out of its range.
+    """
+
+    def __init__(self, settings: Settings, *, corrupt_limit: float, pin_memory: bool, prefetch: int) -> None:
+        if not 0 <= corrupt_limit <= 1:
+            raise ValueError(f"corrupt_limit is {corrupt_limit}; it is a share, 0 ... 1")
+        if settings.workers > settings.readers:
+            log.warning(
+                "data.workers is %d, but a process has only %d photos of each batch: so many read",
+                settings.workers,
+                settings.batch_size,
+            )
+        self.settings = settings
+        self._corrupt_limit, self._pin_memory, self._prefetch = corrupt_limit, pin_memory, prefetch
+        self._running: WeakSet[Generator[Batch]] = WeakSet()
+        self.read = 0
+        """Photos that this rank took since the loader was made."""
+        self.failures: list[str] = []
+        """Where and why, for every corrupt photo met since then."""
+
+    @property
+    @abstractmethod
+    def samples_per_epoch(self) -> int:
+        """Photos in a round, over all ranks together."""
+
+    @property
+    @abstractmethod
+    def signature(self) -> dict[str, object]:
+        """What a resumed training must share with the one before, as plain values."""
+
+    @abstractmethod
+    def _reader(self, images_seen: int) -> Any:
+        """The `PartReader` of the batches that follow after `images_seen` photos.
+
+        (Without a type of its own: beartype refuses every class that torch derives from typing.Iterable.)
+        """
+
+    def batches(self, images_seen: int = 0) -> Generator[Batch]:
+        """The endless batches that follow after `images_seen` images over all ranks.
+
+        Args:
+            images_seen: A multiple of the global batch, world_size * batch_size.
+
+        Raises:
+            ValueError: `images_seen` cuts a batch.
+            ShardError: while iterating: a shard that cannot be read, or more corrupt photos than the limit.
+        """
+        running = self._counted(self._loaded(self._reader(images_seen)))
+        self._running.add(running)
+        return running
+
+    def close(self) -> None:
+        """Stop all iterators and their worker processes."""
+        for running in list(self._running):
+            running.close()
+
+    def _loaded(self, reader: Any) -> Generator[Loaded | ShardError]:
+        """The workers' parts of this rank's batches: of the first worker, of the second... and again."""
+        if self.settings.workers == 0:
+            yield from reader
+            return
+        loader = DataLoader(
+            reader,
+            batch_size=None,
+            num_workers=self.settings.readers,
+            collate_fn=_as_it_is,
+            prefetch_factor=self._prefetch,
+            worker_init_fn=_leave_signals_to_the_parent,
+            generator=torch.Generator(),  # else it takes a number from the process's own generator
+        )
+        yield from loader
+
+    def _together(self, source: Generator[Loaded | ShardError]) -> Iterator[Loaded]:
+        """Whole batches."""
+        parts: list[Loaded] = []
+        for item in source:
+            if isinstance(item, ShardError):
+                raise item
+            parts.append(item)
+            if len(parts) == self.settings.readers:
+                yield Loaded(self._joined([part.rgb for part in parts]), sum((p.failures for p in parts), ()))
+                parts = []
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """The parts in a row, page-locked where that is wished."""
+        if not self._pin_memory:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        shape = (self.settings.batch_size, *parts[0].shape[1:])
+        return torch.cat(parts, out=torch.empty(shape, dtype=torch.uint8, pin_memory=True))
+
+    def _counted(self, source: Generator[Loaded | ShardError]) -> Generator[Batch]:
+        try:
+            for item in self._together(source):
+                self.read += len(item.rgb)
+                for failure in item.failures:
+                    log.warning("skipped, as it is corrupt: %s", failure)
+                self.failures += item.failures
+                self._check_limit()
+                yield Batch(item.rgb, skipped=len(item.failures))
+        finally:
+            source.close()  # now, and not when the garbage collector comes: it ends the worker processes
+
+    def _check_limit(self) -> None:
+        """Stop at too many corrupt photos; at first they are held against one epoch.
+
+        One of several ranks must not stop alone, which knows its own share only: the training decides for all.
+        """
+        if self.settings.world_size > 1:
+            return
+        if len(self.failures) > self._corrupt_limit * max(self.read, self.samples_per_epoch):
+            raise ShardError(
+                f"{len(self.failures)} of {self.read} photos read are corrupt, more than "
+                f"{self._corrupt_limit:.2%}; the last one: {self.failures[-1]}; "
+                "repair the shards or raise corrupt_limit"
+            )
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Slurm and Ctrl-C signal every process: a worker that died of it would take the trainer's last save along."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+class CropReader(PartReader):
     """One worker's parts of the batches from a step on: its lanes of the plan, read, decoded, cropped."""
 
     def __init__(self, shards: ShardSet, settings: Settings, step: int, cache: ShardCache | None) -> None:
         self._shards, self._settings, self._step, self._cache = shards, settings, step, cache
 
-    def __iter__(self) -> Iterator[Loaded | ShardError]:
-        """Parts of batches, endlessly; a ShardError instead of the one at which the shards failed."""
-        info = get_worker_info()
-        try:
-            yield from self._parts(self._settings.lanes(info.id if info else 0))
-        except ShardError as error:
-            yield error
-
-    def _parts(self, lanes: list[Lane]) -> Iterator[Loaded]:
+    def _parts(self, worker: int) -> Iterator[Loaded]:
+        lanes = self._settings.lanes(worker)
         settings, counts = self._settings, self._shards.counts
         size = settings.image_size
         source = open_source(self._shards, self._cache, len(lanes))

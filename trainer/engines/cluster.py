@@ -17,6 +17,7 @@ from evaluator.system.threads import use_threads
 from trainer.config import EngineConfig
 from trainer.engines.base import Engine
 from trainer.engines.ddp import ReplicatedEngine
+from trainer.engines.launcher import MIXED_PRECISION, as_launched
 from trainer.engines.zero_config import ON_A_CPU, hidden_from_accelerate, zero_settings
 from trainer.recipes.base import Optimizer
 
@@ -42,7 +43,7 @@ class Cluster:
     """The processes of this job and their collective operations."""
 
     def __init__(self, config: EngineConfig) -> None:
-        _refuse_other_engines()
+        config = as_launched(config)
         self.zero = zero_settings()
         """What the launch asks of DeepSpeed; None: one process, or DDP."""
         # accelerate reads this variable in Accelerator() but not in PartialState(), which must come first here.
@@ -69,6 +70,7 @@ class Cluster:
             self._accelerator = Accelerator(
                 cpu=cpu,
                 mixed_precision=_MIXED_PRECISION[self.precision],
+                dynamo_backend="no",  # `engine` compiles; where the launch asks for it, accelerate would once more
                 kwargs_handlers=[
                     # Batch-norm statistics are averaged after each step instead (`Statistics`): broadcasting them
                     # at every forward would overwrite buffers that an earlier interaction's backward still needs.
@@ -149,24 +151,14 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
         ValueError: fp16 on a CPU, which has neither the speed nor a loss scaler there.
     """
     if wanted == "fp16" and device.type == "cpu":
-        raise ValueError("engine.precision is fp16 on a CPU; use bf16, fp32 or auto")
+        asked = ", as the launch's --mixed_precision asks" if os.environ.get(MIXED_PRECISION) == "fp16" else ""
+        raise ValueError(f"engine.precision is fp16 on a CPU{asked}; use bf16, fp32 or auto")
     if wanted != "auto":
         return wanted  # pyright: ignore[reportReturnType]: the config's Literal
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
-
-
-def _refuse_other_engines() -> None:
-    """Refuse launches in which accelerate would do things that the loop does not know of."""
-    for name in ("FSDP", "MEGATRON_LM"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise ValueError(f"this launch asks for {name}; use launch/ddp.yaml or launch/zero2.yaml instead")
-    if os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
-        raise ValueError(
-            "this launch asks for gradient accumulation; leave it at 1 there and give engine.micro_batch"
-        )
 
 
 def _refuse_with_deepspeed(stage: int, precision: Precision, config: EngineConfig) -> None:

@@ -24,8 +24,9 @@ from rich.progress import (
 )
 
 from evaluator.photos.manifest import FILE_NAME, ShardError, save
-from trainer.data.storage import is_local, local_path
+from trainer.data.storage import expand, is_local, local_path
 from trainer.shards.build import REPORT_NAME, StoreSettings, Summary, build_all, plan_jobs
+from trainer.shards.index import index_shards
 
 _NAMES_SHOWN = 3
 
@@ -124,10 +125,6 @@ def _print_summary(summary: Summary, out: Path, console: Console) -> None:
 
 
 def _index(options: IndexOptions, console: Console) -> None:
-    # These bring webdataset and with it torch, which the other form's processes do not need.
-    from trainer.data.storage import expand
-    from trainer.shards.index import index_shards
-
     urls = expand(options.urls)
     out = options.out or _beside(urls)
     with _progress(console) as progress:

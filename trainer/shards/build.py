@@ -1,5 +1,6 @@
 """Shards from photos, in parallel: check and shrink each photo, write the tars, manifest and report last."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -7,30 +8,38 @@ import multiprocessing
 import os
 import random
 import re
-import tarfile
 import threading
+import time
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
+from webdataset.writer import TarWriter
 
 from evaluator.photos.files import SourceFile, list_files
 from evaluator.photos.manifest import FILE_NAME, ImageSizes, Manifest, ShardEntry, save
 from evaluator.system.files import write_atomically
+from evaluator.system.locks import NO_LOCKS
 from trainer.shards.index import scan_tar
 
 PARTS = ".parts"
+LEAVING_S = 30.0
+"""Seconds to wait for the processes of a killed run; each sees at once that it was killed."""
+_LOCK = "lock"
+_held_here: list[IO[str]] = []
+"""A process's lock, open until it ends."""
 _GREY_CHECK_SIDE = 128
 _STORED_AS_IS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _LAYOUT = 1
@@ -127,12 +136,10 @@ def build_shard(job: ShardJob) -> BuiltShard:
     temporary = job.path.with_name(f".{job.path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for name, data in _photos(job, dropped):
-                    # TarInfo's defaults are fixed: time 0, user 0, mode 0644.
-                    header = tarfile.TarInfo(name)
-                    header.size = len(data)
-                    tar.addfile(header, io.BytesIO(data))
+            # Time, owner and mode are fixed, so that equal photos give equal bytes.
+            with TarWriter(file, "", "", 0o644, mtime=0, encoder=False, format="PAX_FORMAT") as tar:
+                for key, suffix, data in _photos(job, dropped):
+                    tar.write({"__key__": key, suffix: data})
             file.flush()
             os.fsync(file.fileno())
         with temporary.open("rb") as file:
@@ -157,12 +164,12 @@ def _built(content: dict[str, Any]) -> BuiltShard:
     return BuiltShard(entry, sizes, content["dropped"])
 
 
-def _photos(job: ShardJob, dropped: dict[str, list[str]]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each photo that stays; the others are added to `dropped`."""
+def _photos(job: ShardJob, dropped: dict[str, list[str]]) -> Iterator[tuple[str, str, bytes]]:
+    """Key, suffix and bytes of each photo that stays; the others are added to `dropped`."""
     for file, key in zip(job.files, job.keys, strict=True):
         try:
             suffix, data = _checked(file, job.settings)
-            yield f"{key}.{suffix}", data
+            yield key, suffix, data
         except _Dropped as why:
             detail = f" ({why.detail})" if why.detail else ""
             dropped.setdefault(why.reason, []).append(f"{file.source}: {file.name}{detail}")
@@ -280,25 +287,27 @@ def build_all(
         replace: whether a finished set of which nothing stays may go.
 
     Raises:
-        ValueError: `out` holds another set, or shards that this tool did not make, or no file was a photo.
+        ValueError: `out` holds another set, or shards that this tool did not make, or another run writes to it, or
+            no file was a photo.
         OSError: the disk is full, or cannot be written.
         RuntimeError: a process was killed.
     """
-    done = {job: shard for job in jobs if (shard := finished(job))}
-    waiting = [job for job in jobs if job not in done]
-    if (out / FILE_NAME).exists() and (out / PARTS).exists() and not done and not replace:
-        raise ValueError(
-            f"{out} holds a finished set of other photos or settings; write to another folder, or replace it with "
-            "--replace"
-        )
-    _make_room(jobs, out, unchanged=not waiting)
-    for job in done:
-        advance(len(job.files))
-    reused = len(done)
-    for job, shard in _build(waiting, processes):
-        done[job] = shard
-        advance(len(job.files))
-    return _finish([done[job] for job in jobs], sum(len(job.files) for job in jobs), reused, out)
+    with _held(out):
+        done = {job: shard for job in jobs if (shard := finished(job))}
+        waiting = [job for job in jobs if job not in done]
+        if (out / FILE_NAME).exists() and list((out / PARTS).glob("*.json")) and not done and not replace:
+            raise ValueError(
+                f"{out} holds a finished set of other photos or settings; write to another folder, or replace it "
+                "with --replace"
+            )
+        _make_room(jobs, out, unchanged=not waiting)
+        for job in done:
+            advance(len(job.files))
+        reused = len(done)
+        for job, shard in _build(waiting, out, processes):
+            done[job] = shard
+            advance(len(job.files))
+        return _finish([done[job] for job in jobs], sum(len(job.files) for job in jobs), reused, out)
 
 
 def _named(files: Sequence[SourceFile]) -> list[tuple[str, SourceFile]]:
@@ -321,9 +330,6 @@ def _named(files: Sequence[SourceFile]) -> list[tuple[str, SourceFile]]:
 def _make_room(jobs: Sequence[ShardJob], out: Path, unchanged: bool) -> None:
     """Take away what an earlier run left: half-written files, its manifest, shards that are no longer planned."""
     parts = out / PARTS
-    if (out / FILE_NAME).exists() and not parts.exists():
-        raise ValueError(f"{out} holds shards that were made elsewhere; write to an empty folder")
-    parts.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".photos-*.tmp"):
         leftover.unlink()
     # A manifest must never describe shards that are being replaced.
@@ -337,13 +343,42 @@ def _make_room(jobs: Sequence[ShardJob], out: Path, unchanged: bool) -> None:
             description.unlink()
 
 
-def _build(jobs: Sequence[ShardJob], processes: int) -> Iterator[tuple[ShardJob, BuiltShard]]:
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Hold the folder for one run, once the last process of a killed one has left it."""
+    parts = out / PARTS
+    if (out / FILE_NAME).exists() and not parts.exists():
+        raise ValueError(f"{out} holds shards that were made elsewhere; write to an empty folder")
+    parts.mkdir(parents=True, exist_ok=True)
+    with (parts / _LOCK).open("a") as file:
+        deadline = time.monotonic() + LEAVING_S
+        while not _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if time.monotonic() > deadline:
+                raise ValueError(f"{out} is being written to by another run; wait for its end, or stop it")
+            time.sleep(0.02)
+        _locked(file, fcntl.LOCK_SH)  # its own processes hold it too
+        yield
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    """Whether the lock could be taken; where a file system has none, it counts as taken."""
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
+
+
+def _build(jobs: Sequence[ShardJob], out: Path, processes: int) -> Iterator[tuple[ShardJob, BuiltShard]]:
     if processes == 1 or len(jobs) < 2:
         for job in jobs:
             yield job, build_shard(job)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(min(processes, len(jobs)), context, _join, (out / PARTS / _LOCK,)) as pool:
         running = {pool.submit(build_shard, job): job for job in jobs}
         try:
             for future in as_completed(running):
@@ -357,10 +392,17 @@ def _build(jobs: Sequence[ShardJob], processes: int) -> Iterator[tuple[ShardJob,
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _die_with_parent() -> None:
-    """End this process when the one that started it is killed; it would wait for work forever."""
+def _join(lock: Path) -> None:
+    """Begin as one of a run's processes: hold its folder, and end when the run is killed.
+
+    It would wait for work forever, and its last file would come in the way of the next run.
+    """
+    _held_here.append(lock.open("a"))
+    _locked(_held_here[0], fcntl.LOCK_SH)
     parent = multiprocessing.parent_process()
     assert parent is not None
+    if wait([parent.sentinel], timeout=0):  # killed before the lock was held: the next run may have begun
+        os._exit(1)
 
     def watch() -> None:
         wait([parent.sentinel])

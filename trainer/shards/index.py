@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from evaluator.photos.manifest import TAR_BLOCK, ImageSizes, Manifest, ShardEntry, ShardError
-from trainer.data.storage import ByteStream, is_local, is_photo_member, local_path
+from trainer.data.storage import is_local, is_photo_member, local_path, open_url
 
 _CHUNK = 1 << 20
 
@@ -135,11 +135,10 @@ def index_shards(
         raise ValueError("no tar given; pass their URLs, with braces for many: coco-{000..117}.tar")
 
     def scan(url: str) -> Scan:
-        stream = ByteStream(url)
         try:
-            return scan_tar(_name(url, out), _Reading(stream), is_photo_member)
+            with open_url(url) as stream:
+                return scan_tar(_name(url, out), stream, is_photo_member)
         finally:
-            stream.close()
             advance(1)
 
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
@@ -153,13 +152,6 @@ def index_shards(
         )
     broken = [f"{found.entry.name}: {member}" for found in scans for member in found.broken]
     return manifest, broken, others
-
-
-class _Reading:
-    """A ByteStream as tarfile wants it."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self.read = stream.read_some
 
 
 def _name(url: str, out: Path) -> str:

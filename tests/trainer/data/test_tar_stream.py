@@ -332,6 +332,48 @@ def test_a_command_is_not_begun_again_for_each_block_where_the_cache_is_full(
     assert len((tmp_path / "begun").read_text()) <= 2  # the second time when there turned out to be no room
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_command_runs_once_for_each_tar(
+    tmp_path: Path, make_shards: Callable, monkeypatch: pytest.MonkeyPatch, workers: int, kept: bool
+):
+    """However many lanes and workers read it, through the cache or without one."""
+    monkeypatch.setattr(cache, "PART", 1000)
+    folder = make_shards(tmp_path / "set", [20, 20])
+    (tmp_path / "pipes.json").write_text(with_new_hash(pipes(folder, f"echo >> {tmp_path}/begun; cat")))
+    folder_of_cache = str(tmp_path / "cache") if kept else None
+    found = batches(str(tmp_path / "pipes.json"), count=20, workers=workers, cache=folder_of_cache)
+    assert equal(found, batches(str(folder), count=20))
+    assert len((tmp_path / "begun").read_text()) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "test -e {once} || {{ touch {once}; exit 7; }}; cat",
+        "test -e {once} || {{ touch {once}; head -c 3000 {set}/*0.tar; exit; }}; cat",
+    ],
+    ids=["fails", "ends early"],
+)
+def test_a_command_that_breaks_once_is_run_again(tmp_path: Path, make_shards: Callable, command: str):
+    folder = make_shards(tmp_path / "set", [12])
+    command = command.format(once=tmp_path / "once", set=folder)
+    (tmp_path / "pipes.json").write_text(with_new_hash(pipes(folder, command)))
+    assert equal(batches(str(tmp_path / "pipes.json")), batches(str(folder)))
+
+
+def test_a_program_that_is_not_there_is_not_tried_again(caplog: pytest.LogCaptureFixture):
+    with pytest.raises(ShardError, match=r"exit code 127; check that the program is installed"):
+        read_url("pipe:no-such-program-anywhere")
+    assert not caplog.messages
+
+
+def test_a_silent_command_is_ended_and_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.05)
+    with pytest.raises(ShardError, match=r"pipe:sleep 60: cannot read byte 0.*wrote nothing"):
+        read_url("pipe:sleep 60")
+
+
 def test_a_failing_command_is_named_with_its_exit_code(numbered_shards: Path, tmp_path: Path):
     (tmp_path / "pipes.json").write_text(with_new_hash(pipes(numbered_shards, "exit 3; cat")))
     with pytest.raises(ShardError, match=r"pipe:exit 3.*the command failed with exit code 3"):
@@ -349,7 +391,7 @@ def test_a_command_that_fails_before_the_first_byte_wanted_leaves_no_open_pipe(m
     monkeypatch.setattr(subprocess, "Popen", Recorded)
     with pytest.raises(ShardError, match="exit code 3"):
         ByteStream("pipe:exit 3", position=100).read(1)
-    assert [process.stdout.closed for process in begun if process.stdout] == [True]
+    assert [process.stdout.closed for process in begun if process.stdout] == [True] * storage.ATTEMPTS
 
 
 def test_a_command_that_ends_early_is_a_shard_cut_short(numbered_shards: Path, tmp_path: Path):
@@ -442,9 +484,17 @@ def test_braces_expand_in_every_url():
 
 @pytest.mark.parametrize(
     ("name", "photo"),
-    [("a/1.jpg", True), ("1.JPEG", True), ("1.seg.png", False), ("1.json", False), ("README", False)],
+    [
+        ("a/1.jpg", True),
+        ("1.JPEG", True),
+        ("2019.07.04 picnic.jpg", True),
+        ("v1.2/a.webp", True),
+        ("1.jpg.json", False),
+        ("a.jpg/README", False),
+        (".jpg", False),
+    ],
 )
-def test_photos_are_told_by_webdataset_s_rule(name: str, photo: bool):
+def test_a_photo_is_told_by_its_last_suffix(name: str, photo: bool):
     assert is_photo_member(name) is photo
 
 

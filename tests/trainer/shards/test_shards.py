@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,17 @@ def test_the_manifest_says_what_hashlib_and_tarfile_say(photos: Path, tmp_path: 
     assert entry["starts"] == [member.offset_data for member in found]
     assert entry["sizes"] == [member.size for member in found]
     assert content["samples"] == entry["samples"] == 25
+
+
+def test_the_bytes_are_those_of_tarfile_without_times_and_owners(photos: Path, tmp_path: Path):
+    assert make(photos, tmp_path / "out", "--jobs", 1) == 0
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in members(tmp_path / "out").items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    assert (tmp_path / "out" / "photos-000.tar").read_bytes() == expected.getvalue()
 
 
 def test_two_runs_and_any_number_of_processes_give_the_same_bytes(photos: Path, tmp_path: Path):
@@ -194,31 +206,57 @@ def test_a_finished_set_of_which_nothing_stays_is_replaced_only_when_asked(photo
     assert open_shards(str(out)).counts == [20, 5]
 
 
-def test_a_killed_run_continues_and_ends_with_the_same_bytes(tmp_path: Path, jpeg: Callable):
+@pytest.fixture
+def killed(tmp_path: Path, jpeg: Callable) -> Iterator[tuple[list[str], list[int]]]:
+    """The options of a run that was killed in the middle, and its processes, which stand still."""
     source = tmp_path / "in"
     source.mkdir()
     for number in range(60):
         (source / f"{number:02d}.jpg").write_bytes(jpeg(number, 240, 200))
-    command = [str(source), "--shard-size", "4", "--quality", "90", "--jobs", "2"]
     out = tmp_path / "killed"
-    parts = out / ".parts"
+    options = ["--shard-size", "4", "--quality", "90", "--jobs", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.shards", *command[:1], str(out), *command[1:]],
+        [sys.executable, "-m", "trainer.shards", str(source), str(out), *options],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while not (parts.exists() and len(list(parts.glob("*.json"))) >= 2):
+    while len(list((out / ".parts").glob("*.json"))) < 2:
         assert process.poll() is None
+    orphans = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    for pid in orphans:
+        os.kill(pid, signal.SIGSTOP)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    yield [str(source), *options], orphans
+    for pid in orphans:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_killed_run_continues_and_ends_with_the_same_bytes(killed: tuple[list[str], list[int]], tmp_path: Path):
+    (source, *options), orphans = killed
+    out = tmp_path / "killed"
     assert not (out / "manifest.json").exists()
+    for pid in orphans:
+        os.kill(pid, signal.SIGCONT)
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
-    assert main([str(source), str(out), *command[1:-1], "1"]) == 0
-    assert main([str(source), str(tmp_path / "straight"), *command[1:-1], "1"]) == 0
+    assert main([source, str(out), *options]) == 0
+    assert main([source, str(tmp_path / "straight"), *options]) == 0
     assert contents(out) == contents(tmp_path / "straight")
     kept = [name for name, time in finished.items() if (out / name).stat().st_mtime_ns == time]
     assert len(kept) >= 2
+
+
+def test_a_run_waits_until_the_processes_of_a_killed_one_have_left_its_folder(
+    killed: tuple[list[str], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    (source, *options), _ = killed
+    monkeypatch.setattr(build, "LEAVING_S", 0.0)
+    before = contents(tmp_path / "killed")
+    assert main([source, str(tmp_path / "killed"), *options]) == 2
+    assert "is being written to by another run" in capsys.readouterr().err
+    assert contents(tmp_path / "killed") == before
 
 
 def test_a_full_disk_leaves_no_manifest_and_the_next_run_ends_well(
@@ -308,7 +346,7 @@ def test_a_manifest_elsewhere_names_whole_paths(numbered_shards: Path, tmp_path:
 def test_other_members_are_left_out_and_told(tmp_path: Path, jpeg: Callable, capsys):
     path = tmp_path / "mixed.tar"
     with tarfile.open(path, "w") as tar:
-        for name, data in {"a.jpg": jpeg(0), "a.json": b"{}", "b.jpg": b"no photo", "c.seg.png": b"mask"}.items():
+        for name, data in {"a.jpg": jpeg(0), "a.json": b"{}", "b.jpg": b"no photo", "c.txt": b"a cat"}.items():
             header = tarfile.TarInfo(name)
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
@@ -316,7 +354,7 @@ def test_other_members_are_left_out_and_told(tmp_path: Path, jpeg: Callable, cap
     assert open_shards(str(path)).counts == [1]
     shown = capsys.readouterr().out
     assert "not an image: 1: mixed.tar: b.jpg" in shown
-    assert "{'.json': 1, '.png': 1}" in shown
+    assert "{'.json': 1, '.txt': 1}" in shown
 
 
 @pytest.mark.parametrize("cut", [1000, 2600, 4096])
