@@ -13,7 +13,9 @@ ALONE = Way(seconds=360.0, values={0: 20.0, 1: 22.0, 2: 18.0, 3: 21.0})
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_both_ways_train_the_same_trials(report_of: Callable):
-    content = report_of("sweep", "--trials", 2, "--cheap", 1, "--set", "recipe.rounds.cycles=1")
+    rounds = {"pretrain_color": 0.05, "pretrain_edit": 0.02, "ping": 0.01, "pong": 0.01, "cycles": 1}
+    short = [f"recipe.rounds.{name}={value}" for name, value in rounds.items()]
+    content = report_of("sweep", "--trials", 2, "--cheap", 1, "--set", *short, "validation.photos=8")
     sweep, alone = content["rows"]
     assert (sweep["trials"], alone["trained to the end"]) == (2, 2)
     assert sweep["best ab PSNR, dB"] == pytest.approx(alone["best ab PSNR, dB"], abs=0.3)
