@@ -66,4 +66,7 @@ def _failed(error: Exception, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if threads := sys.modules.get("evaluator.system.threads"):  # a service's networks may still be on their way
+        threads.end_without_unawaited(code)
+    sys.exit(code)

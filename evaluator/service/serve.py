@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from evaluator.service.api.state import Service
 from evaluator.service.app import create_app
 from evaluator.service.settings import Settings, from_environment
-from evaluator.system.threads import end_without_unawaited, use_threads
+from evaluator.system.threads import use_threads
 
 _KEEP_ALIVE_SECONDS = 20
 """Longer than the pauses of a person who thinks about the next click."""
@@ -33,7 +33,6 @@ def main(words: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     use_threads(settings.threads)
     run(create_app(settings), settings, announce)
-    end_without_unawaited(0)  # networks may still be on their way
     return 0
 
 
