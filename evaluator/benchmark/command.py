@@ -1,7 +1,7 @@
 """`python -m evaluator benchmark`: from the command line to results.parquet, results.json and report.html."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,14 +121,14 @@ class Benchmark:
             reasons = "; ".join(f"{self.photos.names[i]}: {why}" for i, why in list(coverage.left_out.items())[:3])
             raise ValueError(f"none of {len(coverage.left_out)} photos can be measured: {reasons}")
         results = Results(protocol=self.plan.protocol, frame=read_table(out / ROWS_FILE))
-        content = self._summary(results, coverage)
-        summary.save(out, content)
+        summary.save(out, self._summary(results, coverage))
         remove_parts(out)
         left_out = {self.photos.names[index]: why for index, why in coverage.left_out.items()}
         show(self.console, results, left_out, self.plan.not_measured)
-        page = report.build(out, self._gallery(coverage) if self.options.gallery else None)
+        finished = Finished.read(out)
+        page = report.build(finished, self._gallery(finished) if self.options.gallery else None)
         say(self.console, f"report: {page}")
-        self._log(content)
+        self._log(finished)
 
     def _summary(self, results: Results, coverage: Coverage) -> dict[str, Any]:
         plan = self.plan
@@ -143,9 +143,8 @@ class Benchmark:
             cycles=self.cycles,
         )
 
-    def _gallery(self, coverage: Coverage) -> report.Gallery:
+    def _gallery(self, finished: Finished) -> report.Gallery:
         """The worst and best photos, coloured again."""
-        finished = Finished.read(self.options.out)
         picks = report.choose(finished)
         found = read_ahead(
             self.photos,
@@ -165,15 +164,15 @@ class Benchmark:
             autocast=self.task.autocast,
         )
 
-    def _log(self, content: Mapping[str, Any]) -> None:
+    def _log(self, finished: Finished) -> None:
         options = self.options
         if not mlflow_log.wanted(options.mlflow, options.colorizer):
             return
         files = [path for path in sorted(options.out.iterdir()) if path.is_file() and path.name[0] != "."]
         uri = default_tracking_uri(options.work)
         with tempfile.TemporaryDirectory(prefix="figures-") as folder:
-            files += report.save_figures(options.out, Path(folder))
-            run_id = mlflow_log.log_run(uri, options.out.resolve().name, content, files)
+            files += report.save_figures(finished, Path(folder))
+            run_id = mlflow_log.log_run(uri, options.out.resolve().name, finished.about, files)
         say(self.console, f"logged as run {run_id} in {uri}")
 
 

@@ -20,22 +20,18 @@ _MOST_NAMED = 100
 """Photos that were left out are named up to here, and counted beyond."""
 
 
-def build(folder: Path, gallery: Gallery | None = None) -> Path:
+def build(finished: Finished, gallery: Gallery | None = None) -> Path:
     """Write `report.html` into the folder of a finished benchmark.
 
     Args:
-        folder: has `results.json` and `results.parquet`.
+        finished: the benchmark.
         gallery: photos to show, from `evaluator.report.gallery`; None leaves them out, and the page says so.
 
     Returns:
         The page.
-
-    Raises:
-        ValueError: the folder has no finished benchmark (see `Finished.read`).
     """
-    finished = Finished.read(folder)
     page = templates().get_template("page.html.jinja").render(_content(finished, gallery))
-    target = folder / FILE_NAME
+    target = finished.folder / FILE_NAME
     target.write_text(page, encoding="utf-8")
     return target
 
@@ -65,14 +61,13 @@ def facts(commit: str, machine: Mapping[str, Any], versions: Mapping[str, str]) 
     return [("commit", str(commit)), *hardware, ("versions", packages)]
 
 
-def save_figures(folder: Path, target: Path) -> list[Path]:
+def save_figures(finished: Finished, target: Path) -> list[Path]:
     """Write the page's curves and heat maps as PNG files, for a tracker that shows pictures.
 
     Args:
-        folder: of a finished benchmark.
+        finished: the benchmark.
         target: folder for the files, which is made.
     """
-    finished = Finished.read(folder)
     pictures: dict[str, figures.Picture | None] = {
         f"clicks-{policy}": picture for policy, picture in _heat_maps(finished).items()
     }

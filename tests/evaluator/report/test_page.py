@@ -12,6 +12,7 @@ from matplotlib import pyplot, rcParams
 from PIL import Image
 from skimage import data
 
+from evaluator.protocol.finished import Finished
 from evaluator.report import Gallery, build, save_figures
 from evaluator.report.gallery import Exhibit, Pick, Shot
 from tests.evaluator.made_up_run import made_up_rows, write_run
@@ -116,7 +117,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
             "skipped": [{"photo": f"{NASTY}-{i}", "reason": "grey & tiny"} for i in range(250)],
         },
     )
-    return Page(build(folder, gallery_of(3)))
+    return Page(build(Finished.read(folder), gallery_of(3)))
 
 
 def gallery_of(photos: int, seed: int = 0) -> Gallery:
@@ -265,7 +266,7 @@ def test_machine_versions_commit_and_networks_are_stated(page: Page):
 
 def test_a_run_of_one_policy_and_one_photo_has_a_page_without_comparisons(tmp_path: Path):
     rows = made_up_rows(photos=["one.png"], policies=["random"], clicks=[5], metrics=["ab_psnr"])
-    page = Page(build(write_run(tmp_path, rows)))
+    page = Page(build(Finished.read(write_run(tmp_path, rows))))
     words = "".join(page.words)
     assert "There is nothing to compare" in words
     assert "This report was built without photos." in words
@@ -279,14 +280,14 @@ def test_a_page_without_random_has_means_only(tmp_path: Path):
     rows[rows["policy"] == "grid"].to_parquet(folder / "results.parquet", index=False)
     content = (folder / "results.json").read_text()
     (folder / "results.json").write_text(re.sub(r'\{"policy": "random"[^}]*\}, ', "", content))
-    page = Page(build(folder))
+    page = Page(build(Finished.read(folder)))
     assert "▲" not in page.text
     assert "grid" in "".join(page.words)
 
 
 def test_no_clicks_make_no_map(tmp_path: Path):
     rows = made_up_rows(photos=["a.png", "b.png"], clicks=[0], metrics=["ab_psnr"])
-    assert "No clicks were placed" in build(write_run(tmp_path, rows)).read_text()
+    assert "No clicks were placed" in build(Finished.read(write_run(tmp_path, rows))).read_text()
 
 
 def test_a_full_page_stays_below_ten_megabytes(tmp_path: Path):
@@ -300,25 +301,26 @@ def test_a_full_page_stays_below_ten_megabytes(tmp_path: Path):
     rows = {policy: shots[5 * i : 5 * i + 5] for i, policy in enumerate("abcd")}
     pick = Pick(photo="astronaut", index=0, reasons=("worst",))
     exhibits = [Exhibit(pick=pick, grey=shots[20], truth=shots[21], rows=rows)] * 26
-    page = build(write_run(tmp_path), Gallery(rule="", budgets=[0, 1, 2, 10, 20], exhibits=exhibits))
+    gallery = Gallery(rule="", budgets=[0, 1, 2, 10, 20], exhibits=exhibits)
+    page = build(Finished.read(write_run(tmp_path)), gallery)
     assert 2e6 < page.stat().st_size < 10e6
 
 
 def test_the_same_folder_gives_the_same_page(tmp_path: Path):
     folder = write_run(tmp_path)
-    once = build(folder, gallery_of(1)).read_bytes()
-    assert build(folder, gallery_of(1)).read_bytes() == once
+    once = build(Finished.read(folder), gallery_of(1)).read_bytes()
+    assert build(Finished.read(folder), gallery_of(1)).read_bytes() == once
 
 
 def test_building_leaves_no_global_state(tmp_path: Path):
     before = dict(rcParams)
-    build(write_run(tmp_path))
+    build(Finished.read(write_run(tmp_path)))
     assert dict(rcParams) == before
     assert pyplot.get_fignums() == []
 
 
 def test_figures_are_saved_for_a_tracker(tmp_path: Path):
-    files = save_figures(write_run(tmp_path / "run"), tmp_path / "figures")
+    files = save_figures(Finished.read(write_run(tmp_path / "run")), tmp_path / "figures")
     names = {file.name for file in files}
     assert {"ab_psnr.png", "ab_psnr-gain.png", "clicks-random.png"} <= names
     for file in files:
