@@ -155,6 +155,15 @@ def test_every_setting_explains_itself():
             {"data.train": ("a.tar",)},
             "data.validation is empty: validating on the embedded photographs and scenes",
         ),
+        ({"data.order": "stream"}, "data.order stream has no effect: it is for shards"),
+        (
+            {"data.train": ("a.tar",), "data.round_photos": 9},
+            "data.round_photos 9 has no effect: data.order is exact",
+        ),
+        (
+            {"data.train": ("a.tar",), "data.order": "stream", "data.cache": "kept"},
+            "data.cache kept has no effect: data.order is stream",
+        ),
     ],
 )
 def test_settings_without_effect_are_said(values: dict[str, object], note: str):
