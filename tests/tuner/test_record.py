@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tuner.records import TRIALS_FILE, Measure, Report, Sweep, Trial, best, read_trials, write_trials
+from tuner.records import TRIALS_FILE, Measure, Report, Status, Sweep, Trial, best, read_trials, write_trials
 
 PSNR = Measure("ab_psnr", "max", "ab PSNR, dB")
 LPIPS = Measure("lpips", "min", "LPIPS")
@@ -25,11 +25,11 @@ SWEEP = Sweep(
 )
 
 
-def trial(number: int, status: str, *values: float | None) -> Trial:
+def trial(number: int, status: Status, *values: float | None) -> Trial:
     reports = tuple(Report(100 * i, "ping-1", 1.0, {"ab_psnr": value}) for i, value in enumerate(values))
     return Trial(
         id=f"t{number}", number=number, status=status, values={"recipe.loss.entropy": 0.1}, reports=reports
-    )  # pyright: ignore[reportArgumentType]
+    )
 
 
 def test_a_sweep_and_its_trials_come_back_as_they_were(tmp_path: Path):
