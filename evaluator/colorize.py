@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from evaluator import weights
-from evaluator.photos.reading import MOST_PIXELS
+from evaluator.photos.reading import MAX_PIXELS
 from evaluator.registry.mlflow_registry import default_tracking_uri, load_colorizer, load_guide
 from evaluator.registry.networks import LoadedColorizer, LoadedGuide
 from evaluator.registry.session import PhotoSession
-from evaluator.service.api.schemas import Click, HexColour, Project, ProjectClick
+from evaluator.service.api.schemas import Click, HexColor, Project, ProjectClick
 from evaluator.service.api.state import full_pixel, working_pixel
 from evaluator.service.errors import Problem
 from evaluator.service.images.decode import Limits, parse
@@ -87,7 +87,7 @@ def main(words: Sequence[str]) -> int:
     clicks = read_clicks(options)
     registry = default_tracking_uri(options.work)
     data = options.photo.read_bytes()
-    upright = parse(data, Limits(most_bytes=len(data), most_pixels=MOST_PIXELS), keep_colours=False)
+    upright = parse(data, Limits(most_bytes=len(data), most_pixels=MAX_PIXELS), keep_colours=False)
     with tempfile.TemporaryDirectory(prefix="colorize-") as scratch:
         photo = PhotoStore(Path(scratch), 2**40, options.working_size).put(photo_id(data, False), upright)
         pixels = placed(photo, clicks)
@@ -171,7 +171,7 @@ def read_clicks(options: Options) -> list[Click]:
 def _click(word: str) -> Click:
     if not (found := _CLICK.fullmatch(word)):
         raise ValueError(f"--click is {word[:80]!r}; write ROW,COL,#RRGGBB, such as 120,340,#b5651d")
-    return Click(row=int(found[1]), col=int(found[2]), colour=HexColour(hex=found[3]))
+    return Click(row=int(found[1]), col=int(found[2]), colour=HexColor(hex=found[3]))
 
 
 def _in_file(file: Path) -> Sequence[Click]:

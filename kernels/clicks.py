@@ -1,8 +1,8 @@
-"""Click maps: where clicks are, and how a click writes its colour.
+"""Click maps: where clicks are, and how a click writes its color.
 
 A click at pixel (row, col) with hint size s fills a hint patch: rows row - (s-1)//2 ... row + s//2 (and
-the same for columns), cut off at the border. It sets the mask to 1 there and the colour to the mean of the true
-ab inside that square. With s = 1 this is the thesis' click (section 3.1.2): the pixel and its own colour.
+the same for columns), cut off at the border. It sets the mask to 1 there and the color to the mean of the true
+ab inside that square. With s = 1 this is the thesis' click (section 3.1.2): the pixel and its own color.
 """
 
 import torch
@@ -31,8 +31,8 @@ def one_hot(choice: Int64[Tensor, " b"], height: int, width: int) -> Float[Tenso
     return flat.scatter_(1, choice[:, None], 1.0).view(-1, height, width)
 
 
-def hint_colours(truth_ab: Float[Tensor, "b 2 h w"], hint_size: int) -> Float[Tensor, "b 2 h w"]:
-    """Colour that a click of `hint_size` has at each pixel: the mean true ab over its hint patch."""
+def hint_colors(truth_ab: Float[Tensor, "b 2 h w"], hint_size: int) -> Float[Tensor, "b 2 h w"]:
+    """Color that a click of `hint_size` has at each pixel: the mean true ab over its hint patch."""
     _check_hint_size(hint_size)
     if hint_size == 1:
         return truth_ab
@@ -43,7 +43,7 @@ def hint_colours(truth_ab: Float[Tensor, "b 2 h w"], hint_size: int) -> Float[Te
 
 def place(
     clicks: Float[Tensor, "b 3 h w"],
-    colours: Float[Tensor, "b 2 h w"],
+    colors: Float[Tensor, "b 2 h w"],
     selection: Float[Tensor, "b h w"],
     hint_size: int = 1,
 ) -> Float[Tensor, "b 3 h w"]:
@@ -51,28 +51,28 @@ def place(
 
     Args:
         clicks: the map so far; not modified.
-        colours: the hint colour at each pixel, from `hint_colours` with the same hint size.
+        colors: the hint color at each pixel, from `hint_colors` with the same hint size.
         selection: one-hot, or a relaxed selection that sums to at most 1 (soft Gumbel-Softmax).
         hint_size: side of the hint patch in pixels, at least 1.
 
     Computed in float32, or in float64 for a float64 selection. The newest click covers older ones under its
     hint patch. The gradient at a pixel is d(mask) + d(a) * a + d(b) * b, summed over that pixel's hint patch, of
-    its candidate colour (a, b).
+    its candidate color (a, b).
     """
     _check_hint_size(hint_size)
     selection = _exact(selection).unsqueeze(1)
-    written = torch.cat([selection, selection * colours.to(selection.dtype)], dim=1)
+    written = torch.cat([selection, selection * colors.to(selection.dtype)], dim=1)
     written = box_sum(written, hint_size, mirrored=True)
     return clicks * (1.0 - written[:, :1].detach().clamp(max=1.0)) + written
 
 
 def scatter_clicks(
-    colours: Float[Tensor, "b 2 h w"], places: Float[Tensor, "b h w"], hint_size: int = 1
+    colors: Float[Tensor, "b 2 h w"], places: Float[Tensor, "b h w"], hint_size: int = 1
 ) -> Float[Tensor, "b 3 h w"]:
     """A click map with clicks at all `places` (0 or 1) at once; overlapping hint patches average."""
     _check_hint_size(hint_size)
     places = places.float().unsqueeze(1)
-    written = box_sum(torch.cat([places, places * colours.float()], dim=1), hint_size, mirrored=True)
+    written = box_sum(torch.cat([places, places * colors.float()], dim=1), hint_size, mirrored=True)
     return torch.cat([(written[:, :1] > 0.5).float(), written[:, 1:] / written[:, :1].clamp(min=1.0)], dim=1)
 
 
@@ -82,9 +82,9 @@ def place_clicks(
     choice: Int64[Tensor, " b"],
     hint_size: int = 1,
 ) -> Float[Tensor, "b 3 h w"]:
-    """A new click map with one more click per photo at flat index `choice`, in the true colour."""
+    """A new click map with one more click per photo at flat index `choice`, in the true color."""
     selection = one_hot(choice, *clicks.shape[-2:])
-    return place(clicks, hint_colours(truth_ab, hint_size), selection, hint_size)
+    return place(clicks, hint_colors(truth_ab, hint_size), selection, hint_size)
 
 
 def random_choice(clicks: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b h w"]) -> Int64[Tensor, " b"]:
@@ -145,10 +145,10 @@ def box_sum(x: Float[Tensor, "b c h w"], size: int, *, mirrored: bool) -> Float[
     return F.avg_pool2d(padded, size, stride=1, divisor_override=1)
 
 
-def stamp(
+def place_patches(
     clicks: Float[Tensor, "b 3 h w"],
     positions: Int64[Tensor, " b"],
-    colours: Float[Tensor, "b 2"],
+    colors: Float[Tensor, "b 2"],
     hint_size: int = 1,
 ) -> Float[Tensor, "b 3 h w"]:
     """A new click map with one more click per photo: the same numbers as `kernels.clicks.place` writes.
@@ -156,7 +156,7 @@ def stamp(
     Args:
         clicks: the map so far; not modified.
         positions: flat index row * width + col of each photo's click.
-        colours: ab that each click carries, CIE / 128.
+        colors: ab that each click carries, CIE / 128.
         hint_size: side of the hint patch in pixels, at least 1; cut off at the border.
     """
     batch, _, height, width = clicks.shape
@@ -165,7 +165,7 @@ def stamp(
     rows = ((positions // width)[:, None] + offset).clamp(0, height - 1)
     cols = ((positions % width)[:, None] + offset).clamp(0, width - 1)
     under = (rows[:, :, None] * width + cols[:, None, :]).view(batch, 1, -1).expand(-1, 3, -1)
-    written = torch.cat([torch.ones_like(colours[:, :1]), colours], dim=1)[:, :, None].expand_as(under)
+    written = torch.cat([torch.ones_like(colors[:, :1]), colors], dim=1)[:, :, None].expand_as(under)
     return clicks.flatten(2).scatter(2, under, written.to(clicks.dtype)).view_as(clicks)
 
 

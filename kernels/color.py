@@ -52,9 +52,9 @@ def rgb_to_lab(
     """Convert sRGB to `(lightness, ab)`.
 
     `rgb` is uint8 in 0..255 or floating point in [0, 1]. `lightness` (B,1,H,W) is L* / 100 in [0, 1]; `ab`
-    (B,2,H,W) is (a*, b*) / 128, inside [-1, 1] for every sRGB colour. float64 stays float64; everything else
+    (B,2,H,W) is (a*, b*) / 128, inside [-1, 1] for every sRGB color. float64 stays float64; everything else
     is computed and returned in float32, inside autocast too. Within 1e-4 CIE units of scikit-image's float64.
-    Differentiable, with finite gradients at every colour including black.
+    Differentiable, with finite gradients at every color including black.
 
     Raises:
         ValueError: another dtype or number of channels.
@@ -70,9 +70,9 @@ def rgb_to_lab(
 def lab_to_rgb(lightness: Float[Tensor, "b 1 h w"], ab: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Convert `(lightness, ab)` to sRGB in [0, 1], clipped to the gamut.
 
-    Scales and dtypes as in `rgb_to_lab`. Colours that no screen shows are clipped the way scikit-image clips
+    Scales and dtypes as in `rgb_to_lab`. Colors that no screen shows are clipped the way scikit-image clips
     them: a negative cube-root coordinate of Z becomes 0, and after the gamma encoding R, G and B are each
-    clipped to [0, 1]. Clipping changes such a colour's lightness and hue; the gradient of a clipped channel
+    clipped to [0, 1]. Clipping changes such a color's lightness and hue; the gradient of a clipped channel
     is zero, and every gradient is finite.
 
     Raises:
@@ -182,7 +182,7 @@ def _combine(matrix: Matrix, planes: Planes) -> Planes:
 
 # s ** 0.8 as a polynomial in s - 0.65, for s from 0.3 to 1 (Chebyshev fit, relative error 6e-7). One degree more
 # would be exact, but the compiler stops fusing everything into one pass beyond a certain number of operations.
-_CENTRE = 0.65
+_CENTER = 0.65
 _POWER_08 = (
     0.708485031,
     0.871980393,
@@ -197,7 +197,7 @@ _POWER_08 = (
 _LAST_LINEAR_BYTE = 10
 """Bytes up to here lie on the straight part of the sRGB curve, at most 0.04045."""
 
-# Centres the relative error of the cube root's guess, 3 %.
+# Centers the relative error of the cube root's guess, 3 %.
 _CUBE_OFFSET = 709_958_130
 
 
@@ -225,7 +225,7 @@ def _decode_byte(plane: Tensor) -> Tensor:
 
 def _power_08(x: Tensor) -> Tensor:
     """x ** 0.8 for x in 0.3 ... 1, by a polynomial."""
-    offset = x - _CENTRE
+    offset = x - _CENTER
     total = offset * _POWER_08[-1] + _POWER_08[-2]
     for coefficient in reversed(_POWER_08[:-2]):
         total = total * offset + coefficient

@@ -1,4 +1,4 @@
-"""Errors of a colorization: error maps, wrong regions and their centres, target heat maps for EditNet.
+"""Errors of a colorization: error maps, wrong regions and their centers, target heat maps for EditNet.
 
 Everything here is a constant for training: computed in float32 without gradient, elementwise, so that neither
 autocast nor a GPU's TF32 setting changes a number.
@@ -101,18 +101,18 @@ def region_target(
     inhibition: int = 3,
     sharpness: float = 4.0,
 ) -> Float32[Tensor, "b h w"]:
-    """A target heat map with its mass at the centres of large wrong regions, summing to 1.
+    """A target heat map with its mass at the centers of large wrong regions, summing to 1.
 
     The mass at a pixel is depth ** sharpness, depth being `region_depth`. A round region of radius R then holds
     mass in proportion to R ** (sharpness + 2): at the default a region 0.7 times as wide as the largest keeps
-    12 % of its mass, half as wide 1.6 %, and half of a region's mass lies within 0.26 R of its centre. It is 0
+    12 % of its mass, half as wide 1.6 %, and half of a region's mass lies within 0.26 R of its center. It is 0
     at clicked pixels, and uniform over the others where nothing is wrong outside the inhibited discs.
 
     Args:
         error: ab error in CIE units, from `error_map`.
         clicked: earlier clicks.
         inhibition: radius in pixels around earlier clicks that counts as not wrong; 0 is the click alone.
-        sharpness: above 0; a larger one concentrates the mass in the largest region's centre.
+        sharpness: above 0; a larger one concentrates the mass in the largest region's center.
 
     Raises:
         ValueError: sharpness or inhibition out of range, or a photo in which every pixel is clicked.
@@ -125,7 +125,7 @@ def region_target(
 
 
 @torch.no_grad()
-def region_centre(
+def region_center(
     error: Float[Tensor, "b h w"], clicked: Bool[Tensor, "b h w"], *, inhibition: int = 3
 ) -> Int64[Tensor, " b"]:
     """Flat index of the unclicked pixel deepest inside a wrong region: the simulated user's next click.
@@ -202,7 +202,7 @@ def _across_rows(along_rows: Tensor, *, border: bool) -> Tensor:
 
 
 def _blur_along(values: Tensor, weights: list[float], dim: int) -> Tensor:
-    """Convolve with a symmetric kernel, given as its centre and one side."""
+    """Convolve with a symmetric kernel, given as its center and one side."""
     size, radius = values.shape[dim], len(weights) - 1
     position = torch.arange(-radius, size + radius, device=values.device) % (2 * size)
     padded = values.index_select(dim, torch.minimum(position, 2 * size - 1 - position))

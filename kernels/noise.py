@@ -24,7 +24,7 @@ _CACHED_BLOCKS = 2**16
 def fold(*parts: int) -> int:
     """Mix integers (a seed, a purpose, a position...) into one non-negative 63-bit key.
 
-    Each part passes through the finaliser of SplitMix64 (Steele et al., OOPSLA 2014), so neighbouring parts
+    Each part passes through the finaliser of SplitMix64 (Steele et al., OOPSLA 2014), so neighboring parts
     give unrelated keys and their order matters.
     """
     state = 0

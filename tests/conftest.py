@@ -55,16 +55,16 @@ def jpeg() -> Callable[..., bytes]:
 
 
 def plain_jpeg(number: int) -> bytes:
-    """A photo of one colour that tells its number (0 ... 1023), whatever the crop."""
-    colour = (number % 8 * 32 + 16, number // 8 % 8 * 32 + 16, number // 64 * 16 + 8)
+    """A photo of one color that tells its number (0 ... 1023), whatever the crop."""
+    color = (number % 8 * 32 + 16, number // 8 % 8 * 32 + 16, number // 64 * 16 + 8)
     file = io.BytesIO()
-    Image.new("RGB", (20, 16), colour).save(file, "JPEG", quality=95, subsampling=0)
+    Image.new("RGB", (20, 16), color).save(file, "JPEG", quality=95, subsampling=0)
     return file.getvalue()
 
 
 @pytest.fixture(scope="session")
 def numbers_of() -> Callable[..., list[int]]:
-    """`numbers_of(batch.rgb)`: the numbers of one-coloured photos."""
+    """`numbers_of(batch.rgb)`: the numbers of one-colored photos."""
 
     def read(rgb) -> list[int]:
         means = rgb.float().mean(dim=(2, 3))
@@ -112,7 +112,7 @@ def write_shards(folder: Path, shards: Sequence[Sequence[tuple[str, bytes]]]) ->
 
 @pytest.fixture(scope="session")
 def make_shards() -> Callable[..., Path]:
-    """`make_shards(folder, counts, broken=())`: numbered one-coloured photos; those in `broken` are cut short."""
+    """`make_shards(folder, counts, broken=())`: numbered one-colored photos; those in `broken` are cut short."""
 
     def make(folder: Path, counts: Sequence[int], broken: Sequence[int] = ()) -> Path:
         shards, number = [], 0

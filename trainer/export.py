@@ -41,7 +41,7 @@ class EmbedPart(nn.Module):
         return tuple(self.network.embed(lightness))
 
 
-class ColourPart(nn.Module):
+class ColorPart(nn.Module):
     """`colour` as a module."""
 
     def __init__(self, network: SplitColorNet) -> None:
@@ -50,7 +50,7 @@ class ColourPart(nn.Module):
 
     def forward(self, lightness: Tensor, clicks: Tensor, *embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Ab and features."""
-        ab, features = self.network.colour(Embedding(*embedding), lightness, clicks)
+        ab, features = self.network.color(Embedding(*embedding), lightness, clicks)
         return ab, features
 
 
@@ -62,7 +62,7 @@ class PalettePart(nn.Module):
         self.palette = network.palette
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Logits over the colours, (n, bins), of (n, c) features."""
+        """Logits over the colors, (n, bins), of (n, c) features."""
         return self.palette(cells[:, :, None, None])[:, :, 0, 0]
 
 
@@ -84,7 +84,7 @@ def export_parts(network: SplitColorNet) -> dict[str, ExportedProgram]:
     shapes = (free(lightness), free(clicks), tuple(free(part) for part in embedding))
     programs = {
         "embed": torch.export.export(EmbedPart(network), (lightness,), dynamic_shapes=(free(lightness),)),
-        "colour": torch.export.export(ColourPart(network), (lightness, clicks, *embedding), dynamic_shapes=shapes),
+        "color": torch.export.export(ColorPart(network), (lightness, clicks, *embedding), dynamic_shapes=shapes),
         "palette": torch.export.export(
             PalettePart(network), (torch.rand(3, network.palette_channels),), dynamic_shapes=({0: batch},)
         ),
@@ -97,8 +97,8 @@ def export_parts(network: SplitColorNet) -> dict[str, ExportedProgram]:
 def _check_parts(programs: Mapping[str, ExportedProgram], network: SplitColorNet) -> None:
     """Compare the exported parts with the network at another size and with more clicks."""
     lightness, clicks = _split_example(1, 3 * MULTIPLE, 2 * MULTIPLE, seed=1)
-    found, features = programs["colour"].module()(lightness, clicks, *programs["embed"].module()(lightness))
-    whole = network.colour(network.embed(lightness), lightness, clicks)
+    found, features = programs["color"].module()(lightness, clicks, *programs["embed"].module()(lightness))
+    whole = network.color(network.embed(lightness), lightness, clicks)
     cells = features[:, : network.palette_channels].flatten(2)[0].T
     logits = network.bin_logits(features, torch.arange(len(cells))[None])[0].T
     pairs = {"ab": (found, whole.ab), "features": (features, whole.features)}
@@ -142,7 +142,7 @@ class Exported:
     parts: Mapping[str, ExportedProgram] = field(default_factory=dict)
     """Of a split colorizer, see `trainer.export`."""
     bins: Tensor | None = None
-    """The colours of its palette."""
+    """The colors of its palette."""
 
 
 def describe(

@@ -78,7 +78,7 @@ class Options:
         return self.gpus or 0.0, self.threads, self.parallel, self.seed, self.give_up
 
 
-FEWEST_STARTUP, MOST_STARTUP = 4, 10
+MIN_STARTUP, MAX_STARTUP = 4, 10
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _THOUSANDS = {"": 1, "k": 1_000, "M": 1_000_000}
 _TRIALS = re.compile(r"(\d+)( trials?)?")
@@ -130,8 +130,8 @@ class Budget:
 def startup(trials: int | None) -> int:
     """Number of random trials before TPE learns: a quarter of the budget's, within 4 to 10."""
     if trials is None:
-        return MOST_STARTUP
-    return min(MOST_STARTUP, max(FEWEST_STARTUP, trials // 4))
+        return MAX_STARTUP
+    return min(MAX_STARTUP, max(MIN_STARTUP, trials // 4))
 
 
 def _amount(part: str) -> tuple[str, float]:

@@ -26,7 +26,7 @@ from evaluator.protocol.results import Results
 from evaluator.registry.mlflow_registry import default_tracking_uri
 from evaluator.system.threads import use_threads
 
-LEAST_BATCH_ON_CPU, PER_THREAD, BATCH_ON_GPU = 8, 4, 32
+MIN_BATCH_ON_CPU, PER_THREAD, BATCH_ON_GPU = 8, 4, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Benchmark:
         plan = make_plan(options, options.batch_size or BATCH_ON_GPU)
         threads = use_threads(options.threads)
         if device.type == "cpu" and not options.batch_size:
-            plan = plan.in_batches_of(max(LEAST_BATCH_ON_CPU, PER_THREAD * threads))
+            plan = plan.in_batches_of(max(MIN_BATCH_ON_CPU, PER_THREAD * threads))
         photos = open_photos(options.photos, options.limit)
         guides = split(word for words in options.guide for word in words)
         networks = load_networks(options.colorizer, guides, options.work, device, ruler=options.ruler)
@@ -144,7 +144,7 @@ class Benchmark:
         )
 
     def _gallery(self, finished: Finished) -> report.Gallery:
-        """The worst and best photos, coloured again."""
+        """The worst and best photos, colored again."""
         picks = report.choose(finished)
         found = read_ahead(
             self.photos,

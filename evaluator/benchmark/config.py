@@ -13,7 +13,7 @@ from evaluator.benchmark.presets import PRESETS, PaperTable, Preset
 from evaluator.metrics import METRICS, fid, unavailable
 from evaluator.photos.prefetch import Cut
 from evaluator.protocol.results import Protocol
-from evaluator.protocol.simulated_user import Robot
+from evaluator.protocol.simulated_user import SimulatedUser
 
 Words = tuple[str, ...]
 Repeated = Annotated[tuple[Words, ...], tyro.conf.UseAppendAction]
@@ -28,7 +28,7 @@ class Options:
     """
 
     colorizer: str
-    """What colours: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, a .pt2 file with its contract; or
+    """What colors: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, a .pt2 file with its contract; or
     kernel or levin, which need no network."""
     photos: Path
     """A folder or a zip of photos, or shards (a folder with manifest.json, or that file)."""
@@ -55,13 +55,13 @@ class Options:
     hint_size: int | None = None
     """Side of a click's stamp in pixels; default 1."""
     size: int | None = None
-    """Side of the largest centred square after resizing, in pixels; default 256."""
+    """Side of the largest centered square after resizing, in pixels; default 256."""
     seed: int = 0
     """Of the policies' and the robot's noise, and of the bootstrap."""
-    robot: Robot = field(default_factory=Robot)
+    robot: SimulatedUser = field(default_factory=SimulatedUser)
     """The simulated user; exact unless told otherwise."""
     grey: bool = False
-    """Measure grey photos too. They are left out, named and counted otherwise: their true colours are unknown."""
+    """Measure grey photos too. They are left out, named and counted otherwise: their true colors are unknown."""
     least_side: int = 16
     """Leave out photos with a shorter side, in pixels; those between it and --size are enlarged and counted."""
     batch_size: int = 0

@@ -97,7 +97,7 @@ def show(console: Console, results: Results, left_out: Mapping[str, str], not_me
 
 
 def say(console: Console, text: str) -> None:
-    """Print as it is: paths are neither wrapped nor coloured."""
+    """Print as it is: paths are neither wrapped nor colored."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -56,7 +56,7 @@ class Task:
         return len(self.names) * self.protocol.clicks[-1]
 
     def colorize(self, policy: str) -> Colorizer:
-        """What colours after the clicks of one of `names`."""
+        """What colors after the clicks of one of `names`."""
         if policy == RULER:
             assert self.ruler is not None
             return self.ruler
@@ -168,7 +168,7 @@ def fid_rows(
         task: the finished measurement.
         budgets: measured numbers of clicks.
         make: makes the accumulator.
-        on_photos: called with the number of photos just coloured.
+        on_photos: called with the number of photos just colored.
 
     Raises:
         WeightsUnavailable: see `evaluator.metrics.fid`.

@@ -16,7 +16,7 @@ EXPERIMENT = "chromaclick-benchmark"
 _BATCH = 500
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 _NO_METRIC = ("policy", "clicks", "photos", "height", "width", "hint_size", "seed")
-_MOST_CHARACTERS = 500
+_MAX_CHARACTERS = 500
 
 
 def wanted(switch: str, colorizer: str) -> bool:
@@ -89,7 +89,7 @@ def _parameters(summary: Mapping[str, Any]) -> dict[str, str]:
         },
     }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
-    return {key: text[:_MOST_CHARACTERS] for key, text in texts.items()}
+    return {key: text[:_MAX_CHARACTERS] for key, text in texts.items()}
 
 
 def _metrics(summary: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

@@ -49,7 +49,7 @@ class Metric:
     ceiling: float = math.inf
     """What a larger value counts as in a mean over photos."""
     group: Literal["quality", "clicks"] = "quality"
-    """Whether it judges the colours, or what clicks do and where they fall."""
+    """Whether it judges the colors, or what clicks do and where they fall."""
     smallest: int = 1
     """Smallest side of a photo, in pixels; `measure` raises a ValueError below it."""
     needs_clicks: bool = False
@@ -95,7 +95,7 @@ def _lpips(at: Comparison) -> Tensor:
     return perceptual.lpips_distance(at.predicted_rgb, at.truth_rgb, of_truth)
 
 
-def _colourfulness_gap(at: Comparison) -> Tensor:
+def _colorfulness_gap(at: Comparison) -> Tensor:
     return colourfulness(at.predicted_rgb) - at.of_truth("colourfulness", lambda: colourfulness(at.truth_rgb))
 
 
@@ -179,7 +179,7 @@ METRICS: dict[str, Metric] = {
         unit="",
         decimals=1,
         about="Colourfulness of the colouring minus that of the photo: below 0 is too pale, above 0 too strong.",
-        per_photo=_colourfulness_gap,
+        per_photo=_colorfulness_gap,
         higher_is_better=None,
     ),
     "bleeding": Metric(

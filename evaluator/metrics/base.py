@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A batch of colourings on one device, with the truth and the clicks behind them."""
+    """A batch of colorings on one device, with the truth and the clicks behind them."""
 
     lightness: Float[Tensor, "b 1 h w"]
     predicted_ab: Float[Tensor, "b 2 h w"]
@@ -53,13 +53,13 @@ class Comparison:
     positions: Int64[Tensor, "b placed"] | None = None
     """Flat indices of the clicked pixels in that map, in the order in which they were clicked."""
     previous_ab: Float[Tensor, "b 2 h w"] | None = None
-    """The colouring just before the newest click."""
+    """The coloring just before the newest click."""
     shared: dict[str, Any] = field(default_factory=dict)
     """What metrics computed from the truth alone (`of_truth`). Comparisons with the same truth may share one."""
 
     @cached_property
     def predicted_rgb(self) -> UInt8[Tensor, "b 3 h w"]:
-        """The coloured photo as it is shown: clipped to sRGB and rounded."""
+        """The colored photo as it is shown: clipped to sRGB and rounded."""
         if len(self.parts) > 1:
             return torch.cat([part.predicted_rgb for part in self.parts])
         return to_uint8(lab_to_rgb(self.lightness, self.predicted_ab))

@@ -1,16 +1,16 @@
-"""Bleeding: how much of the colour step across a strong edge is smeared over the edge.
+"""Bleeding: how much of the color step across a strong edge is smeared over the edge.
 
-Look at the true colours 2 px and 8 px to either side of a pixel, along a row or a column. A strong edge is where
+Look at the true colors 2 px and 8 px to either side of a pixel, along a row or a column. A strong edge is where
 they differ by at least 20 CIE units at 2 px, and still differ the same way at 8 px: a border between two regions,
-not a texture. Over all strong edges of a photo, the share of the true step t which the colouring's step c
+not a texture. Over all strong edges of a photo, the share of the true step t which the coloring's step c
 makes is sum(c . t) / sum(t . t), its least-squares slope, once for the steps at 2 px and once for those at 8 px.
 
     bleeding = share at 8 px - share at 2 px
 
-0: the colouring's edges are as sharp as the photo's, however pale its colours are (pale colours lower both
-shares; grey is 0, because it cannot bleed). Towards 1: regions have their full colour, and the step between them
+0: the coloring's edges are as sharp as the photo's, however pale its colors are (pale colors lower both
+shares; grey is 0, because it cannot bleed). Towards 1: regions have their full color, and the step between them
 is missing at the edge itself, as after a blur of a few pixels or a border in the wrong place. Below 0: sharper
-than the photo. A haze much wider than 8 px lowers both shares and counts as loss of colour, which Delta E sees.
+than the photo. A haze much wider than 8 px lowers both shares and counts as loss of color, which Delta E sees.
 """
 
 from typing import NamedTuple
@@ -44,14 +44,14 @@ class Edges(NamedTuple):
 def bleeding(
     predicted_ab: Float[Tensor, "b 2 h w"], truth_ab: Float[Tensor, "b 2 h w"], edges: Edges | None = None
 ) -> Float64[Tensor, " b"]:
-    """Bleeding across strong edges of the true colours, one per photo: 0 is sharp, 1 is fully smeared.
+    """Bleeding across strong edges of the true colors, one per photo: 0 is sharp, 1 is fully smeared.
 
     See the module for the definition. NaN in a photo without strong edges. Half precision is compared in
     float32.
 
     Args:
-        predicted_ab: the colouring.
-        truth_ab: the photo's colours.
+        predicted_ab: the coloring.
+        truth_ab: the photo's colors.
         edges: `strong_edges(truth_ab)`, where they are known already.
 
     Raises:
@@ -63,7 +63,7 @@ def bleeding(
 
 
 def strong_edges(truth_ab: Float[Tensor, "b 2 h w"]) -> Edges:
-    """Edges where the true colours make a strong and lasting step.
+    """Edges where the true colors make a strong and lasting step.
 
     Raises:
         ValueError: a side of the photo is below 17 pixels.
@@ -84,18 +84,18 @@ def _strong(near: Tensor, wide: Tensor) -> Tensor:
 
 
 def _steps(ab: Tensor, distance: int) -> tuple[Tensor, ...]:
-    """Colour differences between pixels `distance` after and before a pixel, along rows and along columns."""
+    """Color differences between pixels `distance` after and before a pixel, along rows and along columns."""
     return tuple(_step(ab, distance, axis) for axis in (-1, -2))
 
 
 def _step(ab: Tensor, distance: int, axis: int) -> Tensor:
-    """Colour differences along one axis, for all pixels at least `REACH` from the border."""
+    """Color differences along one axis, for all pixels at least `REACH` from the border."""
     inside = ab.shape[axis] - 2 * REACH
     return ab.narrow(axis, REACH + distance, inside) - ab.narrow(axis, REACH - distance, inside)
 
 
 def _share(ab: Tensor, true_steps: tuple[Tensor, ...], distance: int) -> Tensor:
-    """Share of the true steps that the colours `ab` make; NaN where there are none."""
+    """Share of the true steps that the colors `ab` make; NaN where there are none."""
     steps = _steps(ab, distance)
     made = sum(_total(step * true) for step, true in zip(steps, true_steps, strict=True))
     return torch.as_tensor(made / sum(_total(true.square()) for true in true_steps))

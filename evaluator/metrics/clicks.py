@@ -14,7 +14,7 @@ from kernels.color import AB_SCALE
 from kernels.error_regions import error_map
 
 FAR = 0.25
-"""Beyond this distance from a click, as a share of the diagonal, a colour should stay as it was."""
+"""Beyond this distance from a click, as a share of the diagonal, a color should stay as it was."""
 
 CROWDED = 0.03
 """Within this distance of an earlier click, as a share of the diagonal, a click adds little."""
@@ -25,10 +25,10 @@ def hint_error(
     clicks: Float[Tensor, "b 3 h w"],
     positions: Int64[Tensor, "b placed"],
 ) -> Float64[Tensor, " b"]:
-    """Distance in the ab plane, in CIE units (CIE76), between the colour at a clicked pixel and the click's.
+    """Distance in the ab plane, in CIE units (CIE76), between the color at a clicked pixel and the click's.
 
     The mean over clicks, at the clicked pixel itself (not the rest of its hint patch). Where hint patches overlap
-    the colour is the newest one's, as in the click map. 0 is a colouring that keeps every given colour.
+    the color is the newest one's, as in the click map. 0 is a coloring that keeps every given color.
     NaN without clicks. Lightness is the photo's own in both, hence CIE76 on ab.
 
     Raises:
@@ -51,12 +51,12 @@ def locality(
     (1 x 1).
 
     Args:
-        predicted_ab: the colouring with the newest click.
-        previous_ab: the colouring with one click less; may be None without clicks.
+        predicted_ab: the coloring with the newest click.
+        previous_ab: the coloring with one click less; may be None without clicks.
         positions: flat indices of all clicks; the last is the newest.
 
     Raises:
-        ValueError: there are clicks, but no previous colouring.
+        ValueError: there are clicks, but no previous coloring.
     """
     batch, _, height, width = predicted_ab.shape
     if not positions.shape[1]:
@@ -79,13 +79,13 @@ def worse_clicks(
     An error that stays as it was, bit by bit, is not worse. NaN without clicks.
 
     Args:
-        predicted_ab: the colouring with the newest click.
-        previous_ab: the colouring with one click less; may be None without clicks.
-        truth_ab: the true colours.
+        predicted_ab: the coloring with the newest click.
+        previous_ab: the coloring with one click less; may be None without clicks.
+        truth_ab: the true colors.
         positions: flat indices of all clicks.
 
     Raises:
-        ValueError: there are clicks, but no previous colouring.
+        ValueError: there are clicks, but no previous coloring.
     """
     if not positions.shape[1]:
         return torch.full((len(positions),), math.nan, dtype=torch.float64, device=predicted_ab.device)

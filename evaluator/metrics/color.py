@@ -20,7 +20,7 @@ def delta_e(
 ) -> Float64[Tensor, " b"]:
     """Mean Delta E 2000 over a photo's pixels, between the displayed picture and the original.
 
-    The prediction is taken as uint8 sRGB, so that a colour which no screen shows is judged by what the screen
+    The prediction is taken as uint8 sRGB, so that a color which no screen shows is judged by what the screen
     shows instead, lightness included. Between 0 and a little above 100.
     """
     return photo_mean(delta_e_2000(*rgb_to_lab(predicted_rgb), lightness, truth_ab))
@@ -34,8 +34,8 @@ def delta_e_2000(
 ) -> Float[Tensor, "b h w"]:
     """CIEDE2000 with k_L = k_C = k_H = 1 at each pixel, for Lab in this project's scales (L* / 100, ab / 128).
 
-    Symmetric in its two colours. float64 stays float64, everything else is computed in float32: within 2e-4 of
-    float64 but for colours of opposite hue, where the formula itself jumps.
+    Symmetric in its two colors. float64 stays float64, everything else is computed in float32: within 2e-4 of
+    float64 but for colors of opposite hue, where the formula itself jumps.
     """
     (l_1, a_1, b_1), (l_2, a_2, b_2) = _cie(lightness_1, ab_1), _cie(lightness_2, ab_2)
     stretch = 1 + 0.5 * (1 - _chroma_weight((torch.hypot(a_1, b_1) + torch.hypot(a_2, b_2)) / 2))
@@ -58,7 +58,7 @@ def _cie(lightness: Tensor, ab: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _chroma_weight(chroma: Tensor) -> Tensor:
-    """Weight that rises from 0 at grey to 1 at strong colours, around chroma 25."""
+    """Weight that rises from 0 at grey to 1 at strong colors, around chroma 25."""
     power = chroma**7
     return (power / (power + _C7)).sqrt()
 
@@ -70,7 +70,7 @@ def _polar(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _hues(h_1: Tensor, h_2: Tensor) -> tuple[Tensor, Tensor]:
-    """Shortest hue rotation from the first to the second colour, and the hue in its middle.
+    """Shortest hue rotation from the first to the second color, and the hue in its middle.
 
     Grey has no hue. The formula's extra rule for it is not needed: both results are only used in products with
     the hue difference, which is 0 there.
@@ -103,9 +103,9 @@ def colourfulness(rgb: UInt8[Tensor, "b 3 h w"]) -> Float64[Tensor, " b"]:
     """M^(3) of the paper on uint8 sRGB, one per photo: spread plus 0.3 times the mean of the opponents.
 
     The opponents rg = R - G and yb = (R + G) / 2 - B keep their signs; with absolute values, as some code has
-    them, evenly mixed reds and greens would count as less colourful than they are. Spread and mean are the
-    lengths of (sigma_rg, sigma_yb) and (mu_rg, mu_yb). 0 is grey, 59 "quite colourful", 109 "extremely
-    colourful" to the paper's viewers.
+    them, evenly mixed reds and greens would count as less colorful than they are. Spread and mean are the
+    lengths of (sigma_rg, sigma_yb) and (mu_rg, mu_yb). 0 is grey, 59 "quite colorful", 109 "extremely
+    colorful" to the paper's viewers.
     """
     red, green, blue = rgb.int().unbind(1)
     red_green, yellow_blue = _spread_and_mean(red - green), _spread_and_mean(red + green - 2 * blue)

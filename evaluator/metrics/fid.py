@@ -1,4 +1,4 @@
-"""FID (Heusel et al. 2017): distance between the feature distributions of colourings and originals.
+"""FID (Heusel et al. 2017): distance between the feature distributions of colorings and originals.
 
 The features are the 2048 pooled ones of TensorFlow's Inception v3 in torch-fidelity's port, which also scales
 pictures to 299 px as the original does, so that values can be held against published ones. FID belongs to a set:
@@ -31,7 +31,7 @@ def unavailable() -> str | None:
 
 
 class Fid:
-    """Accumulator of features of originals and colourings, as float64 sums.
+    """Accumulator of features of originals and colorings, as float64 sums.
 
     Memory does not grow with the number of photos: 64 MiB with Inception's features.
     """
@@ -52,7 +52,7 @@ class Fid:
 
     @torch.no_grad()
     def update(self, truth_rgb: UInt8[Tensor, "b 3 h w"], predicted_rgb: UInt8[Tensor, "b 3 h w"]) -> None:
-        """Add a batch of originals and their displayed colourings."""
+        """Add a batch of originals and their displayed colorings."""
         for kind, rgb in (("truth", truth_rgb), ("predicted", predicted_rgb)):
             with full_precision(self.device):
                 features = self._network(rgb).double()

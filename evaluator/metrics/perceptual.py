@@ -134,7 +134,7 @@ def lpips_distance(
     The value that `lpips.LPIPS(net="alex")` returns.
 
     Args:
-        predicted_rgb: the colouring as it is shown.
+        predicted_rgb: the coloring as it is shown.
         truth_rgb: the photo.
         of_truth: `features(truth_rgb)`, where they are known already; they are half of the work.
 

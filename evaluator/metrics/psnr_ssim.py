@@ -75,23 +75,23 @@ def rgb_ssim(
 
 
 class Moments(NamedTuple):
-    """An image minus `centre`, with its mean and variance in each window."""
+    """An image minus `center`, with its mean and variance in each window."""
 
     values: Tensor
     """(b,c,h,w)."""
-    centre: Tensor
+    center: Tensor
     """(b,c,1,1)."""
     mean: Tensor
     """(b, c, h - 10, w - 10), as is the variance."""
     variance: Tensor
 
 
-def window_moments(image: Float[Tensor, "b c h w"], centre: Float[Tensor, "b c 1 1"] | None = None) -> Moments:
+def window_moments(image: Float[Tensor, "b c h w"], center: Float[Tensor, "b c 1 1"] | None = None) -> Moments:
     """Gaussian-weighted mean and population variance in each window that lies inside the photo.
 
     Args:
         image: half precision is taken as float32.
-        centre: where to count values from, so that a variance is not a small difference of large squares: 1e-4 of
+        center: where to count values from, so that a variance is not a small difference of large squares: 1e-4 of
             SSIM in a bright sky. None for each channel's mean.
 
     Raises:
@@ -99,10 +99,10 @@ def window_moments(image: Float[Tensor, "b c h w"], centre: Float[Tensor, "b c 1
     """
     require_side("SSIM", image, SSIM_SIDE)
     image = at_least_float32(image)
-    centre = image.mean((2, 3), keepdim=True) if centre is None else centre
-    values = image - centre
+    center = image.mean((2, 3), keepdim=True) if center is None else center
+    values = image - center
     mean = _window_means(values)
-    return Moments(values, centre, mean, _window_means(values.square()).addcmul_(mean, mean, value=-1))
+    return Moments(values, center, mean, _window_means(values.square()).addcmul_(mean, mean, value=-1))
 
 
 def ssim(
@@ -123,9 +123,9 @@ def ssim(
         ValueError: the photo is smaller than the window.
     """
     y = of_truth or window_moments(truth)
-    x = window_moments(predicted, y.centre)
+    x = window_moments(predicted, y.center)
     covariance = _window_means(x.values * y.values).addcmul_(x.mean, y.mean, value=-1)
-    x_mean, y_mean = x.mean + y.centre, y.mean + y.centre
+    x_mean, y_mean = x.mean + y.center, y.mean + y.center
     # C1 and C2 keep the quotients finite where a photo is flat.
     c1, c2 = (_K1 * value_range) ** 2, (_K2 * value_range) ** 2
     luminance = (2 * x_mean * y_mean + c1) / (x_mean.square() + y_mean.square() + c1)

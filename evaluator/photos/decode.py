@@ -1,4 +1,4 @@
-"""Decoding of photos to upright uint8 RGB, and centre crops."""
+"""Decoding of photos to upright uint8 RGB, and center crops."""
 
 import io
 import threading
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from evaluator.photos.reading import MOST_PIXELS, TOO_LARGE, BrokenPhoto, as_rgb, explained
+from evaluator.photos.reading import MAX_PIXELS, TOO_LARGE, BrokenPhoto, as_rgb, explained
 
 _TORCHVISION_RGB = 3
 
@@ -25,16 +25,16 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Width and height in pixels from a photo's header, before EXIF turns it.
 
     Raises:
-        BrokenPhoto: no photo, or one of more than `MOST_PIXELS`.
+        BrokenPhoto: no photo, or one of more than `MAX_PIXELS`.
     """
     with explained(), Image.open(io.BytesIO(data)) as image:
         return _checked_size(image)
 
 
 def decode_square(data: bytes, size: int) -> UInt8[Tensor, "3 size size"]:
-    """Largest centred square of a photo, resized to `size` pixels, on which all metrics are measured.
+    """Largest centered square of a photo, resized to `size` pixels, on which all metrics are measured.
 
-    Any format that Pillow reads; upright (EXIF), alpha dropped, no colour management. A photo of more than
+    Any format that Pillow reads; upright (EXIF), alpha dropped, no color management. A photo of more than
     `LARGE_PIXELS` is decoded at 1/2, 1/4 or 1/8 (JPEG) or shrunk by a whole factor first, its sides still at least
     four times `size`, one such photo at a time: 0.7 GiB at most. A short side below `size` is enlarged.
 
@@ -43,9 +43,9 @@ def decode_square(data: bytes, size: int) -> UInt8[Tensor, "3 size size"]:
     """
     width, height = size_of(data)
     if width * height <= LARGE_PIXELS:
-        return centre_crop(decode_rgb(data), size)
+        return center_crop(decode_rgb(data), size)
     with _one_large_photo:
-        return centre_crop(decode_rgb(data, 4 * size), size)
+        return center_crop(decode_rgb(data, 4 * size), size)
 
 
 def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]:
@@ -55,7 +55,7 @@ def decode_rgb(data: bytes, enough: int | None = None) -> UInt8[Tensor, "3 h w"]
     another photo of more than `LARGE_PIXELS` is shrunk by a whole factor; sides are still at least `enough`.
 
     Raises:
-        BrokenPhoto: no photo, one that is cut short, one of more than `MOST_PIXELS`, or one whose 32-bit pixels
+        BrokenPhoto: no photo, one that is cut short, one of more than `MAX_PIXELS`, or one whose 32-bit pixels
             have no range that one could know.
     """
     with explained(), Image.open(io.BytesIO(data)) as image:
@@ -84,7 +84,7 @@ def _torchvision_jpeg() -> Callable[[Tensor, int, bool], Tensor] | None:
 
 
 def _checked_size(image: Image.Image) -> tuple[int, int]:
-    if image.width * image.height > MOST_PIXELS:
+    if image.width * image.height > MAX_PIXELS:
         raise BrokenPhoto(f"{image.width} x {image.height} pixels are {TOO_LARGE}")
     return image.size
 
@@ -97,8 +97,8 @@ def _shrunk(image: Image.Image, enough: int | None) -> Image.Image:
     return small.reduce(max(1, min(image.size) // enough))
 
 
-def centre_crop(rgb: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
-    """Largest centred square of a photo, resized to `size` pixels."""
+def center_crop(rgb: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
+    """Largest centered square of a photo, resized to `size` pixels."""
     height, width = rgb.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

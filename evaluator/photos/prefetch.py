@@ -33,7 +33,7 @@ class Cut:
     least_side: int = 16
     """Photos with a shorter side, in pixels, are left out: enlarged, they would measure the enlargement."""
     grey: bool = False
-    """Whether to keep grey photos, whose true colours nobody knows."""
+    """Whether to keep grey photos, whose true colors nobody knows."""
 
     def __post_init__(self) -> None:
         for name in ("size", "least_side"):

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-MOST_PIXELS = 180_000_000
+MAX_PIXELS = 180_000_000
 """Of a photo that is decoded at all; a larger one may be a decompression bomb."""
-TOO_LARGE = f"more than {MOST_PIXELS / 1e6:.0f} million pixels, perhaps a decompression bomb"
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow itself warns at 89 million
+TOO_LARGE = f"more than {MAX_PIXELS / 1e6:.0f} million pixels, perhaps a decompression bomb"
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow itself warns at 89 million
 
 
 class BrokenPhoto(ValueError):

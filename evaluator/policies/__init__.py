@@ -5,7 +5,7 @@ from evaluator.policies.baseline import FarthestPolicy, GaussianPolicy, GridPoli
 from evaluator.policies.catalogue import GUIDES, NAMES, make
 from evaluator.policies.greedy import ExpectedReductionPolicy, GreedyPolicy
 from evaluator.policies.guide import GuidePolicy
-from evaluator.policies.oracle import BlurredErrorPolicy, MaxErrorPolicy, RegionCentrePolicy
+from evaluator.policies.oracle import BlurredErrorPolicy, MaxErrorPolicy, RegionCenterPolicy
 from evaluator.policies.uncertainty import Imagination, UncertaintyPolicy
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "MaxErrorPolicy",
     "Policy",
     "RandomPolicy",
-    "RegionCentrePolicy",
+    "RegionCenterPolicy",
     "State",
     "UncertaintyPolicy",
     "make",

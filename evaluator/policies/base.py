@@ -2,7 +2,7 @@
 
 All policies work on a batch on the state's device and are deterministic: noise is a function of a photo's key
 and of the number of its clicks, never of the batch around it. A policy only gets what it declares to need, so
-that one without `needs_truth` cannot peek at the true colours.
+that one without `needs_truth` cannot peek at the true colors.
 """
 
 import typing
@@ -30,9 +30,9 @@ class State:
     hint_size: int = 1
     """Side of a hint patch in pixels."""
     predicted_ab: Float[Tensor, "b 2 h w"] | None = None
-    """The present colours; None for a policy without `needs_prediction`."""
+    """The present colors; None for a policy without `needs_prediction`."""
     truth_ab: Float[Tensor, "b 2 h w"] | None = None
-    """The true colours; None for a policy without `needs_truth`."""
+    """The true colors; None for a policy without `needs_truth`."""
     colorize: Colorizer | None = None
     """The colorizer, to try clicks with; None for a policy without `needs_colorizer`."""
     features: Tensor | None = None
@@ -50,12 +50,12 @@ class Policy(typing.Protocol):
 
     @property
     def needs_prediction(self) -> bool:
-        """Whether `choose` reads the current prediction; if not, the rollout colours only at the budgets."""
+        """Whether `choose` reads the current prediction; if not, the rollout colors only at the budgets."""
         ...
 
     @property
     def needs_truth(self) -> bool:
-        """Whether `choose` reads the true colours, which a real photo does not have."""
+        """Whether `choose` reads the true colors, which a real photo does not have."""
         ...
 
     @property
@@ -68,9 +68,7 @@ class Policy(typing.Protocol):
         ...
 
 
-def recolour(
-    state: State, rows: Int64[Tensor, " n"], clicks: Float[Tensor, "n 3 h w"]
-) -> Float[Tensor, "n 2 h w"]:
+def recolor(state: State, rows: Int64[Tensor, " n"], clicks: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2 h w"]:
     """Predictions for some of the state's photos, given by row, under other clicks.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Policies that ignore colours: random, Gaussian around the centre, grid, farthest point."""
+"""Policies that ignore colors: random, Gaussian around the center, grid, farthest point."""
 
 from dataclasses import dataclass
 
@@ -33,9 +33,9 @@ class RandomPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianPolicy:
-    """A Gaussian around the photo's centre, as in RTUG's training (Zhang et al. 2017, 3.2).
+    """A Gaussian around the photo's center, as in RTUG's training (Zhang et al. 2017, 3.2).
 
-    A pixel is drawn among the unclicked ones with a probability proportional to the density at its own centre,
+    A pixel is drawn among the unclicked ones with a probability proportional to the density at its own center,
     so no mass falls outside of the photo.
     """
 
@@ -58,8 +58,8 @@ class GaussianPolicy:
 
     def _log_density(self, size: int, device: torch.device) -> Tensor:
         """Unnormalised log density of each pixel along one side."""
-        centred = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
-        return (centred / (self.sigma * size)).square() / -2
+        centered = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
+        return (centered / (self.sigma * size)).square() / -2
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from evaluator.policies.base import Policy
 from evaluator.policies.baseline import FarthestPolicy, GaussianPolicy, GridPolicy, RandomPolicy
 from evaluator.policies.greedy import ExpectedReductionPolicy, GreedyPolicy
 from evaluator.policies.guide import GuidePolicy
-from evaluator.policies.oracle import BlurredErrorPolicy, MaxErrorPolicy, RegionCentrePolicy
+from evaluator.policies.oracle import BlurredErrorPolicy, MaxErrorPolicy, RegionCenterPolicy
 from evaluator.policies.uncertainty import UncertaintyPolicy
 from evaluator.registry.networks import Colorizer, Guide
 
@@ -27,7 +27,7 @@ _UNLEARNED: dict[str, tuple[Callable[[], Policy], str]] = {
         BlurredErrorPolicy,
         "largest blurred error, away from clicks; knows the true colours",
     ),
-    "region-centre": (RegionCentrePolicy, "middle of the largest wrong region; knows the true colours"),
+    "region-centre": (RegionCenterPolicy, "middle of the largest wrong region; knows the true colours"),
     "greedy": (
         GreedyPolicy,
         "best of 36 candidates, each tried in its true colour; knows the true colours; 36 colorizer calls a click",

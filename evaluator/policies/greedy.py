@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from evaluator.policies.base import State, needed, recolour
+from evaluator.policies.base import State, needed, recolor
 from evaluator.policies.uncertainty import Imagination
 from evaluator.registry.session import PhotoSession
-from kernels.clicks import at_places, check_some_pixel_is_free, clicked, hint_colours, stamp
+from kernels.clicks import at_places, check_some_pixel_is_free, clicked, hint_colors, place_patches
 from kernels.noise import uniform
 
 PIXELS_AT_ONCE = 2**20
@@ -20,7 +20,7 @@ PIXELS_AT_ONCE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyPolicy:
-    """Best of many candidates, each tried in its true colour: an upper reference for single clicks.
+    """Best of many candidates, each tried in its true color: an upper reference for single clicks.
 
     Costs one colorizer call per candidate. The candidates are those of `candidates`; the one with the smallest
     mean squared error on ab wins, ties go to the first in reading order of the grid.
@@ -38,11 +38,11 @@ class GreedyPolicy:
         """Try all candidates. Raises a ValueError when no pixel is left."""
         truth = needed(state.truth_ab, "truth_ab")
         places, free = candidates(state, self.side)
-        colours = at_places(hint_colours(truth, state.hint_size), places)
+        colors = at_places(hint_colors(truth, state.hint_size), places)
         error = try_clicks(
             state,
             places,
-            colours,
+            colors,
             lambda predicted, photo: (predicted - truth[photo]).square().flatten(1).mean(1),
             self.pixels_at_once,
         )
@@ -51,20 +51,20 @@ class GreedyPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedReductionPolicy:
-    """Candidate with the largest expected drop of the error; knows no true colours.
+    """Candidate with the largest expected drop of the error; knows no true colors.
 
-    For a colorizer that predicts mean colours, the expected drop of its mean squared error by a click is the
+    For a colorizer that predicts mean colors, the expected drop of its mean squared error by a click is the
     expected square of the change that the click makes: the law of total variance. The expectation is over the
-    candidate's likeliest colours where the colorizer has a distribution. Where it has none, over two equally
+    candidate's likeliest colors where the colorizer has a distribution. Where it has none, over two equally
     plausible ones, one standard deviation to either side of the present one along the direction in which imagined
     clicks elsewhere move it most. The candidates are those of `candidates`; ties go to the first. Costs a
-    colorizer call for each candidate and colour, and those of the imagination.
+    colorizer call for each candidate and color, and those of the imagination.
     """
 
     side: int = 6
     """Cells along each side of the grid of candidates: 36 of them."""
-    colours: int = 3
-    """Likeliest colours of a candidate that are tried, of a colorizer that has a distribution."""
+    colors: int = 3
+    """Likeliest colors of a candidate that are tried, of a colorizer that has a distribution."""
     imagination: Imagination = field(default_factory=Imagination)
     """For a colorizer that has none."""
     pixels_at_once: int = PIXELS_AT_ONCE
@@ -74,25 +74,25 @@ class ExpectedReductionPolicy:
     needs_colorizer = True
 
     def choose(self, state: State) -> Int64[Tensor, " b"]:
-        """Try all candidates in both colours. Raises a ValueError when no pixel is left."""
+        """Try all candidates in both colors. Raises a ValueError when no pixel is left."""
         present = needed(state.predicted_ab, "predicted_ab")
         places, free = candidates(state, self.side)
         total = torch.zeros_like(places, dtype=torch.float32)
-        for colours, share in self._plausible(state, present, places):
+        for colors, share in self._plausible(state, present, places):
             total += share * try_clicks(
                 state,
                 places,
-                colours.clamp(-1.0, 1.0),
+                colors.clamp(-1.0, 1.0),
                 lambda predicted, photo: (predicted - present[photo]).square().flatten(1).mean(1),
                 self.pixels_at_once,
             )
         return best(places, total, free)
 
     def _plausible(self, state: State, present: Tensor, places: Tensor) -> Iterator[tuple[Tensor, Tensor | float]]:
-        """Plausible colours of the candidates, (b,c,2), and their probabilities."""
+        """Plausible colors of the candidates, (b,c,2), and their probabilities."""
         session = state.colorize
         if isinstance(session, PhotoSession) and state.features is not None:
-            likely = session.likely_colours(state.features, places, present.shape[-1], self.colours)
+            likely = session.likely_colors(state.features, places, present.shape[-1], self.colors)
             if likely is not None:
                 yield from zip(likely[0].unbind(2), likely[1].unbind(2), strict=True)
                 return
@@ -135,17 +135,17 @@ def candidates(state: State, side: int) -> tuple[Int64[Tensor, "b c"], Bool[Tens
 def try_clicks(
     state: State,
     places: Int64[Tensor, "b c"],
-    colours: Float[Tensor, "b c 2"],
+    colors: Float[Tensor, "b c 2"],
     measure: Callable[[Tensor, Tensor], Tensor],
     pixels_at_once: int,
 ) -> Float[Tensor, "b c"]:
-    """Measure a photo's colouring under each candidate click in turn.
+    """Measure a photo's coloring under each candidate click in turn.
 
     Args:
         state: with the colorizer.
         places: flat indices of the candidates.
-        colours: ab that each of them carries.
-        measure: from colours (n,2,h,w) and the index of the photo of each (n,) to numbers (n,).
+        colors: ab that each of them carries.
+        measure: from colors (n,2,h,w) and the index of the photo of each (n,) to numbers (n,).
         pixels_at_once: colorizer calls get as many photos as have about this many pixels.
     """
     height, width = state.clicks.shape[-2:]
@@ -153,8 +153,10 @@ def try_clicks(
     results = []
     for part in trials.split(max(1, pixels_at_once // (height * width))):
         photo = part // places.shape[1]
-        clicks = stamp(state.clicks[photo], places.flatten()[part], colours.flatten(0, 1)[part], state.hint_size)
-        results.append(measure(recolour(state, photo, clicks), photo))
+        clicks = place_patches(
+            state.clicks[photo], places.flatten()[part], colors.flatten(0, 1)[part], state.hint_size
+        )
+        results.append(measure(recolor(state, photo, clicks), photo))
     return torch.cat(results).view_as(places)
 
 

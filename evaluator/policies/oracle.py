@@ -1,4 +1,4 @@
-"""Policies that see the true colours and click where the prediction is wrong: references for guides."""
+"""Policies that see the true colors and click where the prediction is wrong: references for guides."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evaluator.policies.base import State, needed
 from kernels.clicks import clicked, masked_argmax
-from kernels.error_regions import distance_to_background, error_map, gaussian_blur, region_centre
+from kernels.error_regions import distance_to_background, error_map, gaussian_blur, region_center
 
 BLUR = 3 / 64
 """Standard deviation of the blur of scores as a share of the shorter side: 3 px at 64 px."""
@@ -30,7 +30,7 @@ class MaxErrorPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class BlurredErrorPolicy:
-    """The neighbourhood with the largest error, away from earlier clicks; sees the truth.
+    """The neighborhood with the largest error, away from earlier clicks; sees the truth.
 
     The error in ab is blurred by a Gaussian, and pixels near earlier clicks are avoided while there are others.
     """
@@ -49,8 +49,8 @@ class BlurredErrorPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionCentrePolicy:
-    """The pixel deepest inside a wrongly coloured region; sees the truth: a reference for guides."""
+class RegionCenterPolicy:
+    """The pixel deepest inside a wrongly colored region; sees the truth: a reference for guides."""
 
     inhibition: int = 3
     """Radius in pixels around earlier clicks that counts as not wrong."""
@@ -59,8 +59,8 @@ class RegionCentrePolicy:
     needs_colorizer = False
 
     def choose(self, state: State) -> Int64[Tensor, " b"]:
-        """See `kernels.error_regions.region_centre`."""
-        return region_centre(_error(state), clicked(state.clicks), inhibition=self.inhibition)
+        """See `kernels.error_regions.region_center`."""
+        return region_center(_error(state), clicked(state.clicks), inhibition=self.inhibition)
 
 
 def peak(
@@ -92,5 +92,5 @@ def _within(taken: Tensor, radius: float) -> Tensor:
 
 
 def _error(state: State) -> Tensor:
-    """Distance between the predicted and the true colour at each pixel, (B,H,W), in CIE units."""
+    """Distance between the predicted and the true color at each pixel, (B,H,W), in CIE units."""
     return error_map(needed(state.predicted_ab, "predicted_ab"), needed(state.truth_ab, "truth_ab"))

@@ -1,4 +1,4 @@
-"""Policies by the colorizer's own uncertainty, without true colours."""
+"""Policies by the colorizer's own uncertainty, without true colors."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evaluator.policies.base import State, needed
 from evaluator.policies.oracle import BLUR, INHIBITION, peak
-from kernels.clicks import at_places, clicked, nearest_free, stamp
+from kernels.clicks import at_places, clicked, nearest_free, place_patches
 from kernels.color import AB_SCALE
 from kernels.noise import box_muller, uniform
 
@@ -19,18 +19,18 @@ _DRAW = 0x0CCA
 
 @dataclass(frozen=True, kw_only=True)
 class Imagination:
-    """Ensemble of colourings with a few imagined clicks beside the real ones.
+    """Ensemble of colorings with a few imagined clicks beside the real ones.
 
-    Colours that the real clicks have settled hardly move. An imagined click lies on a random unclicked pixel and
-    has its present colour plus noise. Costs `members` colorizer calls.
+    Colors that the real clicks have settled hardly move. An imagined click lies on a random unclicked pixel and
+    has its present color plus noise. Costs `members` colorizer calls.
     """
 
     members: int = 8
-    """Times that the photo is coloured with other imagined clicks."""
+    """Times that the photo is colored with other imagined clicks."""
     imagined: int = 3
     """Imagined clicks of each."""
     sigma: float = 20.0
-    """Standard deviation of their a* and of their b* around the present colour, in CIE units."""
+    """Standard deviation of their a* and of their b* around the present color, in CIE units."""
 
     def __post_init__(self):
         for name in ("members", "imagined"):
@@ -54,13 +54,13 @@ class Imagination:
         rows, cols = (numbers[:, 0] * height).long(), (numbers[:, 1] * width).long()
         places = nearest_free(rows * width + cols, clicked(state.clicks))
         noise = self.sigma / AB_SCALE * box_muller(numbers[:, 2:]).to(present.dtype)
-        colours = at_places(present, places[:, None])[:, 0] + noise
-        return stamp(clicks, places, colours.clamp(-1.0, 1.0), state.hint_size)
+        colors = at_places(present, places[:, None])[:, 0] + noise
+        return place_patches(clicks, places, colors.clamp(-1.0, 1.0), state.hint_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UncertaintyPolicy:
-    """The most uncertain neighbourhood, away from earlier clicks.
+    """The most uncertain neighborhood, away from earlier clicks.
 
     Where the colorizer has an uncertainty of its own (`given`), that is asked. Where it has none, a pixel's is the
     mean square change of its ab under imagined clicks.

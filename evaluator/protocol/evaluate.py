@@ -17,7 +17,7 @@ from torch import Tensor
 from evaluator.metrics import DEFAULT, METRICS, Comparison
 from evaluator.policies import Policy
 from evaluator.protocol.results import Protocol, Results
-from evaluator.protocol.rollout import Moment, Photos, before_clicks, coloured_steps, rollout
+from evaluator.protocol.rollout import Photos, RolloutStep, before_clicks, colored_steps, rollout
 from evaluator.registry.networks import Colorizer
 from evaluator.registry.session import PhotoSession
 from evaluator.system.threads import each_on_one_core
@@ -58,7 +58,7 @@ def evaluate(
         on_progress: called with (clicks placed, clicks to place), summed over photos and policies.
 
     Raises:
-        ValueError: no policy, an unknown metric, more clicks than pixels, networks in training mode, or colours
+        ValueError: no policy, an unknown metric, more clicks than pixels, networks in training mode, or colors
             that are not finite.
     """
     _check(policies, photos, protocol, metrics)
@@ -113,7 +113,7 @@ class _Run:
         session = PhotoSession(self.colorizer, batch.lightness, self.autocast)
         start = before_clicks(session, batch) if self._shares_start(with_previous) else None
         for place, policy in enumerate(self.policies.values()):
-            moments = rollout(
+            steps = rollout(
                 session,
                 policy,
                 batch,
@@ -124,39 +124,39 @@ class _Run:
                 with_previous=with_previous,
                 on_click=partial(self.progress.advance, len(rgb)),
             )
-            for budget, moment in enumerate(moments):
-                self._record((rows, place, budget), moment, batch, rgb)
+            for budget, step in enumerate(steps):
+                self._record((rows, place, budget), step, batch, rgb)
 
     def _shares_start(self, with_previous: bool) -> bool:
-        """Whether some policy needs the automatic colouring, which all of them then share."""
-        steps = (coloured_steps(policy, self.protocol.clicks, with_previous) for policy in self.policies.values())
+        """Whether some policy needs the automatic coloring, which all of them then share."""
+        steps = (colored_steps(policy, self.protocol.clicks, with_previous) for policy in self.policies.values())
         return any(0 in of_policy for of_policy in steps)
 
-    def _record(self, cell: tuple[slice, int, int], moment: Moment, batch: Photos, rgb: Tensor) -> None:
+    def _record(self, cell: tuple[slice, int, int], step: RolloutStep, batch: Photos, rgb: Tensor) -> None:
         """Measure one batch at one budget: the cell is its photos, the policy's place and the budget's."""
         rows, place, _ = cell
-        _refuse_non_finite(moment.predicted_ab, first_photo=self.first_index + rows.start)
+        _refuse_non_finite(step.predicted_ab, first_photo=self.first_index + rows.start)
         comparison = Comparison(
             batch.lightness,
-            moment.predicted_ab,
+            step.predicted_ab,
             batch.truth_ab,
             rgb,
-            clicks=moment.clicks,
-            positions=moment.positions,
-            previous_ab=moment.previous_ab,
+            clicks=step.clicks,
+            positions=step.positions,
+            previous_ab=step.previous_ab,
             shared=batch.shared,
         )
-        placed = moment.positions.shape[1]
-        self.positions[rows, place, :placed] = moment.positions.cpu().numpy()
+        placed = step.positions.shape[1]
+        self.positions[rows, place, :placed] = step.positions.cpu().numpy()
         for name, column in self.columns.items():
             if name in METRICS:
                 column[cell] = METRICS[name].measure(comparison).double().cpu().numpy()
             elif placed:
-                column[cell] = moment.seconds / (placed * len(rgb))
+                column[cell] = step.seconds / (placed * len(rgb))
 
 
 def _refuse_non_finite(predicted_ab: Tensor, first_photo: int) -> None:
-    """A mean leaves out what is undefined, so a broken colouring must not become undefined numbers."""
+    """A mean leaves out what is undefined, so a broken coloring must not become undefined numbers."""
     finite = predicted_ab.isfinite().flatten(1).all(1).tolist()
     if not all(finite):
         raise ValueError(

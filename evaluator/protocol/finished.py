@@ -21,7 +21,7 @@ from jaxtyping import Int64
 from evaluator.metrics import METRICS
 from evaluator.protocol.bootstrap import mean_of
 from evaluator.protocol.results import CLICK_LISTS, KEYS, Protocol, Results
-from evaluator.protocol.simulated_user import Robot
+from evaluator.protocol.simulated_user import SimulatedUser
 
 SCHEMA = 1
 """Version of the layout of `results.json`."""
@@ -65,7 +65,7 @@ class Finished(Results):
         stated = {
             one.name: about["protocol"][one.name] for one in fields(Protocol) if one.name in about["protocol"]
         }
-        stated |= {"clicks": tuple(budgets), "robot": Robot(**stated.get("robot", {}))}
+        stated |= {"clicks": tuple(budgets), "robot": SimulatedUser(**stated.get("robot", {}))}
         finished = cls(protocol=Protocol(**stated), frame=frame, folder=folder, about=about)
         for row in about["rows"]:
             for metric in finished.metrics:

@@ -1,4 +1,4 @@
-"""A robot user colours a batch of photos click by click: policy, click in the true colour, colorizer, again."""
+"""A robot user colors a batch of photos click by click: policy, click in the true color, colorizer, again."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +10,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from evaluator.policies import Policy, State
-from evaluator.protocol.simulated_user import EXACT, Robot
+from evaluator.protocol.simulated_user import EXACT, SimulatedUser
 from evaluator.registry.networks import Colorizer
-from evaluator.registry.session import Coloured, PhotoSession
-from kernels.clicks import hint_colours, no_clicks
+from evaluator.registry.session import Colored, PhotoSession
+from kernels.clicks import hint_colors, no_clicks
 from kernels.color import rgb_to_lab
 from kernels.noise import fold, sample_keys
 
@@ -41,7 +41,7 @@ class Photos:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class RolloutStep:
     """The batch after a number of clicks."""
 
     predicted_ab: Float[Tensor, "b 2 h w"]
@@ -49,19 +49,19 @@ class Moment:
     positions: Int64[Tensor, "b placed"]
     """Flat indices of the clicks, in the order in which they were placed."""
     previous_ab: Float[Tensor, "b 2 h w"] | None = None
-    """The colours just before the newest click; None without a click, or where they were not asked for."""
+    """The colors just before the newest click; None without a click, or where they were not asked for."""
     features: Tensor | None = None
-    """Of a split colorizer, see `evaluator.registry.session.Coloured`."""
+    """Of a split colorizer, see `evaluator.registry.session.Colored`."""
     seconds: float = 0.0
-    """Wall time since the automatic colouring that the whole batch took to choose, click and colour."""
+    """Wall time since the automatic coloring that the whole batch took to choose, click and color."""
 
 
 @torch.no_grad()
-def before_clicks(colorizer: Colorizer, photos: Photos) -> Moment:
-    """The automatic colouring, which every policy starts from."""
+def before_clicks(colorizer: Colorizer, photos: Photos) -> RolloutStep:
+    """The automatic coloring, which every policy starts from."""
     clicks = no_clicks(photos.truth_ab)
-    coloured = _colorize(session_of(colorizer, photos), photos, clicks)
-    return Moment(coloured.ab, clicks, photos.keys.new_empty(len(photos.keys), 0), features=coloured.features)
+    colored = _colorize(session_of(colorizer, photos), photos, clicks)
+    return RolloutStep(colored.ab, clicks, photos.keys.new_empty(len(photos.keys), 0), features=colored.features)
 
 
 def session_of(colorizer: Colorizer, photos: Photos) -> PhotoSession:
@@ -69,8 +69,8 @@ def session_of(colorizer: Colorizer, photos: Photos) -> PhotoSession:
     return colorizer if isinstance(colorizer, PhotoSession) else PhotoSession(colorizer, photos.lightness)
 
 
-def coloured_steps(policy: Policy, budgets: Sequence[int], with_previous: bool) -> set[int]:
-    """Numbers of clicks after which the colorizer is called; 0 is the automatic colouring."""
+def colored_steps(policy: Policy, budgets: Sequence[int], with_previous: bool) -> set[int]:
+    """Numbers of clicks after which the colorizer is called; 0 is the automatic coloring."""
     steps = set(range(budgets[-1] + 1)) if policy.needs_prediction else set(budgets)
     return steps | {budget - 1 for budget in budgets if budget and with_previous}
 
@@ -80,17 +80,17 @@ def rollout(
     colorizer: Colorizer,
     policy: Policy,
     photos: Photos,
-    start: Moment | None = None,
+    start: RolloutStep | None = None,
     *,
     budgets: Sequence[int],
     hint_size: int = 1,
-    robot: Robot = EXACT,
+    robot: SimulatedUser = EXACT,
     with_previous: bool = False,
     on_click: Callable[[], None] = lambda: None,
-) -> Iterator[Moment]:
+) -> Iterator[RolloutStep]:
     """Click as the policy says and yield the batch at each budget.
 
-    The colorizer is called once per click, or once per budget for a policy that does not look at the colours;
+    The colorizer is called once per click, or once per budget for a policy that does not look at the colors;
     what a policy with `needs_colorizer` tries comes on top.
 
     Args:
@@ -99,38 +99,38 @@ def rollout(
             all policies may share.
         policy: chooses one click per photo and step.
         photos: the batch.
-        start: from `before_clicks`, which all policies may share; None to colour here if at all.
+        start: from `before_clicks`, which all policies may share; None to color here if at all.
         budgets: numbers of clicks, rising; 0 yields the start.
         hint_size: side of a click's stamp in pixels.
         robot: who carries out what the policy says.
-        with_previous: whether to colour just before each budget's newest click too (`Moment.previous_ab`).
+        with_previous: whether to color just before each budget's newest click too (`RolloutStep.previous_ab`).
         on_click: called after each step.
 
     Raises:
         ValueError: no unclicked pixel is left, or the colorizer returns another shape.
     """
     session = session_of(colorizer, photos)
-    coloured = coloured_steps(policy, budgets, with_previous)
-    if start is None and 0 in coloured:
+    colored = colored_steps(policy, budgets, with_previous)
+    if start is None and 0 in colored:
         start = before_clicks(session, photos)
     if start is not None and 0 in budgets:
         yield start
-    colours = hint_colours(photos.truth_ab, hint_size)
+    colors = hint_colors(photos.truth_ab, hint_size)
     clicks, positions = no_clicks(photos.truth_ab), photos.keys.new_empty(len(photos.keys), 0)
-    before, now = None, Coloured(start.predicted_ab, start.features) if start else None
+    before, now = None, Colored(start.predicted_ab, start.features) if start else None
     watch = _Stopwatch(clicks.device)
     for step in range(budgets[-1]):
         choice = policy.choose(_state(policy, photos, session, clicks, positions, now, hint_size))
-        clicks, hit = robot.click(clicks, colours, choice, photos.keys, step=step, hint_size=hint_size)
+        clicks, hit = robot.click(clicks, colors, choice, photos.keys, step=step, hint_size=hint_size)
         positions = torch.cat([positions, hit[:, None]], dim=1)
-        if step + 1 in coloured:
+        if step + 1 in colored:
             before, now = now, _colorize(session, photos, clicks)
         on_click()
         if step + 1 in budgets:
             assert now is not None
             watch.stop()
             previous = before.ab if before and with_previous else None
-            yield Moment(now.ab, clicks, positions, previous, now.features, watch.seconds)
+            yield RolloutStep(now.ab, clicks, positions, previous, now.features, watch.seconds)
             watch.start()
 
 
@@ -140,7 +140,7 @@ def _state(
     session: PhotoSession,
     clicks: Tensor,
     positions: Tensor,
-    coloured: Coloured | None,
+    colored: Colored | None,
     hint_size: int,
 ) -> State:
     """What this policy may see."""
@@ -150,21 +150,21 @@ def _state(
         keys=photos.keys,
         positions=positions,
         hint_size=hint_size,
-        predicted_ab=coloured.ab if coloured and policy.needs_prediction else None,
-        features=coloured.features if coloured and policy.needs_prediction else None,
+        predicted_ab=colored.ab if colored and policy.needs_prediction else None,
+        features=colored.features if colored and policy.needs_prediction else None,
         truth_ab=photos.truth_ab if policy.needs_truth else None,
         colorize=session if policy.needs_colorizer else None,
     )
 
 
-def _colorize(session: PhotoSession, photos: Photos, clicks: Tensor) -> Coloured:
-    coloured = session.look(clicks)
-    if coloured.ab.shape != photos.truth_ab.shape:
+def _colorize(session: PhotoSession, photos: Photos, clicks: Tensor) -> Colored:
+    colored = session.look(clicks)
+    if colored.ab.shape != photos.truth_ab.shape:
         raise ValueError(
-            f"the colorizer returned shape {tuple(coloured.ab.shape)} for photos with ab of shape "
+            f"the colorizer returned shape {tuple(colored.ab.shape)} for photos with ab of shape "
             f"{tuple(photos.truth_ab.shape)}; it must return the same shape"
         )
-    return coloured
+    return colored
 
 
 class _Stopwatch:

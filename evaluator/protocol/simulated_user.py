@@ -1,6 +1,6 @@
-"""Robot users: who carries out what a policy says. An exact one, or one that misses places and colours.
+"""Robot users: who carries out what a policy says. An exact one, or one that misses places and colors.
 
-A user who always hits the pixel and always names its true colour overestimates what a person reaches, so a
+A user who always hits the pixel and always names its true color overestimates what a person reaches, so a
 protocol may state how far its robot is off. Its errors are Philox noise from the photo's key and the click's
 number: the same for every policy, batch split and device.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from kernels.clicks import at_places, clicked, hint_colours, nearest_free, no_clicks, stamp
+from kernels.clicks import at_places, clicked, hint_colors, nearest_free, no_clicks, place_patches
 from kernels.color import AB_SCALE
 from kernels.noise import box_muller, uniform
 
@@ -20,12 +20,12 @@ _DRAW = 0x0B07
 
 
 @dataclass(frozen=True, kw_only=True)
-class Robot:
-    """A simulated user. The default is exact: it clicks the chosen pixel in the true colour of its stamp.
+class SimulatedUser:
+    """A simulated user. The default is exact: it clicks the chosen pixel in the true color of its stamp.
 
     With `position_sigma`, row and column are each off by Gaussian noise, rounded to the nearest pixel and clipped
     to the photo; where that pixel is clicked already, the nearest unclicked one is taken (Euclidean distance,
-    ties to the first in reading order). With `colour_sigma`, a* and b* of the true colour *at the place that was
+    ties to the first in reading order). With `colour_sigma`, a* and b* of the true color *at the place that was
     hit* are each off by Gaussian noise, clipped to the range of ab.
     """
 
@@ -41,7 +41,7 @@ class Robot:
 
     @property
     def words(self) -> str:
-        """How it clicks, for a caption: "true colours", or how far it is off."""
+        """How it clicks, for a caption: "true colors", or how far it is off."""
         off = [
             f"{what} off by {sigma:g} {unit}"
             for what, sigma, unit in (
@@ -71,9 +71,9 @@ class Robot:
         cols = (choice % width + miss[:, 1]).round().long().clamp(0, width - 1)
         return nearest_free(rows * width + cols, taken)
 
-    def name_colours(
+    def name_colors(
         self,
-        colours: Float[Tensor, "b 2 h w"],
+        colors: Float[Tensor, "b 2 h w"],
         positions: Int64[Tensor, " b"],
         keys: Int64[Tensor, " b"],
         step: int,
@@ -81,12 +81,12 @@ class Robot:
         """The ab, CIE / 128 in [-1, 1], that is given at `positions`.
 
         Args:
-            colours: the true colour of a click at each pixel, from `kernels.clicks.hint_colours`.
+            colors: the true color of a click at each pixel, from `kernels.clicks.hint_colors`.
             positions: flat indices, from `reach`.
             keys: one noise key per photo.
             step: clicks placed before this one.
         """
-        named = at_places(colours, positions[:, None])[:, 0]
+        named = at_places(colors, positions[:, None])[:, 0]
         if not self.colour_sigma:
             return named
         miss = self.colour_sigma / AB_SCALE * _normal(keys, step)[:, 1]
@@ -95,7 +95,7 @@ class Robot:
     def click(
         self,
         clicks: Float[Tensor, "b 3 h w"],
-        colours: Float[Tensor, "b 2 h w"],
+        colors: Float[Tensor, "b 2 h w"],
         choice: Int64[Tensor, " b"],
         keys: Int64[Tensor, " b"],
         *,
@@ -104,8 +104,8 @@ class Robot:
     ) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
         """The click map with one more click per photo, and where it went. Arguments as above."""
         positions = self.reach(choice, clicked(clicks), keys, step)
-        named = self.name_colours(colours, positions, keys, step)
-        return stamp(clicks, positions, named, hint_size), positions
+        named = self.name_colors(colors, positions, keys, step)
+        return place_patches(clicks, positions, named, hint_size), positions
 
     def click_map(
         self,
@@ -119,16 +119,16 @@ class Robot:
         Results store where the clicks went; with the photos' keys (`evaluator.protocol.rollout.Photos`) this
         gives the very map that the colorizer saw.
         """
-        colours, clicks = hint_colours(truth_ab, hint_size), no_clicks(truth_ab)
+        colors, clicks = hint_colors(truth_ab, hint_size), no_clicks(truth_ab)
         for step, hit in enumerate(positions.unbind(1)):
-            clicks = stamp(clicks, hit, self.name_colours(colours, hit, keys, step), hint_size)
+            clicks = place_patches(clicks, hit, self.name_colors(colors, hit, keys, step), hint_size)
         return clicks
 
 
-EXACT = Robot()
-"""Always hits, always in the true colour."""
+EXACT = SimulatedUser()
+"""Always hits, always in the true color."""
 
 
 def _normal(keys: Tensor, step: int) -> Float64[Tensor, "b 2 2"]:
-    """Standard normal numbers of one click: two for the place, two for the colour."""
+    """Standard normal numbers of one click: two for the place, two for the color."""
     return box_muller(uniform(keys, step, 4, draw=_DRAW).view(-1, 2, 2))

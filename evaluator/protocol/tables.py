@@ -29,7 +29,7 @@ def report(results: Results) -> RenderableType:
 
 
 def plain_text(results: Results, width: int = 100) -> str:
-    """The report as text without colours, for a file or a log."""
+    """The report as text without colors, for a file or a log."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(report(results))
     assert isinstance(console.file, io.StringIO)

@@ -42,10 +42,10 @@ CHAMPION = "champion"
 """Alias of the version that is used by default."""
 GRAPH_FILE = "data/model.pt2"
 """Where a model folder holds its graph."""
-PART_FILES = {name: f"parts/{name}.pt2" for name in ("embed", "colour", "palette")}
+PART_FILES = {name: f"parts/{name}.pt2" for name in ("embed", "color", "palette")}
 """Where the folder of a split colorizer holds the graphs of its parts."""
 BINS_FILE = "parts/bins.json"
-"""The colours that its palette speaks of."""
+"""The colors that its palette speaks of."""
 _REGISTERED = ("models:/", "runs:/")
 _MAKE_ONE = "`accelerate launch trainer/main.py` trains networks and registers them"
 _SETTINGS = {

@@ -26,7 +26,7 @@ def run_network(network: Callable[..., Any], *inputs: Any, autocast: torch.dtype
     """Call a network on the device of its first tensor, with float32 results; tuples of tensors stay as they are.
 
     Convolutions round a photo's numbers differently (1e-7) in batches of other sizes and with other numbers of
-    threads. Where that must not move a click, photos are coloured one by one on a CPU: see
+    threads. Where that must not move a click, photos are colored one by one on a CPU: see
     `evaluator.system.threads.each_on_one_core`.
 
     Args:
@@ -63,7 +63,7 @@ def refuse_training_mode(network: object) -> None:
 
 
 UNCERTAINTIES = 2
-"""Last features of a split colorizer, which its palette has made itself: entropy and spread of the colours."""
+"""Last features of a split colorizer, which its palette has made itself: entropy and spread of the colors."""
 
 
 class LoadedNetwork:
@@ -128,7 +128,7 @@ class LoadedColorizer(LoadedNetwork):
     """`colorizer(lightness, clicks) -> ab` from an exported graph."""
 
     def __call__(self, lightness: Tensor, clicks: Tensor) -> Float[Tensor, "b 2 h w"]:
-        """Colours of photos of any size.
+        """Colors of photos of any size.
 
         Args:
             lightness: (B,1,H,W), CIE L* / 100, in [0, 1], float32 on this network's device.
@@ -159,10 +159,10 @@ class LoadedSplitColorizer(LoadedColorizer):
             return tuple(self._parts.embed(self._padded(lightness)))
 
     @torch.no_grad()
-    def colour(
+    def color(
         self, embedding: Sequence[Tensor], lightness: Float[Tensor, "b 1 h w"], clicks: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b 2 h w"], Tensor]:
-        """Colours, and features of the padded photos for guides.
+        """Colors, and features of the padded photos for guides.
 
         Raises:
             ValueError: see `LoadedColorizer`.
@@ -172,22 +172,22 @@ class LoadedSplitColorizer(LoadedColorizer):
         batch = len(clicks)
         whole = [part if len(part) == batch else part.expand(batch, *part.shape[1:]) for part in embedding]
         with self._precision():
-            ab, features = self._parts.colour(self._padded(lightness), self._padded(clicks), *whole)
+            ab, features = self._parts.color(self._padded(lightness), self._padded(clicks), *whole)
         return crop(ab, height, width), features
 
     @torch.no_grad()
     def palette(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
-        """Logits over `bins` of the colours of some cells, from their features as `colour` gives them."""
+        """Logits over `bins` of the colors of some cells, from their features as `colour` gives them."""
         with self._precision():
             return self._parts.palette(features[:, : self.contract.features - UNCERTAINTIES])
 
     def distribution(self, cells: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
-        """Probability of each of `bins` as the colour of some cells."""
+        """Probability of each of `bins` as the color of some cells."""
         return self.palette(cells).softmax(1)
 
     @property
     def bins(self) -> Float[Tensor, "bins 2"]:
-        """Colours of the bins of `palette`, ab / 128."""
+        """Colors of the bins of `palette`, ab / 128."""
         return self._parts.bins
 
 
@@ -196,22 +196,22 @@ class SplitParts(nn.Module):
 
     bins: Tensor
 
-    def __init__(self, embed: nn.Module, colour: nn.Module, palette: nn.Module, bins: Tensor) -> None:
+    def __init__(self, embed: nn.Module, color: nn.Module, palette: nn.Module, bins: Tensor) -> None:
         """Combine the graphs.
 
         Args:
             embed: from lightness to what the photo alone says.
-            colour: from lightness, clicks and that to ab and features.
+            color: from lightness, clicks and that to ab and features.
             palette: from features to logits.
-            bins: the colours that the logits are of.
+            bins: the colors that the logits are of.
         """
         super().__init__()
-        self.embed, self.colour, self.palette = embed, colour, palette
+        self.embed, self.color, self.palette = embed, color, palette
         self.register_buffer("bins", bins)
 
     def forward(self, lightness: Tensor, clicks: Tensor) -> Tensor:
         """Both parts at once, by the standard call."""
-        return self.colour(lightness, clicks, *self.embed(lightness))[0]
+        return self.color(lightness, clicks, *self.embed(lightness))[0]
 
 
 class _Uncompiled(nn.Module):
@@ -282,10 +282,10 @@ class LoadedGuide(LoadedNetwork):
 
         Args:
             lightness: (B,1,H,W), CIE L* / 100, in [0, 1], float32 on this network's device.
-            predicted_ab: (B,2,H,W), the present colours, CIE ab / 128.
+            predicted_ab: (B,2,H,W), the present colors, CIE ab / 128.
             clicks: (B,3,H,W), mask and ab.
-            truth_ab: (B,2,H,W), the true colours, for an oracle; None for a blind guide.
-            features: of the present colouring by its colorizer (`LoadedSplitColorizer.colour`), for a guide that
+            truth_ab: (B,2,H,W), the true colors, for an oracle; None for a blind guide.
+            features: of the present coloring by its colorizer (`LoadedSplitColorizer.color`), for a guide that
                 reads them.
 
         Raises:

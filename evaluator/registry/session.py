@@ -11,7 +11,7 @@ from evaluator.registry.networks import Colorizer, run_network
 from kernels.color import AB_SCALE
 
 MODE_DISTANCE = 15.0
-"""Modes of a distribution over colours are at least so far apart, in CIE units of ab."""
+"""Modes of a distribution over colors are at least so far apart, in CIE units of ab."""
 
 
 @runtime_checkable
@@ -26,22 +26,22 @@ class SplitColorizer(Protocol):
         """Encoding of the photos, independent of clicks; every tensor begins with the batch."""
         ...
 
-    def colour(self, embedding: Any, lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
+    def color(self, embedding: Any, lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
         """Ab, and features for guides that read them. One photo's embedding serves any number of click maps."""
         ...
 
     def distribution(self, cells: Tensor) -> Tensor:
-        """Probability (n, bins) of each colour of `bins`, from the features (n, c) of some cells."""
+        """Probability (n, bins) of each color of `bins`, from the features (n, c) of some cells."""
         ...
 
     @property
     def bins(self) -> Tensor:
-        """Colours of the distribution's bins, (bins, 2), ab / 128."""
+        """Colors of the distribution's bins, (bins, 2), ab / 128."""
         ...
 
 
-class Coloured(NamedTuple):
-    """Result of colouring photos under a set of clicks."""
+class Colored(NamedTuple):
+    """Result of coloring photos under a set of clicks."""
 
     ab: Float[Tensor, "b 2 h w"]
     """float32."""
@@ -52,24 +52,24 @@ class Coloured(NamedTuple):
 def modes(
     probability: Float[Tensor, "n bins"], bins: Float[Tensor, "bins 2"], count: int
 ) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k"]]:
-    """The `count` likeliest colours of some distributions, `MODE_DISTANCE` apart, and their probabilities.
+    """The `count` likeliest colors of some distributions, `MODE_DISTANCE` apart, and their probabilities.
 
     Non-maximum suppression: the likeliest bin, then the likeliest of those that are not near it, and so on. Where
     none is left, the probability is 0.
 
     Args:
         probability: of each bin.
-        bins: the colours, ab / 128.
+        bins: the colors, ab / 128.
         count: of the modes.
     """
     near = AB_SCALE * torch.cdist(bins, bins) < MODE_DISTANCE
-    colours, shares = [], []
+    colors, shares = [], []
     for _ in range(count):
         share, best = probability.max(1)
-        colours.append(bins[best])
+        colors.append(bins[best])
         shares.append(share)
         probability = probability.masked_fill(near[best], 0.0)
-    return torch.stack(colours, 1), torch.stack(shares, 1)
+    return torch.stack(colors, 1), torch.stack(shares, 1)
 
 
 class PhotoSession:
@@ -92,15 +92,15 @@ class PhotoSession:
         self._split = colorizer if isinstance(colorizer, SplitColorizer) else None
         self._embedding: tuple[Tensor, ...] | None = None
 
-    def look(self, clicks: Float[Tensor, "b 3 h w"]) -> Coloured:
-        """Colours and features for one set of clicks of each photo."""
+    def look(self, clicks: Float[Tensor, "b 3 h w"]) -> Colored:
+        """Colors and features for one set of clicks of each photo."""
         if self._split is None:
-            return Coloured(run_network(self._colorizer, self._lightness, clicks, autocast=self._autocast), None)
+            return Colored(run_network(self._colorizer, self._lightness, clicks, autocast=self._autocast), None)
         ab, features = self._answer(self._embedded(), self._lightness, clicks)
-        return Coloured(ab, features)
+        return Colored(ab, features)
 
     def rows(self, rows: Int64[Tensor, " n"], clicks: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2 h w"]:
-        """Colours for any number of click maps, each for the photo in the named row."""
+        """Colors for any number of click maps, each for the photo in the named row."""
         lightness = self._lightness[rows]
         if self._split is None:
             return run_network(self._colorizer, lightness, clicks, autocast=self._autocast)
@@ -111,28 +111,28 @@ class PhotoSession:
             embedding = kind(*picked) if hasattr(embedding, "_fields") else kind(picked)
         return self._answer(embedding, lightness, clicks)[0]
 
-    def likely_colours(
+    def likely_colors(
         self, features: Tensor, places: Int64[Tensor, "b c"], width: int, count: int
     ) -> tuple[Float[Tensor, "b c k 2"], Float[Tensor, "b c k"]] | None:
-        """The `modes` of some pixels' colours, their shares summing to 1; None without a distribution.
+        """The `modes` of some pixels' colors, their shares summing to 1; None without a distribution.
 
         Args:
             features: from `look`.
             places: flat indices of pixels.
             width: of the photos in pixels.
-            count: of the colours.
+            count: of the colors.
         """
         if self._split is None:
             return None
         cell = places // width // FEATURE_CELL * features.shape[-1] + places % width // FEATURE_CELL
         cells = features.flatten(2).gather(2, cell[:, None].expand(-1, features.shape[1], -1))
         probability = self._split.distribution(cells.transpose(1, 2).flatten(0, 1))
-        colours, shares = modes(probability, self._split.bins, count)
+        colors, shares = modes(probability, self._split.bins, count)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-9)
-        return colours.unflatten(0, places.shape), shares.unflatten(0, places.shape)
+        return colors.unflatten(0, places.shape), shares.unflatten(0, places.shape)
 
     def __call__(self, lightness: Tensor, clicks: Tensor) -> Float[Tensor, "b 2 h w"]:
-        """Colours; this session's own photos are not encoded again."""
+        """Colors; this session's own photos are not encoded again."""
         if lightness is self._lightness:
             return self.look(clicks).ab
         return run_network(self._colorizer, lightness, clicks, autocast=self._autocast)
@@ -147,4 +147,4 @@ class PhotoSession:
 
     def _answer(self, embedding: tuple[Tensor, ...], lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
         assert self._split is not None
-        return run_network(self._split.colour, embedding, lightness, clicks, autocast=self._autocast)
+        return run_network(self._split.color, embedding, lightness, clicks, autocast=self._autocast)

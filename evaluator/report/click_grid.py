@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evaluator.metrics import rgb_psnr
 from evaluator.policies import Policy
-from evaluator.protocol.rollout import Moment, Photos, before_clicks, rollout
+from evaluator.protocol.rollout import Photos, RolloutStep, before_clicks, rollout
 from evaluator.registry.networks import Colorizer
 from evaluator.registry.session import PhotoSession
 from evaluator.system.threads import each_on_one_core
@@ -41,7 +41,7 @@ class _Cell:
     rgb: UInt8[Tensor, "3 h w"]
     caption: str
     positions: Int64[Tensor, " clicks"]
-    colours: UInt8[Tensor, "clicks 3"]
+    colors: UInt8[Tensor, "clicks 3"]
     newest: int
     """How many of the clicks came since the cell to the left."""
 
@@ -60,9 +60,9 @@ def click_grid(
     autocast: torch.dtype | None = None,
     title: str = "",
 ) -> Image.Image:
-    """Draw each photo in grey, after each number of clicks of each policy, and in its true colours.
+    """Draw each photo in grey, after each number of clicks of each policy, and in its true colors.
 
-    Clicks are filled with the colour that they carry; those since the column to the left are larger. Under each
+    Clicks are filled with the color that they carry; those since the column to the left are larger. Under each
     cell stands its RGB PSNR (uint8, peak 255). With the protocol's seed, hint size and `first_index` the clicks
     are those that `evaluator.protocol.evaluate.evaluate` measured.
 
@@ -87,9 +87,9 @@ def click_grid(
         grey, truth = _grey_cells(batch, rgb), _truth_cells(rgb)
         found = {}
         for name, policy in policies.items():
-            moments = rollout(session, policy, batch, start, budgets=clicks, hint_size=hint_size)
-            steps = zip(moments, (0, *clicks[:-1]), strict=True)
-            columns = [_coloured_cells(batch, rgb, moment, placed_before) for moment, placed_before in steps]
+            steps = rollout(session, policy, batch, start, budgets=clicks, hint_size=hint_size)
+            pairs = zip(steps, (0, *clicks[:-1]), strict=True)
+            columns = [_colored_cells(batch, rgb, step, placed_before) for step, placed_before in pairs]
             found[name] = [cells[0] for cells in (grey, *columns, truth)]
         return found
 
@@ -110,33 +110,33 @@ def _truth_cells(rgb: Tensor) -> list[_Cell]:
 
 def _plain_cells(rgb: Tensor, captions: list[str]) -> list[_Cell]:
     none = torch.empty(0, dtype=torch.int64)
-    colours = torch.empty(0, 3, dtype=torch.uint8)
+    colors = torch.empty(0, 3, dtype=torch.uint8)
     return [
-        _Cell(rgb=photo.cpu(), caption=caption, positions=none, colours=colours, newest=0)
+        _Cell(rgb=photo.cpu(), caption=caption, positions=none, colors=colors, newest=0)
         for photo, caption in zip(rgb, captions, strict=True)
     ]
 
 
-def _coloured_cells(batch: Photos, truth: Tensor, moment: Moment, placed_before: int) -> list[_Cell]:
-    predicted = to_uint8(lab_to_rgb(batch.lightness, moment.predicted_ab))
-    colours = _click_colours(batch.lightness, moment)
+def _colored_cells(batch: Photos, truth: Tensor, step: RolloutStep, placed_before: int) -> list[_Cell]:
+    predicted = to_uint8(lab_to_rgb(batch.lightness, step.predicted_ab))
+    colors = _click_colors(batch.lightness, step)
     values = rgb_psnr(predicted, truth).tolist()
     return [
         _Cell(
             rgb=predicted[i].cpu(),
             caption=_decibel(values[i]),
-            positions=moment.positions[i].cpu(),
-            colours=colours[i].cpu(),
-            newest=moment.positions.shape[1] - placed_before,
+            positions=step.positions[i].cpu(),
+            colors=colors[i].cpu(),
+            newest=step.positions.shape[1] - placed_before,
         )
         for i in range(len(truth))
     ]
 
 
-def _click_colours(lightness: Float[Tensor, "b 1 h w"], moment: Moment) -> UInt8[Tensor, "b clicks 3"]:
-    """Displayed colour of each click."""
-    shown = to_uint8(lab_to_rgb(lightness, moment.clicks[:, 1:])).flatten(2)
-    index = moment.positions[:, None].expand(-1, 3, -1)
+def _click_colors(lightness: Float[Tensor, "b 1 h w"], step: RolloutStep) -> UInt8[Tensor, "b clicks 3"]:
+    """Displayed color of each click."""
+    shown = to_uint8(lab_to_rgb(lightness, step.clicks[:, 1:])).flatten(2)
+    index = step.positions[:, None].expand(-1, 3, -1)
     return shown.gather(2, index).transpose(1, 2)
 
 
@@ -173,18 +173,18 @@ def _compose(rows: Mapping[str, list[list[_Cell]]], headings: Sequence[str], tit
 def marked(
     rgb: UInt8[Tensor, "3 h w"],
     positions: Int64[Tensor, " clicks"],
-    colours: UInt8[Tensor, "clicks 3"],
+    colors: UInt8[Tensor, "clicks 3"],
     *,
     newest: int,
     scale: float | int = 1,
     numbered: bool = False,
 ) -> Image.Image:
-    """A photo with its clicks as dots in their colours; later dots cover earlier ones.
+    """A photo with its clicks as dots in their colors; later dots cover earlier ones.
 
     Args:
         rgb: the photo.
         positions: flat indices row * width + col, in the order of the clicks.
-        colours: of each click.
+        colors: of each click.
         newest: how many of the last clicks get a larger dot.
         scale: size of the picture over that of the photo.
         numbered: write 1, 2, 3, ... into the dots, which are larger then.
@@ -193,17 +193,17 @@ def marked(
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     overlay = Image.new("RGBA", (size[0] * _SMOOTH, size[1] * _SMOOTH), (0, 0, 0, 0))
     draw = ImageDraw.Draw(overlay)
-    for order, (position, colour) in enumerate(zip(positions.tolist(), colours.tolist(), strict=True)):
+    for order, (position, color) in enumerate(zip(positions.tolist(), colors.tolist(), strict=True)):
         row, col = divmod(position, photo.width)
         large = order >= len(positions) - newest
-        centre = ((col + 0.5) * scale * _SMOOTH, (row + 0.5) * scale * _SMOOTH)
-        _dot(draw, centre, tuple(colour), large=large, number=order + 1 if numbered else None)
+        center = ((col + 0.5) * scale * _SMOOTH, (row + 0.5) * scale * _SMOOTH)
+        _dot(draw, center, tuple(color), large=large, number=order + 1 if numbered else None)
     page = photo.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
     return Image.alpha_composite(page, overlay.resize(size, Image.Resampling.BOX)).convert("RGB")
 
 
 def _draw_cell(page: Image.Image, cell: _Cell, corner: tuple[int, int], scale: int) -> None:
-    photo = marked(cell.rgb, cell.positions, cell.colours, newest=cell.newest, scale=scale)
+    photo = marked(cell.rgb, cell.positions, cell.colors, newest=cell.newest, scale=scale)
     page.paste(photo, corner)
     below = (corner[0] + photo.width // 2, corner[1] + photo.height + 4)
     ImageDraw.Draw(page).text(below, cell.caption, _FAINT, _font(14), anchor="mt")
@@ -211,7 +211,7 @@ def _draw_cell(page: Image.Image, cell: _Cell, corner: tuple[int, int], scale: i
 
 def _dot(
     draw: ImageDraw.ImageDraw,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     filling: tuple[int, ...],
     *,
     large: bool,
@@ -220,13 +220,13 @@ def _dot(
     """A filled disc with a white ring inside a black rim, visible on any background, and its number."""
     radii, size = (_NEW_RADII, 10) if large else (_OLD_RADII, 8)
     wider = 0.0 if number is None else _NUMBERED
-    for radius, colour in zip(radii, ((0, 0, 0), (255, 255, 255), filling), strict=True):
+    for radius, color in zip(radii, ((0, 0, 0), (255, 255, 255), filling), strict=True):
         r = (radius + wider) * _SMOOTH
-        draw.ellipse((centre[0] - r, centre[1] - r, centre[0] + r, centre[1] + r), fill=(*colour, 255))
+        draw.ellipse((center[0] - r, center[1] - r, center[0] + r, center[1] + r), fill=(*color, 255))
     if number is not None:
         bright = 0.299 * filling[0] + 0.587 * filling[1] + 0.114 * filling[2] > 128  # ITU-R BT.601
         ink = (0, 0, 0, 255) if bright else (255, 255, 255, 255)
-        draw.text(centre, str(number), ink, _font(size * _SMOOTH), anchor="mm")
+        draw.text(center, str(number), ink, _font(size * _SMOOTH), anchor="mm")
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

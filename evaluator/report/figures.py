@@ -21,9 +21,9 @@ from evaluator.protocol.finished import Finished
 from evaluator.protocol.results import BASELINE
 
 PAPER, INK, GRID = "#ffffff", "#1d1d1f", "#e1e1e4"
-_BASELINE_COLOUR = "#55555b"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours, told apart with colour-blindness; markers and dashes repeat the difference."""
+_BASELINE_COLOR = "#55555b"
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's colors, told apart with color-blindness; markers and dashes repeat the difference."""
 _MARKERS = "os^Dv<>P"
 _DASHES = ("-", "--", "-.", ":")
 _JPEG_QUALITY = 82
@@ -43,11 +43,11 @@ def looks(policies: Sequence[str], baseline: str = BASELINE) -> dict[str, Look]:
     others = [policy for policy in policies if policy != baseline]
     chosen = {
         policy: Look(
-            _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
+            _COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i // len(_COLORS) % len(_DASHES)]
         )
         for i, policy in enumerate(others)
     }
-    return {policy: chosen.get(policy, Look(_BASELINE_COLOUR, "x", "-")) for policy in policies}
+    return {policy: chosen.get(policy, Look(_BASELINE_COLOR, "x", "-")) for policy in policies}
 
 
 def new_figure(width: float = 5.4, height: float = 3.9) -> Figure:
@@ -145,7 +145,7 @@ def _plot_history(panel: Axes, metric: str, means: pd.DataFrame, styles: Mapping
 _LINE = 40
 """Characters of an axis' label in one line."""
 _CLICKS = "clicks (logarithmic from 1 on)"
-_CLICKS_PER_BIN, _FEWEST_BINS, _MOST_BINS = 25, 6, 32
+_CLICKS_PER_BIN, _MIN_BINS, _MAX_BINS = 25, 6, 32
 _DENSEST = 3.0
 """Heat maps are brightest at this many times the uniform density."""
 
@@ -217,7 +217,7 @@ def nri_bars(entries: Sequence[Mapping[str, Any]], policies: Sequence[str], titl
 
     Args:
         entries: one per policy, of one metric and level: policy, mean, low, high, failures (a share).
-        policies: of the whole benchmark, which gives each its colour.
+        policies: of the whole benchmark, which gives each its color.
         title: what is reached, such as "ab PSNR of 30 dB".
     """
     figure = new_figure(height=0.9 + 0.36 * len(entries))
@@ -267,7 +267,7 @@ def click_density(
     places = ((positions + 0.5) / sizes[:, None]).reshape(-1, 2)
     if not len(places):
         return None
-    bins = int(np.clip(np.sqrt(len(places) / _CLICKS_PER_BIN), _FEWEST_BINS, _MOST_BINS))
+    bins = int(np.clip(np.sqrt(len(places) / _CLICKS_PER_BIN), _MIN_BINS, _MAX_BINS))
     count, _, _ = np.histogram2d(places[:, 0], places[:, 1], bins=bins, range=[[0, 1], [0, 1]])
     return count * bins * bins / len(places)
 

@@ -1,4 +1,4 @@
-"""Gallery of the report: worst and best photos by each metric, recoloured from their recorded clicks."""
+"""Gallery of the report: worst and best photos by each metric, recolored from their recorded clicks."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from kernels.color import lab_to_rgb, to_uint8
 
 CELL = 192
 """Longer side of a thumbnail in pixels, about: small photos are enlarged by a whole number."""
-MOST_NUMBERED = 20
+MAX_NUMBERED = 20
 """Shown budgets are at most this: more numbers cannot be read on a thumbnail."""
 _COLUMNS, _ROWS = 5, 4
 _USUAL = 10
@@ -105,9 +105,9 @@ def render(
     autocast: torch.dtype | None = None,
     on_photo: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gallery:
-    """Colour the picked photos again, with the recorded clicks.
+    """Color the picked photos again, with the recorded clicks.
 
-    Positions are those of the Parquet file, where the simulated user hit; its colour noise is a function of the
+    Positions are those of the Parquet file, where the simulated user hit; its color noise is a function of the
     photo's index and the click's number, so a noisy robot's clicks are repeated exactly too.
 
     Args:
@@ -116,7 +116,7 @@ def render(
         photos: each picked photo by name, as it was measured.
         colorizer: the one that was measured, in evaluation mode, on `device`.
         device: where to compute.
-        ruler: what coloured as `RULER`; None leaves that out.
+        ruler: what colored as `RULER`; None leaves that out.
         autocast: dtype in which to run the colorizer under autocast.
         on_photo: called with (photos done, photos to do).
 
@@ -147,8 +147,8 @@ def shown_policies(policies: Sequence[str], baseline: str = BASELINE) -> list[st
 
 
 def shown_budgets(budgets: Sequence[int]) -> list[int]:
-    """At most five, evenly among those of up to `MOST_NUMBERED` clicks; the smallest if there are none."""
-    few = [budget for budget in budgets if budget <= MOST_NUMBERED] or [budgets[0]]
+    """At most five, evenly among those of up to `MAX_NUMBERED` clicks; the smallest if there are none."""
+    few = [budget for budget in budgets if budget <= MAX_NUMBERED] or [budgets[0]]
     places = np.linspace(0, len(few) - 1, min(_COLUMNS, len(few))).round().astype(int)
     return [few[place] for place in places]
 
@@ -171,10 +171,10 @@ class _Replay:
         """Thumbnails of the photo after each number of clicks of a policy at these (row, col)."""
         flat = torch.from_numpy(places[:, 0] * self.rgb.shape[-1] + places[:, 1]).to(self.rgb.device)
         steps = zip(budgets, (0, *budgets[:-1]), strict=True)
-        return [self._coloured(policy, flat[None, :placed], placed - before) for placed, before in steps]
+        return [self._colored(policy, flat[None, :placed], placed - before) for placed, before in steps]
 
     @torch.no_grad()
-    def _coloured(self, policy: str, positions: Int64[Tensor, "1 placed"], newest: int) -> Shot:
+    def _colored(self, policy: str, positions: Int64[Tensor, "1 placed"], newest: int) -> Shot:
         photo, placed = self.photo, positions.shape[1]
         clicks = self.protocol.robot.click_map(photo.truth_ab, positions, photo.keys, self.protocol.hint_size)
         ab = self.colorizers[policy](photo.lightness, clicks)

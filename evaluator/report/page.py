@@ -16,7 +16,7 @@ from evaluator.report.gallery import Gallery, nearest_budget
 
 FILE_NAME = "report.html"
 _HERE = Path(__file__).parent
-_MOST_NAMED = 100
+_MAX_NAMED = 100
 """Photos that were left out are named up to here, and counted beyond."""
 
 
@@ -99,7 +99,7 @@ def _content(finished: Finished, gallery: Gallery | None) -> dict[str, Any]:
         "gallery": gallery,
         "heat_maps": _heat_maps(finished),
         "skipped": about["photos"].get("skipped", []),
-        "most_named": _MOST_NAMED,
+        "most_named": _MAX_NAMED,
         "not_measured": about.get("not_measured") or [],
         "networks": _networks(about),
         "facts": facts(about["commit"], about["machine"], about["versions"]),

@@ -9,7 +9,7 @@ from evaluator.metrics import METRICS
 from evaluator.protocol.bootstrap import CONFIDENCE, RESAMPLES, mean_of
 from evaluator.protocol.finished import Finished
 from evaluator.protocol.results import BASELINE, RULER, RULER_WORDS, Protocol, Record
-from evaluator.protocol.simulated_user import Robot
+from evaluator.protocol.simulated_user import SimulatedUser
 
 _VERDICTS = ("better", "worse", "no different")
 
@@ -75,12 +75,12 @@ def direction(metric: str) -> str:
 def _click(protocol: Protocol) -> str:
     """What a click carries."""
     robot, hint = protocol.robot, protocol.hint_size
-    stamp = (
+    patch = (
         f"the mean true colour of its {hint} x {hint} pixel stamp" if hint > 1 else "the true colour of its pixel"
     )
-    if robot == Robot():
-        return f"A click carries {stamp} (hint size {hint}) and hits its place exactly."
-    return f"A click carries {stamp} (hint size {hint}), with {robot.words}."
+    if robot == SimulatedUser():
+        return f"A click carries {patch} (hint size {hint}) and hits its place exactly."
+    return f"A click carries {patch} (hint size {hint}), with {robot.words}."
 
 
 def _precision(protocol: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ MEDIA_TYPE = "application/problem+json"
 TYPES = "https://chromaclick.invalid/problems/"
 CLIENT_GONE = 499
 """nginx's status for a client that went away; it is in no standard, and nobody reads the answer."""
-_MOST_ERRORS = 20
+_MAX_ERRORS = 20
 
 
 class Problem(HTTPException):
@@ -106,7 +106,7 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
         {"where": ".".join(map(str, one["loc"])), "what": one["msg"], "value": _short(one.get("input"))}
-        for one in error.errors()[:_MOST_ERRORS]
+        for one in error.errors()[:_MAX_ERRORS]
     ]
     first = errors[0]
     detail = f"{first['where']} is {first['value']}: {first['what']}; /openapi.json says what is expected"

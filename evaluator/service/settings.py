@@ -55,7 +55,7 @@ class Settings:
     registry: str = ""
     """MLflow server or database; default: MLFLOW_TRACKING_URI, else the work folder's."""
     colorizer: str = ""
-    """What colours: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, a .pt2 file, or shipped.
+    """What colors: models:/NAME@ALIAS, models:/NAME/VERSION, a model folder, a .pt2 file, or shipped.
     Default: models:/colornet@champion; while there is no champion of both kinds, the networks that ship."""
     guide: str = ""
     """What proposes clicks, as --colorizer; it must be blind.

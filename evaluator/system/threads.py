@@ -39,7 +39,7 @@ def each_on_one_core(work: Callable[[T], Done], items: Iterable[T]) -> list[Done
 
     Numbers that are computed so do not depend on the number of threads: libraries split sums and choose algorithms
     by it, and by the batch. Photo by photo it is also quicker than threads inside every operation, which have to
-    wait for each other some hundred times per colouring.
+    wait for each other some hundred times per coloring.
 
     Args:
         work: called in several threads, without gradients.

@@ -17,7 +17,7 @@ from evaluator.registry import mlflow_registry
 from evaluator.registry.contract import FILE_NAME, Contract
 from evaluator.registry.networks import LoadedGuide, LoadedSplitColorizer
 
-MOST_BYTES = 25_000_000
+MAX_BYTES = 25_000_000
 """Of all files together, as the run has them: packed they are smaller."""
 NOTICE_FILE, README_FILE = "NOTICE", "README.md"
 GRAPHS = {
@@ -89,9 +89,9 @@ def _check_contracts(colorizer: Contract, guide: Contract, run: Path) -> None:
 def _check_size(folders: Mapping[str, Path]) -> None:
     files = [folder / file for name, folder in folders.items() for file in (*GRAPHS[name], FILE_NAME)]
     total = sum(file.stat().st_size for file in files if file.is_file())
-    if total > MOST_BYTES:
+    if total > MAX_BYTES:
         raise ValueError(
-            f"the networks have {total / 1e6:.1f} MB together; at most {MOST_BYTES / 1e6:g} MB may ship: train "
+            f"the networks have {total / 1e6:.1f} MB together; at most {MAX_BYTES / 1e6:g} MB may ship: train "
             "smaller ones"
         )
 
@@ -141,7 +141,7 @@ def _check_same(
     clicks[0, :, side // 2, side // 2] = torch.tensor([1.0, 0.25, -0.25])
     answers = []
     for colorizer, guide in (before, after):
-        ab, features = colorizer.colour(colorizer.embed(lightness), lightness, clicks)
+        ab, features = colorizer.color(colorizer.embed(lightness), lightness, clicks)
         cells = features.flatten(2)[0].T
         answers.append((ab, colorizer.palette(cells), guide(lightness, ab, clicks, features=features)))
     if not all(torch.equal(*pair) for pair in zip(*answers, strict=True)):

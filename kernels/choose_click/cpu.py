@@ -27,7 +27,7 @@ from kernels.choose_click.interface import (
     Tensors,
     accumulation_type,
 )
-from kernels.clicks import box_sum, clicked, hint_colours, place
+from kernels.clicks import box_sum, clicked, hint_colors, place
 from kernels.estimators import NEEDS_NOISE
 from kernels.noise import gumbel
 
@@ -104,9 +104,9 @@ def _forward_part(
     if settings.estimator == "gumbel_softmax_soft":
         relaxed = perturbed.div(settings.tau)
         selection = relaxed.softmax(1).view(part.logits.shape).masked_fill(full[:, None, None], 0.0)
-        placed.copy_(place(placed, hint_colours(part.truth_ab, settings.hint_size), selection, settings.hint_size))
+        placed.copy_(place(placed, hint_colors(part.truth_ab, settings.hint_size), selection, settings.hint_size))
     else:
-        _stamp(placed, part.truth_ab, chosen, settings.hint_size, ~full)
+        _patch(placed, part.truth_ab, chosen, settings.hint_size, ~full)
     choice.copy_(chosen.masked_fill(full, -1))
     statistics[full] = torch.nan
 
@@ -155,18 +155,18 @@ def _measure(theta: Tensor, chosen: Tensor, part: Tensors, statistics: Tensor) -
         statistics[:, DIVERGENCE] = own - torch.linalg.vecdot(target, below) + mass * log_total
 
 
-def _stamp(placed: Tensor, truth_ab: Tensor, chosen: Tensor, size: int, wanted: Tensor) -> None:
-    """Write the mask and the mean colour of each wanted choice's hint patch, in place."""
+def _patch(placed: Tensor, truth_ab: Tensor, chosen: Tensor, size: int, wanted: Tensor) -> None:
+    """Write the mask and the mean color of each wanted choice's hint patch, in place."""
     height, width = truth_ab.shape[-2:]
     steps = torch.arange(size, device=chosen.device) - (size - 1) // 2
     rows = (chosen // width)[:, None, None] + steps[:, None]
     cols = (chosen % width)[:, None, None] + steps
     inside = ((rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)).flatten(1)
-    # A pixel beyond the border stands for the centre, which gets the same values anyway.
+    # A pixel beyond the border stands for the center, which gets the same values anyway.
     pixels = torch.where(inside, (rows * width + cols).flatten(1), chosen[:, None])[:, None]
     under = truth_ab.flatten(2).gather(2, pixels.expand(-1, 2, -1)).to(placed.dtype) * inside[:, None]
-    colour = under.sum(2) / inside.sum(1, keepdim=True)
-    values = torch.cat([torch.ones_like(colour[:, :1]), colour], dim=1)[:, :, None].expand(-1, -1, size * size)
+    color = under.sum(2) / inside.sum(1, keepdim=True)
+    values = torch.cat([torch.ones_like(color[:, :1]), color], dim=1)[:, :, None].expand(-1, -1, size * size)
     flat, pixels = placed.flatten(2), pixels.expand(-1, 3, -1)
     flat.scatter_(2, pixels, torch.where(wanted[:, None, None], values, flat.gather(2, pixels)))
 
@@ -201,9 +201,9 @@ def _candidate_gradient(part: Tensors, settings: Settings, grad_clicks: Tensor) 
     """Loss gradient g of each pixel's candidate click, summed over its hint patch; (B,N)."""
     exact = accumulation_type(part.logits)
     given = box_sum(grad_clicks.to(exact), settings.hint_size, mirrored=False)
-    colours = hint_colours(part.truth_ab, settings.hint_size).to(exact)
-    g = torch.addcmul(given[:, 0], given[:, 1], colours[:, 0])
-    return g.addcmul_(given[:, 2], colours[:, 1]).flatten(1)
+    colors = hint_colors(part.truth_ab, settings.hint_size).to(exact)
+    g = torch.addcmul(given[:, 0], given[:, 1], colors[:, 0])
+    return g.addcmul_(given[:, 2], colors[:, 1]).flatten(1)
 
 
 def _estimate(

@@ -16,7 +16,7 @@ from torch import SymInt, Tensor
 from kernels.choose_click import triton_backward, triton_common, triton_forward
 from kernels.choose_click.interface import STATISTICS, Settings, Tensors
 from kernels.choose_click.tiling import Plan, cut, make_plan, power_of_two
-from kernels.clicks import hint_colours
+from kernels.clicks import hint_colors
 
 LAUNCHES: Counter[str] = Counter()
 """How often each kernel has been launched in this process, by name."""
@@ -100,7 +100,7 @@ def _forward(tensors: Tensors, settings: Settings, placed: Tensor, choice: Tenso
     soft = settings.estimator == "gumbel_softmax_soft"
     partials = placed.new_empty(batch, plan.tiles, triton_forward.PARTIALS)
     candidates = choice.new_empty(batch, plan.tiles, dtype=torch.int32)
-    stamp = {"HINT_SIZE": settings.hint_size, "STAMP_SIDE": power_of_two(settings.hint_size)}
+    place_patches = {"HINT_SIZE": settings.hint_size, "STAMP_SIDE": power_of_two(settings.hint_size)}
     noise = (settings.stream, settings.draw)
     name = "reduce_single" if plan.single else "reduce_split"
     _launch(name, triton_forward.reduce_kernel, (plan.tiles, batch), plan.warps)(
@@ -108,17 +108,17 @@ def _forward(tensors: Tensors, settings: Settings, placed: Tensor, choice: Tenso
         candidates, settings.temperature, settings.tau, *noise, height, width, *_flat_strides(logits),
         *_strides(clicks), *_strides(truth_ab), *_flat_strides(_or(target, logits)),
         SAMPLED=settings.estimator != "argmax_ste", SOFT=soft, HAS_TARGET=target is not None, SINGLE=plan.single,
-        BLOCK=plan.block, **stamp,
+        BLOCK=plan.block, **place_patches,
     )  # fmt: skip
     if not plan.single:
         _launch("combine", triton_forward.combine_kernel, (batch,), 4)(
             logits, truth_ab, placed, choice, statistics, partials, candidates, settings.temperature, height,
             width, plan.tiles, *_flat_strides(logits), *_strides(truth_ab), SOFT=soft,
-            TILES=power_of_two(plan.tiles), **stamp,
+            TILES=power_of_two(plan.tiles), **place_patches,
         )  # fmt: skip
     if soft:
         assert keys is not None
-        colours = _pixel_strided(hint_colours(truth_ab, settings.hint_size))
+        colors = _pixel_strided(hint_colors(truth_ab, settings.hint_size))
         weights = placed.new_empty(logits.shape)
         mask_strides = (clicks.stride(0), clicks.stride(3))
         _launch("weights", triton_forward.weights_kernel, (plan.tiles, batch), plan.warps)(
@@ -126,7 +126,7 @@ def _forward(tensors: Tensors, settings: Settings, placed: Tensor, choice: Tenso
             *_flat_strides(logits), *mask_strides, BLOCK=plan.block,
         )  # fmt: skip
         _launch("spread", triton_forward.spread_kernel, (plan.tiles, batch), plan.warps)(
-            clicks, colours, weights, placed, height, width, *_strides(clicks), *_strides(colours),
+            clicks, colors, weights, placed, height, width, *_strides(clicks), *_strides(colors),
             HINT_SIZE=settings.hint_size, BLOCK=plan.block,
         )  # fmt: skip
 

@@ -70,7 +70,7 @@ def choose_click(
     with_heatmap: bool = False,
     check: bool = True,
 ) -> Click:
-    """Choose one unclicked pixel in each photo and write its true colour into the click map.
+    """Choose one unclicked pixel in each photo and write its true color into the click map.
 
     The same numbers as `kernels.estimators.choose` followed by `kernels.clicks.place`, without the maps in
     between. Computed in float32 (float64 on a CPU for float64 logits), also inside autocast.
@@ -78,7 +78,7 @@ def choose_click(
     Args:
         logits: scores z.
         clicks: the click map so far; not modified, and without gradient.
-        truth_ab: where the hint colour comes from: the mean under the hint patch. Without gradient.
+        truth_ab: where the hint color comes from: the mean under the hint patch. Without gradient.
         estimator: a key of `kernels.estimators.ESTIMATORS`.
         temperature: T of the heat map softmax(z / T), 1e-6 ... 1e6. Under `torch.compile`, each new float is
             compiled anew; a tensor without dimensions, on the CPU, is not.

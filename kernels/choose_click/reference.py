@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kernels.choose_click.op import Click
-from kernels.clicks import clicked, hint_colours, place
+from kernels.clicks import clicked, hint_colors, place
 from kernels.estimators import (
     LOWEST,
     NEEDS_CONDITIONAL_NOISE,
@@ -74,7 +74,7 @@ def choose_click_chain(
     heat = log_heatmap(logits, temperature, taken)
     theta = logits.to(exact).div(temperature).clamp(min=LOWEST).masked_fill(taken, -torch.inf)
     return Click(
-        clicks=place(clicks, hint_colours(truth_ab, hint_size), selection.weights, hint_size),
+        clicks=place(clicks, hint_colors(truth_ab, hint_size), selection.weights, hint_size),
         choice=selection.choice,
         log_sum_exp=theta.flatten(1).logsumexp(1),
         log_probability=log_probability(heat, selection.choice),

@@ -20,7 +20,7 @@ from kernels.choose_click.triton_common import (
     load_scores,
     log_heat,
     scores_of,
-    step_of_stamp,
+    step_of_patch,
 )
 
 ARGMAX_STE, GUMBEL_SOFTMAX, REINMAX, GUMBEL_RAO = range(4)
@@ -37,7 +37,7 @@ _STATISTICS = tl.constexpr(interface.STATISTICS)
 def _candidate_gradient(
     grad, truth, offsets, inside, height, width, grad_c, grad_p, truth_c, truth_p, HINT_SIZE: tl.constexpr
 ):
-    """Loss gradient g of each pixel's candidate click: derivatives summed, colours averaged over its patch."""
+    """Loss gradient g of each pixel's candidate click: derivatives summed, colors averaged over its patch."""
     if HINT_SIZE == 1:
         of_mask = tl.load(grad + offsets * grad_p, mask=inside, other=0.0).to(tl.float32)
         of_a = tl.load(grad + grad_c + offsets * grad_p, mask=inside, other=0.0).to(tl.float32)
@@ -49,7 +49,7 @@ def _candidate_gradient(
         count = offsets * 0.0
         rows, cols = offsets // width, offsets % width
         for step in range(HINT_SIZE * HINT_SIZE):
-            down, right = step_of_stamp(step, HINT_SIZE)
+            down, right = step_of_patch(step, HINT_SIZE)
             there = (rows + down) * width + cols + right
             covered = inside & (rows + down >= 0) & (rows + down < height)
             covered = covered & (cols + right >= 0) & (cols + right < width)

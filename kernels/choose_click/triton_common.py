@@ -105,7 +105,7 @@ def exp_sum(scores):
 
 @triton.jit
 @no_type_check
-def step_of_stamp(step, HINT_SIZE: tl.constexpr):
+def step_of_patch(step, HINT_SIZE: tl.constexpr):
     """Row and column offset from a click to pixel 0 ... HINT_SIZE**2 - 1 of its hint patch."""
     before = (HINT_SIZE - 1) // 2
     return step // HINT_SIZE - before, step % HINT_SIZE - before

@@ -20,7 +20,7 @@ from kernels.choose_click.triton_common import (
     load_scores,
     log_heat,
     scores_of,
-    step_of_stamp,
+    step_of_patch,
 )
 
 PARTIALS = 8
@@ -35,7 +35,7 @@ def reduce_kernel(
     temperature, tau, stream, draw, height, width,
     logits_b, logits_p, clicks_b, clicks_c, clicks_p, truth_b, truth_c, truth_p, target_b, target_p,
     SAMPLED: tl.constexpr, SOFT: tl.constexpr, HAS_TARGET: tl.constexpr, SINGLE: tl.constexpr,
-    HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr, BLOCK: tl.constexpr,
+    HINT_SIZE: tl.constexpr, PATCH_SIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sums and best pixel of one tile; copies the tile of the click map on the way (not for SOFT).
 
@@ -95,10 +95,10 @@ def reduce_kernel(
         under = offsets < 0
         a, b = 0.0, 0.0
         if SINGLE:
-            a, b = _stamp_colour(
-                truth + row * truth_b, choice, height, width, truth_c, truth_p, HINT_SIZE, STAMP_SIDE
+            a, b = _patch_color(
+                truth + row * truth_b, choice, height, width, truth_c, truth_p, HINT_SIZE, PATCH_SIDE
             )
-            first_row, first_col = _stamp_corner(choice, width, HINT_SIZE)
+            first_row, first_col = _patch_corner(choice, width, HINT_SIZE)
             down, right = offsets // width - first_row, offsets % width - first_col
             under = (down >= 0) & (down < HINT_SIZE) & (right >= 0) & (right < HINT_SIZE)
         placed += row * 3 * pixels + offsets
@@ -115,7 +115,7 @@ def reduce_kernel(
 def combine_kernel(
     logits, truth, placed, choices, statistics, partials, candidates,
     temperature, height, width, tiles, logits_b, logits_p, truth_b, truth_c, truth_p,
-    SOFT: tl.constexpr, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr, TILES: tl.constexpr,
+    SOFT: tl.constexpr, HINT_SIZE: tl.constexpr, PATCH_SIDE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """Combine the tiles of photo program_id(0) into choice, statistics and hint patch."""
     row = tl.program_id(0).to(tl.int64)
@@ -148,9 +148,9 @@ def combine_kernel(
         relaxed_top, relaxed_total,
     )  # fmt: skip
     if not SOFT:
-        _write_stamp(
+        _write_patch(
             placed + row * 3 * height * width, truth + row * truth_b, choice,
-            height, width, truth_c, truth_p, HINT_SIZE, STAMP_SIDE,
+            height, width, truth_c, truth_p, HINT_SIZE, PATCH_SIDE,
         )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def _write_statistics(
 
 @triton.jit
 @no_type_check
-def _stamp_corner(choice, width, HINT_SIZE: tl.constexpr):
+def _patch_corner(choice, width, HINT_SIZE: tl.constexpr):
     """Row and column of the hint patch's first pixel; far above the photo without a choice (-1)."""
     before: tl.constexpr = (HINT_SIZE - 1) // 2
     return tl.where(choice < 0, -2 * HINT_SIZE, choice // width - before), choice % width - before
@@ -184,22 +184,22 @@ def _stamp_corner(choice, width, HINT_SIZE: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _stamp_pixels(choice, height, width, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr):
+def _patch_pixels(choice, height, width, HINT_SIZE: tl.constexpr, PATCH_SIDE: tl.constexpr):
     """Pixels of the hint patch, (STAMP_SIDE, STAMP_SIDE), and which of them lie in patch and photo."""
-    first_row, first_col = _stamp_corner(choice, width, HINT_SIZE)
-    steps = tl.arange(0, STAMP_SIDE)
+    first_row, first_col = _patch_corner(choice, width, HINT_SIZE)
+    steps = tl.arange(0, PATCH_SIDE)
     rows, cols = (first_row + steps)[:, None], (first_col + steps)[None, :]
-    of_stamp = (steps < HINT_SIZE)[:, None] & (steps < HINT_SIZE)[None, :]
-    return rows * width + cols, of_stamp & (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
+    of_patch = (steps < HINT_SIZE)[:, None] & (steps < HINT_SIZE)[None, :]
+    return rows * width + cols, of_patch & (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
 
 
 @triton.jit
 @no_type_check
-def _stamp_colour(
-    truth, choice, height, width, truth_c, truth_p, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr
+def _patch_color(
+    truth, choice, height, width, truth_c, truth_p, HINT_SIZE: tl.constexpr, PATCH_SIDE: tl.constexpr
 ):
     """Mean a and b over the hint patch."""
-    pixels, under = _stamp_pixels(choice, height, width, HINT_SIZE, STAMP_SIDE)
+    pixels, under = _patch_pixels(choice, height, width, HINT_SIZE, PATCH_SIDE)
     count = tl.sum(tl.sum(under.to(tl.float32), 1), 0)
     a = tl.load(truth + pixels * truth_p, mask=under, other=0.0).to(tl.float32)
     b = tl.load(truth + truth_c + pixels * truth_p, mask=under, other=0.0).to(tl.float32)
@@ -209,13 +209,13 @@ def _stamp_colour(
 
 @triton.jit
 @no_type_check
-def _write_stamp(
-    placed, truth, choice, height, width, truth_c, truth_p, HINT_SIZE: tl.constexpr, STAMP_SIDE: tl.constexpr
+def _write_patch(
+    placed, truth, choice, height, width, truth_c, truth_p, HINT_SIZE: tl.constexpr, PATCH_SIDE: tl.constexpr
 ):
-    """Write mask 1 and the mean colour into the hint patch."""
-    a, b = _stamp_colour(truth, choice, height, width, truth_c, truth_p, HINT_SIZE, STAMP_SIDE)
-    pixels, under = _stamp_pixels(choice, height, width, HINT_SIZE, STAMP_SIDE)
-    ones = tl.full((STAMP_SIDE, STAMP_SIDE), 1.0, tl.float32)
+    """Write mask 1 and the mean color into the hint patch."""
+    a, b = _patch_color(truth, choice, height, width, truth_c, truth_p, HINT_SIZE, PATCH_SIDE)
+    pixels, under = _patch_pixels(choice, height, width, HINT_SIZE, PATCH_SIDE)
+    ones = tl.full((PATCH_SIDE, PATCH_SIDE), 1.0, tl.float32)
     tl.store(placed + pixels, ones, mask=under)
     tl.store(placed + height * width + pixels, ones * a, mask=under)
     tl.store(placed + 2 * height * width + pixels, ones * b, mask=under)
@@ -245,17 +245,17 @@ def weights_kernel(
 @triton.jit
 @no_type_check
 def spread_kernel(
-    clicks, colours, weights, placed,
-    height, width, clicks_b, clicks_c, clicks_p, colours_b, colours_c, colours_p,
+    clicks, colors, weights, placed,
+    height, width, clicks_b, clicks_c, clicks_p, colors_b, colors_c, colors_p,
     HINT_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Soft click: each pixel gets the weights and weighted colours of the hint patches that cover it."""
+    """Soft click: each pixel gets the weights and weighted colors of the hint patches that cover it."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     pixels = height * width
     offsets = tile * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < pixels
     clicks += row * clicks_b
-    colours += row * colours_b
+    colors += row * colors_b
     weights += row * pixels
     mask = tl.zeros((BLOCK,), tl.float32)
     a = tl.zeros((BLOCK,), tl.float32)
@@ -263,13 +263,13 @@ def spread_kernel(
     rows, cols = offsets // width, offsets % width
     # The hint patch of the pixel at (row - down, col - right) covers this one.
     for step in range(HINT_SIZE * HINT_SIZE):
-        down, right = step_of_stamp(step, HINT_SIZE)
+        down, right = step_of_patch(step, HINT_SIZE)
         there = (rows - down) * width + cols - right
         covers = inside & (rows >= down) & (rows - down < height) & (cols >= right) & (cols - right < width)
         weight = tl.load(weights + there, mask=covers, other=0.0)
         mask += weight
-        a += weight * tl.load(colours + there * colours_p, mask=covers, other=0.0).to(tl.float32)
-        b += weight * tl.load(colours + colours_c + there * colours_p, mask=covers, other=0.0).to(tl.float32)
+        a += weight * tl.load(colors + there * colors_p, mask=covers, other=0.0).to(tl.float32)
+        b += weight * tl.load(colors + colors_c + there * colors_p, mask=covers, other=0.0).to(tl.float32)
     keep = 1.0 - tl.minimum(mask, 1.0)
     placed += row * 3 * pixels + offsets
     old = tl.load(clicks + offsets * clicks_p, mask=inside, other=0.0).to(tl.float32)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def spread_clicks(lightness: Tensor, clicks: Tensor) -> Tensor:
-    """Colour each pixel with the clicked colours, weighted by nearness in place and lightness.
+    """Color each pixel with the clicked colors, weighted by nearness in place and lightness.
 
     A made-up colorizer that needs no training and improves with every well placed click.
     """
@@ -18,15 +18,15 @@ def spread_clicks(lightness: Tensor, clicks: Tensor) -> Tensor:
     cols = torch.linspace(0, 1, width).expand(height, width)
     place = torch.stack([rows, cols]).expand(batch, -1, -1, -1)
     features = torch.cat([4 * place, 6 * lightness], dim=1).flatten(2)
-    mask, colour = clicks[:, 0].flatten(1), clicks[:, 1:].flatten(2)
+    mask, color = clicks[:, 0].flatten(1), clicks[:, 1:].flatten(2)
     distance = torch.cdist(features.mT, features.mT, compute_mode="donot_use_mm_for_euclid_dist").square()
     weights = torch.exp(-3 * distance) * mask[:, None]
     total = weights.sum(-1)[:, None] + 0.02
-    return (colour @ weights.mT / total).view(batch, 2, height, width)
+    return (color @ weights.mT / total).view(batch, 2, height, width)
 
 
 def photos_of_regions(count: int, size: int, seed: int = 0) -> Tensor:
-    """uint8 photos (count, 3, size, size): smooth regions of different colours with a little noise."""
+    """uint8 photos (count, 3, size, size): smooth regions of different colors with a little noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 3, 3, generator=generator)
     smooth = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)

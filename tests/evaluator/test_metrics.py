@@ -17,7 +17,7 @@ MEASURABLE = [name for name in METRICS if name != "lpips"]
 
 
 def photos(batch: int = 5, height: int = 37, width: int = 50, seed: int = 0) -> torch.Tensor:
-    """Blocks of colours with a little noise: strong edges, flat parts."""
+    """Blocks of colors with a little noise: strong edges, flat parts."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 3, 3, 3, generator=generator)
     field = torch.nn.functional.interpolate(coarse, (height, width), mode="nearest")
@@ -26,7 +26,7 @@ def photos(batch: int = 5, height: int = 37, width: int = 50, seed: int = 0) -> 
 
 
 def compare(rgb: torch.Tensor, placed: int = 4, dtype: torch.dtype = torch.float32) -> Comparison:
-    """Paler, blurred colours, and random clicks."""
+    """Paler, blurred colors, and random clicks."""
     lightness, truth_ab = rgb_to_lab(rgb)
     height, width = rgb.shape[-2:]
     generator = torch.Generator().manual_seed(height * width)
@@ -116,7 +116,7 @@ def test_the_smallest_photo_of_a_metric_is_measured_and_a_smaller_one_is_refused
 
 
 @pytest.mark.parametrize("name", MEASURABLE)
-def test_a_perfect_colouring_of_a_colourful_photo_has_the_best_value(name):
+def test_a_perfect_coloring_of_a_colorful_photo_has_the_best_value(name):
     at = compare(photos())
     perfect = dataclasses.replace(at, predicted_ab=at.truth_ab, previous_ab=at.truth_ab)
     best = {"ab_psnr": math.inf, "rgb_psnr": math.inf, "ab_ssim": 1.0, "rgb_ssim": 1.0}
@@ -143,7 +143,7 @@ def test_what_needs_no_clicks_does_not_look_at_them(name):
     assert torch.equal(METRICS[name].measure(bare), METRICS[name].measure(at))
 
 
-def test_only_what_says_so_looks_at_the_previous_colouring():
+def test_only_what_says_so_looks_at_the_previous_coloring():
     at = dataclasses.replace(compare(photos()), previous_ab=None)
     for name in MEASURABLE:
         if METRICS[name].needs_previous:
@@ -153,12 +153,12 @@ def test_only_what_says_so_looks_at_the_previous_colouring():
             METRICS[name].measure(at)
 
 
-def test_the_gap_is_the_colouring_minus_the_photo():
+def test_the_gap_is_the_coloring_minus_the_photo():
     at = compare(photos())
     truth = dataclasses.replace(at, predicted_ab=at.truth_ab)
-    colourful, gap = (METRICS[name].measure for name in ("colourfulness", "colourfulness_gap"))
-    torch.testing.assert_close(gap(at), colourful(at) - colourful(truth), atol=1e-9, rtol=0)
-    assert (gap(at) < 0).all()  # the colouring is paler
+    colorful, gap = (METRICS[name].measure for name in ("colourfulness", "colourfulness_gap"))
+    torch.testing.assert_close(gap(at), colorful(at) - colorful(truth), atol=1e-9, rtol=0)
+    assert (gap(at) < 0).all()  # the coloring is paler
 
 
 def test_all_but_borrowed_networks_can_be_measured_anywhere():

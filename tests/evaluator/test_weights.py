@@ -92,7 +92,7 @@ def change_contract(folder: Path, **fields: object) -> None:
 
 def test_what_ships_is_listed_and_the_whole_graph_is_left_out(packed: Path):
     sums = weights.read_sums(packed / weights.SUMS_FILE)
-    graphs = {"colornet/parts/embed.pt2", "colornet/parts/colour.pt2", "colornet/parts/palette.pt2"}
+    graphs = {"colornet/parts/embed.pt2", "colornet/parts/color.pt2", "colornet/parts/palette.pt2"}
     assert set(sums) == graphs | {
         "colornet/contract.json",
         "colornet/parts/bins.json",
@@ -184,7 +184,7 @@ def test_pickles_are_not_packed(other_run: Path, copied: Path):
 
 def test_what_is_too_large_is_not_packed(run: Path, copied: Path, monkeypatch: pytest.MonkeyPatch):
     before = content(copied)
-    monkeypatch.setattr(pack, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(pack, "MAX_BYTES", 100_000)
     with pytest.raises(ValueError, match=r"MB together; at most 0\.1 MB may ship"):
         pack.pack(run, COMMANDS)
     assert content(copied) == before

@@ -14,8 +14,8 @@ import tyro
 import yaml
 
 from tests import ROOT
-from trainer.config import flatten, override
-from trainer.config.overrides import checked
+from trainer.config import flatten
+from trainer.config.overrides import overridden
 from tuner.config import Options
 from tuner.search.presets import PRESETS
 
@@ -71,7 +71,7 @@ def test_the_command_parses_with_the_tuners_own_parser():
     assert options.address == "auto"
     base = PRESETS[options.preset]().base
     values = dict(text.split("=", 1) for group in options.set for text in group)
-    flat = flatten(override(base, checked({name: yaml.safe_load(text) for name, text in values.items()})))
+    flat = flatten(overridden(base, {name: yaml.safe_load(text) for name, text in values.items()}))
     assert str(flat["data.validation"]).startswith("/photos")
     assert all(path.startswith("/photos") for path in flat["data.train"])
 

@@ -127,7 +127,7 @@ def test_the_registry_refuses_a_host_name_that_it_does_not_have(stack: Stack):
     assert answer.status_code == 403
 
 
-def test_the_service_colours_with_the_champion_and_follows_it(
+def test_the_service_colors_with_the_champion_and_follows_it(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -1,4 +1,4 @@
-"""The click map: stamps, colours, what is taken; against plain loops."""
+"""The click map: stamps, colors, what is taken; against plain loops."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels.clicks import (
     clicked,
-    hint_colours,
+    hint_colors,
     masked_argmax,
     no_clicks,
     one_hot,
@@ -24,8 +24,8 @@ def truth(height: int = 9, width: int = 11, batch: int = 2, dtype: torch.dtype =
     return torch.rand(batch, 2, height, width, generator=torch.Generator().manual_seed(0), dtype=dtype) * 2 - 1
 
 
-def stamped(ab: np.ndarray, row: int, col: int, size: int) -> tuple[slice, slice, np.ndarray]:
-    """Rows, columns and mean colour of a stamp, written as a person would describe it."""
+def patched(ab: np.ndarray, row: int, col: int, size: int) -> tuple[slice, slice, np.ndarray]:
+    """Rows, columns and mean color of a stamp, written as a person would describe it."""
     rows = slice(max(0, row - (size - 1) // 2), row + size // 2 + 1)
     cols = slice(max(0, col - (size - 1) // 2), col + size // 2 + 1)
     return rows, cols, ab[:, rows, cols].mean((1, 2))
@@ -40,21 +40,19 @@ def stamped(ab: np.ndarray, row: int, col: int, size: int) -> tuple[slice, slice
     st.integers(0, 10),
     st.integers(1, 6),
 )
-def test_a_click_stamps_the_mean_colour_and_covers_older_ones(
-    r1: int, c1: int, s1: int, r2: int, c2: int, s2: int
-):
+def test_a_click_stamps_the_mean_color_and_covers_older_ones(r1: int, c1: int, s1: int, r2: int, c2: int, s2: int):
     ab = truth(batch=1)
     clicks = no_clicks(ab)
     expected = np.zeros((3, 9, 11), dtype=np.float32)
     for row, col, size in ((r1, c1, s1), (r2, c2, s2)):
         clicks = place_clicks(clicks, ab, torch.tensor([row * 11 + col]), size)
-        rows, cols, colour = stamped(ab[0].numpy(), row, col, size)
+        rows, cols, color = patched(ab[0].numpy(), row, col, size)
         expected[0, rows, cols] = 1
-        expected[1:, rows, cols] = colour[:, None, None]
+        expected[1:, rows, cols] = color[:, None, None]
     np.testing.assert_allclose(clicks[0].numpy(), expected, atol=1e-6)
 
 
-def test_one_pixel_clicks_carry_their_own_colour_exactly():
+def test_one_pixel_clicks_carry_their_own_color_exactly():
     ab = truth()
     clicks = place_clicks(no_clicks(ab), ab, torch.tensor([13, 98]))
     assert torch.equal(clicks[0, :, 1, 2], torch.cat([torch.ones(1), ab[0, :, 1, 2]]))
@@ -76,16 +74,16 @@ def test_many_clicks_at_once_equal_one_after_another_where_stamps_do_not_touch()
     for row, col in ((1, 1), (1, 6), (6, 2), (7, 9)):
         places[0, row, col] = 1
         one_by_one = place_clicks(one_by_one, ab, torch.tensor([row * 11 + col]), 3)
-    assert torch.allclose(scatter_clicks(hint_colours(ab, 3), places, 3), one_by_one, atol=1e-6)
+    assert torch.allclose(scatter_clicks(hint_colors(ab, 3), places, 3), one_by_one, atol=1e-6)
 
 
 def test_overlapping_stamps_average_when_placed_at_once():
     ab = truth(batch=1)
     places = torch.zeros(1, 9, 11)
     places[0, 4, 4] = places[0, 4, 5] = 1
-    colours = hint_colours(ab, 3)
-    both = scatter_clicks(colours, places, 3)
-    assert torch.allclose(both[0, 1:, 4, 4], (colours[0, :, 4, 4] + colours[0, :, 4, 5]) / 2, atol=1e-6)
+    colors = hint_colors(ab, 3)
+    both = scatter_clicks(colors, places, 3)
+    assert torch.allclose(both[0, 1:, 4, 4], (colors[0, :, 4, 4] + colors[0, :, 4, 5]) / 2, atol=1e-6)
     assert set(both[0, 0].unique().tolist()) == {0.0, 1.0}
 
 
@@ -96,13 +94,13 @@ def test_the_gradient_at_a_pixel_is_that_of_its_candidate_click(hint_size: int):
     weights = torch.randn(1, 3, 6, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     selection = one_hot(torch.tensor([17]), 6, 7).double().requires_grad_()
     # float64 throughout: `place` works in float32, so compare at its precision.
-    (place(no_clicks(ab), hint_colours(ab, hint_size), selection, hint_size) * weights).sum().backward()
+    (place(no_clicks(ab), hint_colors(ab, hint_size), selection, hint_size) * weights).sum().backward()
     expected = np.zeros((6, 7))
     for row in range(6):
         for col in range(7):
-            rows, cols, colour = stamped(ab[0].numpy(), row, col, hint_size)
+            rows, cols, color = patched(ab[0].numpy(), row, col, hint_size)
             covered = weights[0].numpy()[:, rows, cols].sum((1, 2))
-            expected[row, col] = covered[0] + covered[1:] @ colour
+            expected[row, col] = covered[0] + covered[1:] @ color
     assert selection.grad is not None
     np.testing.assert_allclose(selection.grad[0].numpy(), expected, atol=1e-5)
 

@@ -14,9 +14,9 @@ from kernels.color import lab_to_rgb, rgb_to_lab, to_uint8
 CORNERS = torch.tensor(list(itertools.product((0, 255), repeat=3)), dtype=torch.uint8)
 
 
-def as_images(colours: Tensor) -> Tensor:
-    """(N,3) colours -> one image (1,3,1,N)."""
-    return colours.T.reshape(1, 3, 1, -1).contiguous()
+def as_images(colors: Tensor) -> Tensor:
+    """(N,3) colors -> one image (1,3,1,N)."""
+    return colors.T.reshape(1, 3, 1, -1).contiguous()
 
 
 def cube(steps: int) -> Tensor:
@@ -64,7 +64,7 @@ def test_corners_are_exact():
     assert torch.equal(to_uint8(lab_to_rgb(*rgb_to_lab(corners))), corners)
 
 
-def test_every_sampled_colour_survives_the_round_trip():
+def test_every_sampled_color_survives_the_round_trip():
     rgb = cube(24)
     assert torch.equal(to_uint8(lab_to_rgb(*rgb_to_lab(rgb))), rgb)
 
@@ -86,8 +86,8 @@ def test_rgb_agrees_with_scikit_image_in_and_out_of_the_gamut():
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=8))
-def test_any_colours_match_the_reference_and_return(colours: list[tuple[int, int, int]]):
-    rgb = as_images(torch.tensor(colours, dtype=torch.uint8))
+def test_any_colors_match_the_reference_and_return(colors: list[tuple[int, int, int]]):
+    rgb = as_images(torch.tensor(colors, dtype=torch.uint8))
     lightness, ab = rgb_to_lab(rgb)
     np.testing.assert_allclose(cie(lightness, ab), reference_lab(rgb), rtol=0, atol=1e-4)
     assert ab.abs().max() <= 1
@@ -98,7 +98,7 @@ def test_any_colours_match_the_reference_and_return(colours: list[tuple[int, int
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(0, 254))
-def test_greys_have_no_colour_and_rise_in_lightness(level: int):
+def test_greys_have_no_color_and_rise_in_lightness(level: int):
     greys = torch.tensor([level, level + 1], dtype=torch.uint8).expand(1, 3, 1, 2)
     lightness, ab = rgb_to_lab(greys)
     assert ab.abs().max() * 128 < 0.01, "scikit-image's own white is 0.006 units off neutral"

@@ -9,7 +9,7 @@ from skimage.color import rgb2lab
 from kernels.color import _cube_root, _power_08, photo_to_lab
 
 
-def every_third_colour() -> torch.Tensor:
+def every_third_color() -> torch.Tensor:
     """The 8-bit cube at every third value, corners included: (1,3,86,7396)."""
     values = torch.arange(0, 256, 3, dtype=torch.uint8)
     return torch.cartesian_prod(values, values, values).T.reshape(1, 3, 86, -1)
@@ -23,7 +23,7 @@ def largest_difference(lab: tuple[torch.Tensor, torch.Tensor], rgb: torch.Tensor
 
 
 def test_lab_is_scikit_image_s_over_the_whole_cube():
-    rgb = every_third_colour()
+    rgb = every_third_color()
     assert largest_difference(photo_to_lab(rgb), rgb) < 1e-4
 
 
@@ -38,5 +38,5 @@ def test_powers_are_nearly_exact(function, power: float, least: float):
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="compiling for the CPU needs a C++ compiler"
 )
 def test_the_compiled_function_is_as_exact():
-    rgb = every_third_colour()
+    rgb = every_third_color()
     assert largest_difference(torch.compile(photo_to_lab)(rgb), rgb) < 1e-4

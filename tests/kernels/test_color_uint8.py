@@ -6,7 +6,7 @@ from skimage.color import lab2rgb
 from kernels.color import lab_to_uint8, rgb_to_lab
 
 
-def test_every_third_colour_comes_back_exactly():
+def test_every_third_color_comes_back_exactly():
     values = torch.arange(0, 256, 3, dtype=torch.uint8)
     rgb = torch.cartesian_prod(values, values, values).T.reshape(1, 3, 86, -1)
     assert torch.equal(lab_to_uint8(*rgb_to_lab(rgb)), rgb)
@@ -14,7 +14,7 @@ def test_every_third_colour_comes_back_exactly():
 
 @pytest.mark.filterwarnings("ignore:.*negative Z values:UserWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_colours_in_and_out_of_gamut_are_scikit_image_s_within_rounding(dtype):
+def test_colors_in_and_out_of_gamut_are_scikit_image_s_within_rounding(dtype):
     generator = torch.Generator().manual_seed(0)
     lightness = torch.rand(2, 1, 50, 70, generator=generator, dtype=dtype)
     ab = torch.rand(2, 2, 50, 70, generator=generator, dtype=dtype) * 2 - 1

@@ -12,7 +12,7 @@ from kernels.error_regions import (
     error_map,
     error_target,
     gaussian_blur,
-    region_centre,
+    region_center,
     region_depth,
     region_target,
 )
@@ -146,32 +146,32 @@ def test_region_target_is_a_power_of_the_depth():
 
 
 def two_discs(radii: tuple[int, int]) -> Tensor:
-    """Two separate discs of the same error, centred at (32, 20) and (32, 72)."""
+    """Two separate discs of the same error, centered at (32, 20) and (32, 72)."""
     row, col = np.mgrid[:65, :96]
-    discs = [(row - 32) ** 2 + (col - centre) ** 2 <= r * r for centre, r in zip((20, 72), radii, strict=True)]
+    discs = [(row - 32) ** 2 + (col - center) ** 2 <= r * r for center, r in zip((20, 72), radii, strict=True)]
     return torch.from_numpy(20.0 * (discs[0] | discs[1])).float()[None]
 
 
 def test_the_largest_region_leads_and_the_next_keeps_mass():
     error, clicked = two_discs((16, 11)), torch.zeros(1, 65, 96, dtype=torch.bool)
     target = region_target(error, clicked)
-    assert int(target.flatten(1).argmax()) == 32 * 96 + 20 == int(region_centre(error, clicked))
+    assert int(target.flatten(1).argmax()) == 32 * 96 + 20 == int(region_center(error, clicked))
     share = float(target[:, :, 48:].sum())
     assert 0.05 < share < 0.2, "the docstring promises about (11/16)^6 = 11 % of the larger region's mass"
 
 
-def test_a_click_at_a_centre_moves_the_next_one_to_another_region():
+def test_a_click_at_a_center_moves_the_next_one_to_another_region():
     error, clicked = two_discs((16, 13)), torch.zeros(1, 65, 96, dtype=torch.bool)
     clicked[0, 32, 20] = True
-    assert int(region_centre(error, clicked)) == 32 * 96 + 72
+    assert int(region_center(error, clicked)) == 32 * 96 + 72
     assert region_target(error, clicked)[0, 29:36, 20].sum() == 0, "inhibited around the click"
 
 
 def test_a_wide_region_counts_more_than_the_single_worst_pixel():
     error = two_discs((10, 10))
     error[0, 3, 3] = 100
-    centre = int(region_centre(error, torch.zeros(1, 65, 96, dtype=torch.bool)))
-    assert divmod(centre, 96) in {(32, 20), (32, 72)}
+    center = int(region_center(error, torch.zeros(1, 65, 96, dtype=torch.bool)))
+    assert divmod(center, 96) in {(32, 20), (32, 72)}
 
 
 @pytest.mark.parametrize("level", [0.0, 4.0, 1e-44])
@@ -186,9 +186,9 @@ def test_nothing_wrong_gives_the_pixel_farthest_from_clicks_and_border():
     error, clicked = torch.zeros(1, 21, 41), torch.zeros(1, 21, 41, dtype=torch.bool)
     clicked[0, 10, 10] = True
     free = ~clicked.numpy()
-    centre = int(region_centre(error, clicked))
+    center = int(region_center(error, clicked))
     distances = scipy_distance(free, border=True)[0].ravel()
-    assert distances[centre] == distances.max() == 11
+    assert distances[center] == distances.max() == 11
 
 
 def test_targets_hold_at_256_pixels_and_with_extreme_errors():
@@ -204,7 +204,7 @@ def test_one_free_pixel_gets_all_the_mass_and_the_click():
     error = blobs(1, 8)
     assert error_target(error, clicked, sigma=1.0)[0, 3, 5] == 1
     assert region_target(error, clicked)[0, 3, 5] == 1
-    assert int(region_centre(error, clicked)) == 3 * 8 + 5
+    assert int(region_center(error, clicked)) == 3 * 8 + 5
 
 
 def test_results_are_constants_in_float32_inside_autocast():
@@ -218,13 +218,13 @@ def test_results_are_constants_in_float32_inside_autocast():
 def test_each_photo_is_independent_of_its_batch():
     error, clicked = blobs(5, 32), some_clicks(5, 32, count=4)
     error[2] = 0
-    together = region_target(error, clicked), error_target(error, clicked, 2.0), region_centre(error, clicked)
+    together = region_target(error, clicked), error_target(error, clicked, 2.0), region_center(error, clicked)
     for index in range(5):
         one = slice(index, index + 1)
         alone = region_target(error[one], clicked[one]), error_target(error[one], clicked[one], 2.0)
         assert torch.equal(together[0][one], alone[0])
         assert torch.equal(together[1][one], alone[1])
-        assert torch.equal(together[2][one], region_centre(error[one], clicked[one]))
+        assert torch.equal(together[2][one], region_center(error[one], clicked[one]))
 
 
 def test_bad_settings_are_refused_with_what_to_do():
@@ -236,6 +236,6 @@ def test_bad_settings_are_refused_with_what_to_do():
     with pytest.raises(ValueError, match="sharpness is 0"):
         region_target(error, clicked, sharpness=0.0)
     with pytest.raises(ValueError, match="inhibition is -2"):
-        region_centre(error, clicked, inhibition=-2)
+        region_center(error, clicked, inhibition=-2)
     with pytest.raises(ValueError, match="clicked"):
         error_target(error, torch.ones_like(clicked), sigma=1.0)

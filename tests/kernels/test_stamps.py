@@ -5,21 +5,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.clicks import nearest_free, place_clicks, stamp
+from kernels.clicks import nearest_free, place_clicks, place_patches
 
 
-def stamped_by_hand(clicks: np.ndarray, position: int, colour: np.ndarray, size: int) -> None:
+def patched_by_hand(clicks: np.ndarray, position: int, color: np.ndarray, size: int) -> None:
     """In place, pixel by pixel, as `kernels.clicks` words it: rows row - (s-1)//2 ... row + s//2, cut off."""
     _, height, width = clicks.shape
     row, col = divmod(position, width)
     for r in range(row - (size - 1) // 2, row + size // 2 + 1):
         for c in range(col - (size - 1) // 2, col + size // 2 + 1):
             if 0 <= r < height and 0 <= c < width:
-                clicks[:, r, c] = 1, *colour
+                clicks[:, r, c] = 1, *color
 
 
 def some_clicks(count: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Places (2, count) and colours (2, count, 2) of overlapping clicks in two photos."""
+    """Places (2, count) and colors (2, count, 2) of overlapping clicks in two photos."""
     generator = torch.Generator().manual_seed(seed)
     places = torch.randint(height * width, (2, count), generator=generator)
     return places, torch.rand(2, count, 2, generator=generator) - 0.5
@@ -28,13 +28,13 @@ def some_clicks(count: int, height: int, width: int, seed: int = 0) -> tuple[Ten
 @settings(deadline=None, max_examples=40)
 @given(size=st.integers(1, 9), height=st.integers(1, 12), width=st.integers(1, 12), seed=st.integers(0, 99))
 def test_later_stamps_cover_earlier_ones_and_are_cut_off_at_the_border(size, height, width, seed):
-    places, colours = some_clicks(5, height, width, seed)
+    places, colors = some_clicks(5, height, width, seed)
     clicks = torch.zeros(2, 3, height, width)
     expected = np.zeros((2, 3, height, width), dtype=np.float32)
     for step in range(5):
-        clicks = stamp(clicks, places[:, step], colours[:, step], size)
+        clicks = place_patches(clicks, places[:, step], colors[:, step], size)
         for photo in range(2):
-            stamped_by_hand(expected[photo], int(places[photo, step]), colours[photo, step].numpy(), size)
+            patched_by_hand(expected[photo], int(places[photo, step]), colors[photo, step].numpy(), size)
     np.testing.assert_array_equal(clicks.numpy(), expected)
 
 
@@ -46,13 +46,13 @@ def test_a_stamp_in_the_patch_mean_is_bit_equal_to_the_click_of_the_kernels(size
     for place in places.unbind(1):
         theirs = place_clicks(theirs, truth, place, size)
         at = theirs.flatten(2).gather(2, place[:, None, None].expand(-1, 3, 1))[:, 1:, 0]
-        ours = stamp(ours, place, at, size)
+        ours = place_patches(ours, place, at, size)
     assert torch.equal(ours, theirs)
 
 
 def test_a_stamp_leaves_the_map_before_it_as_it_was():
     before = torch.zeros(1, 3, 4, 4)
-    stamp(before, torch.tensor([5]), torch.ones(1, 2), 3)
+    place_patches(before, torch.tensor([5]), torch.ones(1, 2), 3)
     assert before.sum() == 0
 
 

@@ -40,7 +40,7 @@ def lively(network: Network) -> Network:
 
 
 def photos(batch: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Smooth lightness, and true colours."""
+    """Smooth lightness, and true colors."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 3, 5, 5, generator=generator)
     smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
@@ -48,7 +48,7 @@ def photos(batch: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, 
 
 
 def click_map(truth_ab: Tensor, count: int, seed: int = 0) -> Tensor:
-    """`count` pixels of each photo in their true colours, drawn without replacement."""
+    """`count` pixels of each photo in their true colors, drawn without replacement."""
     batch, _, height, width = truth_ab.shape
     generator = torch.Generator().manual_seed(100 + seed)
     noise = torch.rand(batch, height * width, generator=generator)

@@ -15,7 +15,7 @@ def seen(height: int = 64, width: int = 96) -> tuple[tuple[Tensor, Tensor, Tenso
     lightness, truth_ab = photos(2, height, width)
     clicks = click_map(truth_ab, 4)
     with torch.no_grad():
-        ab, features = colorizer.colour(colorizer.embed(lightness), lightness, clicks)
+        ab, features = colorizer.color(colorizer.embed(lightness), lightness, clicks)
     return (lightness, ab, clicks), truth_ab, features
 
 

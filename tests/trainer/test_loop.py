@@ -37,7 +37,7 @@ def kernel(engine: Engine) -> Tensor:
     return engine.module.get_parameter("conv.weight").detach()
 
 
-def colour(step: Step, name: str) -> Tensor:
+def color(step: Step, name: str) -> Tensor:
     return step.networks[name](
         step.scene.lightness, torch.zeros_like(step.scene.truth_ab[:, :1]).expand(-1, 3, -1, -1)
     )
@@ -63,7 +63,7 @@ def phase(
 
 
 def test_phases_of_one_stage_alternate_on_the_same_batches_as_a_gan_needs(tmp_path: Path):
-    """A "discriminator" b that raises its output on a's colours and a "generator" a that lowers b's on them."""
+    """A "discriminator" b that raises its output on a's colors and a "generator" a that lowers b's on them."""
     order: list[tuple[str, int, bool]] = []
 
     def loss(step: Step, name: str, other: str, sign: float) -> Mapping[str, Term]:
@@ -71,7 +71,7 @@ def test_phases_of_one_stage_alternate_on_the_same_batches_as_a_gan_needs(tmp_pa
         assert isinstance(lent, nn.Module)  # a borrowed network is bare
         frozen = not any(parameter.requires_grad for parameter in lent.parameters())
         order.append((name, step.images_seen, frozen))
-        mixed = colour(step, name) * colour(step, other)
+        mixed = color(step, name) * color(step, other)
         return {"adversarial": Term(sign * mixed.mean())}
 
     gan = Stage(
@@ -93,7 +93,7 @@ def test_phases_of_one_stage_alternate_on_the_same_batches_as_a_gan_needs(tmp_pa
 
 def test_one_phase_can_train_two_networks_together(tmp_path: Path):
     def loss(step: Step) -> Mapping[str, Term]:
-        return {"l1": Term((colour(step, "a") + colour(step, "b") - step.scene.truth_ab).abs().mean())}
+        return {"l1": Term((color(step, "a") + color(step, "b") - step.scene.truth_ab).abs().mean())}
 
     together = Stage(name="joint", phases=(phase("joint", ("a", "b"), (), loss),), rounds=24 / 4096)
     training = build(small_config(tmp_path), tmp_path, recipe=two_networks((together,)))
@@ -114,7 +114,7 @@ def test_a_phase_does_not_change_what_it_borrows(tmp_path: Path):
 
 def nan_at(photos: set[int]) -> Callable[[Step], Mapping[str, Term]]:
     def loss(step: Step) -> Mapping[str, Term]:
-        error = (colour(step, "a") - step.scene.truth_ab).abs().mean()
+        error = (color(step, "a") - step.scene.truth_ab).abs().mean()
         spoiled = error * float("nan") if step.images_seen in photos else error
         return {"fine": Term(error), "spoiled": Term(spoiled)}
 
@@ -185,7 +185,7 @@ def test_a_skipped_step_leaves_batch_norm_statistics_as_they_were(tmp_path: Path
 
 def test_a_broken_gradient_of_one_network_skips_the_step_of_both(tmp_path: Path):
     def loss(step: Step) -> Mapping[str, Term]:
-        return {"joint": Term((colour(step, "a") * 0).abs().sum().sqrt() + colour(step, "b").mean())}
+        return {"joint": Term((color(step, "a") * 0).abs().sum().sqrt() + color(step, "b").mean())}
 
     recipe = two_networks((Stage(name="s", phases=(phase("s", ("a", "b"), (), loss),), rounds=9 * 8 / 4096),))
     training = build(small_config(tmp_path, run__patience=3), tmp_path, recipe=recipe)
@@ -207,7 +207,7 @@ def test_several_broken_steps_in_a_row_stop_and_name_phase_place_and_term(tmp_pa
 def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path: Path):
     def loss(step: Step) -> Mapping[str, Term]:
         # sqrt at 0: a finite value with an infinite gradient.
-        return {"root": Term((colour(step, "a") * 0).abs().sum().sqrt() + colour(step, "a").mean())}
+        return {"root": Term((color(step, "a") * 0).abs().sum().sqrt() + color(step, "a").mean())}
 
     training = build(small_config(tmp_path), tmp_path, recipe=one_stage(loss, 2))
     assert training.run(StopRequest())

@@ -25,7 +25,7 @@ def cells_of(image: np.ndarray) -> np.ndarray:
 
 
 def kernel(lightness: Tensor, clicks: Tensor) -> np.ndarray:
-    """Colours of the cells of one photo: a mean over heads of the clicks' colours, weighted by nearness.
+    """Colors of the cells of one photo: a mean over heads of the clicks' colors, weighted by nearness.
 
     Cell by cell, head by head.
     """
@@ -59,10 +59,10 @@ def enlarged(low: np.ndarray, weights: np.ndarray) -> np.ndarray:
     found = np.zeros((channels, 4 * height, 4 * width))
     for row in range(4 * height):
         for col in range(4 * width):
-            for neighbour in range(9):
-                r = min(max(row // 4 + neighbour // 3 - 1, 0), height - 1)
-                c = min(max(col // 4 + neighbour % 3 - 1, 0), width - 1)
-                share = weights[neighbour, 4 * (row % 4) + col % 4, row // 4, col // 4]
+            for neighbor in range(9):
+                r = min(max(row // 4 + neighbor // 3 - 1, 0), height - 1)
+                c = min(max(col // 4 + neighbor % 3 - 1, 0), width - 1)
+                share = weights[neighbor, 4 * (row % 4) + col % 4, row // 4, col // 4]
                 found[:, row, col] += share * low[:, r, c]
     return found
 
@@ -75,7 +75,7 @@ def bilinear() -> np.ndarray:
 
 
 def copied(ab: np.ndarray, lightness: np.ndarray, clicks: np.ndarray) -> np.ndarray:
-    """What a click leaves around it, within three pixels, click by click; its own pixel has its colour."""
+    """What a click leaves around it, within three pixels, click by click; its own pixel has its color."""
     height, width = lightness.shape
     amount, missing, light = np.zeros((height, width)), np.zeros_like(ab), np.zeros((height, width))
     clicked = list(zip(*np.nonzero(clicks[0]), strict=True))
@@ -145,7 +145,7 @@ def test_any_size_and_any_number_of_clicks(size: tuple[int, int], count: int | s
 
 @torch.no_grad()
 def test_every_click_beyond_64_counts():
-    """One more click changes colours around it, whichever of 100 it is."""
+    """One more click changes colors around it, whichever of 100 it is."""
     network = split_network(without=["copy"], untrained=True)
     lightness, truth_ab = photos(1, 64, 64)
     clicks = click_map(truth_ab, 100)
@@ -186,12 +186,12 @@ def test_a_photo_is_looked_at_once_for_several_click_maps():
     for number, clicks in enumerate(maps):
         alone = network(lightness, clicks)
         assert torch.allclose(together[number::3], alone, atol=1e-5)
-        ab, features = network.colour(embedding, lightness, clicks)
+        ab, features = network.color(embedding, lightness, clicks)
         assert torch.equal(ab, alone)
         assert features.shape == (2, network.feature_channels, 16, 24)
     one = Embedding(*(part[:1] for part in embedding))
     of_first = torch.cat([clicks[:1] for clicks in maps])
-    ab, _ = network.colour(one, lightness[:1], of_first)
+    ab, _ = network.color(one, lightness[:1], of_first)
     assert torch.allclose(ab, together[:3], atol=1e-5)
 
 
@@ -219,15 +219,15 @@ def test_what_a_training_looks_at_is_the_answer_and_its_parts():
     assert found.base_ab.shape == (2, 2, 64, 64)
     assert not torch.allclose(found.base_ab, bare(lightness, torch.zeros(2, 3, 64, 64)), atol=1e-3)
     assert found.bin_logits.shape == (4, len(network.bins), 3)
-    _, features = network.colour(network.embed(lightness), lightness, clicks)
+    _, features = network.color(network.embed(lightness), lightness, clicks)
     assert torch.allclose(network.bin_logits(features, places), found.bin_logits, atol=1e-5)
 
 
 @torch.no_grad()
-def test_features_end_with_the_entropy_and_spread_of_the_colour_distribution():
+def test_features_end_with_the_entropy_and_spread_of_the_color_distribution():
     network = split_network()
     lightness, truth_ab = photos(1, 64, 64)
-    _, features = network.colour(network.embed(lightness), lightness, click_map(truth_ab, 5))
+    _, features = network.color(network.embed(lightness), lightness, click_map(truth_ab, 5))
     blocks = features.double().unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))[0].flatten(1)
     logits = network.palette.double()(blocks[None, :-2, :, None])[0, :, :, 0]
     probability = logits.softmax(0).T.numpy()
@@ -238,7 +238,7 @@ def test_features_end_with_the_entropy_and_spread_of_the_colour_distribution():
     assert np.allclose(features[0, -1, 1::2, 1::2].flatten(), spread, atol=1e-4)
 
 
-def test_upsampling_is_a_weighted_mean_of_neighbours():
+def test_upsampling_is_a_weighted_mean_of_neighbors():
     generator = torch.Generator().manual_seed(0)
     low = torch.randn(2, 2, 3, 5, generator=generator)
     weights = torch.rand(2, 9, 16, 3, 5, generator=generator)
@@ -248,7 +248,7 @@ def test_upsampling_is_a_weighted_mean_of_neighbours():
 
 
 def test_color_bins_are_those_that_srgb_reaches():
-    """Those of 33 values a channel; no colour of all 256 is far from them."""
+    """Those of 33 values a channel; no color of all 256 is far from them."""
     axis = np.round(np.linspace(0, 1, 33) * 255).astype(np.uint8)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(1, -1, 3)
     reached = np.unique(np.round(rgb2lab(grid)[0, :, 1:] / 10), axis=0)
@@ -264,13 +264,13 @@ def test_color_bins_are_those_that_srgb_reaches():
 
 def test_soft_bins_are_a_gaussian_over_the_five_nearest():
     ab = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) - 0.5
-    centres = color_bins()
-    weights = soft_bins(ab, centres)
+    centers = color_bins()
+    weights = soft_bins(ab, centers)
     assert torch.allclose(weights.sum(1), torch.ones(50), atol=1e-6)
     for color, found in zip(ab.double().numpy() * 128, weights.numpy(), strict=True):
-        distance = np.linalg.norm(centres.double().numpy() * 128 - color, axis=1)
+        distance = np.linalg.norm(centers.double().numpy() * 128 - color, axis=1)
         nearest = np.argsort(distance)[:5]
-        expected = np.zeros(len(centres))
+        expected = np.zeros(len(centers))
         expected[nearest] = np.exp(-(distance[nearest] ** 2) / 50)
         assert np.allclose(found, expected / expected.sum(), atol=1e-4)
 

@@ -84,9 +84,9 @@ def test_whole_graph_and_parts_give_what_the_network_gives(
     assert (whole(lightness, clicks) - expected).abs().max() <= 1e-5
     assert (loaded(lightness, clicks) - expected).abs().max() <= 1e-5
     embedding = loaded.embed(lightness)
-    ab, features = loaded.colour(embedding, lightness, clicks)
+    ab, features = loaded.color(embedding, lightness, clicks)
     assert torch.equal(ab, loaded(lightness, clicks))
-    _, of_network = network.colour(network.embed(lightness), lightness, clicks)
+    _, of_network = network.color(network.embed(lightness), lightness, clicks)
     assert (features - of_network).abs().max() <= 1e-4
     taken = (clicks[:, :1] > 0).expand_as(ab)
     assert torch.equal(ab[taken], clicks[:, 1:][taken])
@@ -100,7 +100,7 @@ def test_photos_of_any_size_are_padded(
     lightness, clicks, truth_ab = scene(2, height, width, 4)
     padded = [pad_to_multiple(x, 32, 64) for x in (lightness, clicks, truth_ab)]
     expected = published.colorizer(*padded[:2])
-    ab, features = loaded.colour(loaded.embed(lightness), lightness, clicks)
+    ab, features = loaded.color(loaded.embed(lightness), lightness, clicks)
     assert ab.shape == truth_ab.shape
     assert (ab - expected[..., :height, :width]).abs().max() <= 1e-5
     assert torch.equal(loaded(lightness, clicks), ab)
@@ -119,14 +119,14 @@ def test_one_photos_embedding_serves_several_click_maps(published: Published, lo
     lightness, _, truth_ab = scene(1, 64, 96, 0)
     maps = torch.cat([click_map(truth_ab, count, seed=count) for count in (0, 2, 7)])
     many = lightness.expand(3, -1, -1, -1)
-    ab, _ = loaded.colour(loaded.embed(lightness), many, maps)
+    ab, _ = loaded.color(loaded.embed(lightness), many, maps)
     assert (ab - published.colorizer(many, maps)).abs().max() <= 1e-5
 
 
 @torch.no_grad()
 def test_the_palette_is_the_networks(published: Published, loaded: LoadedSplitColorizer):
     lightness, clicks, _ = scene(1, 64, 64, 5)
-    _, features = loaded.colour(loaded.embed(lightness), lightness, clicks)
+    _, features = loaded.color(loaded.embed(lightness), lightness, clicks)
     places = torch.tensor([[3, 100, 255]])
     cells = features.flatten(2)[0, :, places[0]].T
     expected = published.colorizer.bin_logits(features, places)[0].T
@@ -139,7 +139,7 @@ def test_guides_under_their_own_names_give_what_the_networks_give(
     published: Published, loaded: LoadedSplitColorizer, guides: dict[str, LoadedGuide]
 ):
     lightness, clicks, truth_ab = scene(3, 96, 64, 6)
-    ab, features = loaded.colour(loaded.embed(lightness), lightness, clicks)
+    ab, features = loaded.color(loaded.embed(lightness), lightness, clicks)
     for variant, guide in guides.items():
         guide.check_reads(loaded)
         truth = truth_ab if variant == "oracle" else None
@@ -173,7 +173,7 @@ def test_autocast_neither_blurs_the_kernel_nor_the_copies(
     expected = loaded(lightness, clicks)
     with torch.autocast("cpu", dtype):
         embedding = loaded.embed(lightness)
-        ab, features = loaded.colour(embedding, lightness, clicks)
+        ab, features = loaded.color(embedding, lightness, clicks)
         again = loaded(lightness, clicks)
         by_network = published.colorizer(lightness, clicks)
     assert ab.dtype == features.dtype == again.dtype == torch.float32

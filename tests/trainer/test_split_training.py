@@ -63,7 +63,7 @@ def mean_error(kind: str, predicted: Tensor, truth_ab: Tensor) -> float:
 @pytest.mark.parametrize(("kind", "scale"), [("l1", 1.0), ("huber", 1.0), ("log_mse", 0.02)])
 @torch.no_grad()
 def test_the_losses_of_pretraining(tmp_path: Path, kind: str, scale: float, maps: int):
-    """The error under clicks, before them, and the colour distribution's cross-entropy at some cells."""
+    """The error under clicks, before them, and the color distribution's cross-entropy at some cells."""
     settings = config(
         tmp_path,
         recipe__loss__color=kind,
@@ -167,7 +167,7 @@ def test_tries_of_a_state_that_both_guides_see_are_made_once(tmp_path: Path):
         edit_loss(step, edit=edit, heatmap=True)
         counts.append(len(calls))
     tries = step.config.loss.gain_tries
-    assert counts == [1 + 1 + tries + 1, 1 + 1 + 3 + 1]  # look, automatic colours, tries, the choice
+    assert counts == [1 + 1 + tries + 1, 1 + 1 + 3 + 1]  # look, automatic colors, tries, the choice
 
 
 def test_the_geometric_law():
@@ -319,7 +319,7 @@ def test_half_precision_trains(tmp_path: Path):
 
 
 def test_gains_teach_a_guide_where_a_click_helps(tmp_path: Path):
-    """One bright square of each grey photo has a colour: a blind guide finds it, told by nothing but gains."""
+    """One bright square of each grey photo has a color: a blind guide finds it, told by nothing but gains."""
     settings = config(tmp_path, recipe__clicks__interactions=1, recipe__choice__hint_size=(3, 3))
     colorizer = split_network(untrained=True).requires_grad_(False)
     torch.manual_seed(0)
@@ -344,7 +344,7 @@ def test_gains_teach_a_guide_where_a_click_helps(tmp_path: Path):
             photo, square = batch(10_000 + number)
             nothing = torch.zeros(8, 3, 32, 32)
             with torch.no_grad():
-                ab, features = colorizer.colour(colorizer.embed(photo.lightness), photo.lightness, nothing)
+                ab, features = colorizer.color(colorizer.embed(photo.lightness), photo.lightness, nothing)
                 chosen = guide(photo.lightness, ab, nothing, features=features).flatten(1).argmax(1)
             shares.append(square.flatten(1).gather(1, chosen[:, None]).float().mean())
         return float(torch.stack(shares).mean())

@@ -1,8 +1,8 @@
 """The embedded default data: real photographs that came with scikit-image, and procedural scenes.
 
-Of the pictures in scikit-image's wheel (nothing is downloaded) these are colour photographs worth colouring:
+Of the pictures in scikit-image's wheel (nothing is downloaded) these are color photographs worth coloring:
 astronaut, motorcycle, rocket, a retina and a stained tissue to train on, coffee and chelsea (a cat) to validate
-on; no crop of a validation photograph is ever trained on. Left out are drawings and figures (the colour wheel,
+on; no crop of a validation photograph is ever trained on. Left out are drawings and figures (the color wheel,
 logo, chessboards, horse, phantom), grey pictures, the deep field (nearly all black), and motorcycle_right, the
 other half of a stereo pair.
 """

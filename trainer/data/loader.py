@@ -134,7 +134,7 @@ class ShardLoader(WorkerLoader):
 def photos_from(
     source: str, image_size: int, limit: int | None = None
 ) -> tuple[UInt8[Tensor, "n 3 size size"], list[str]]:
-    """A fixed set of photos, for validation: the largest centred square of each, resized.
+    """A fixed set of photos, for validation: the largest centered square of each, resized.
 
     Args:
         source: A folder or a zip of photos, or shards as `ShardLoader` takes them.
@@ -171,7 +171,7 @@ def _named_photos(source: str) -> Iterator[tuple[str, bytes]]:
             yield from ((photo.name, photo.data) for photo in read_piece(shards, Piece(shard, 0, count)))
 
 
-MOST_EMBEDDED = 256
+MAX_EMBEDDED = 256
 """Embedded photos to validate on, at most: they are crops of two photographs, and scenes."""
 
 
@@ -225,4 +225,4 @@ def open_validation(data: DataConfig, photos: int) -> tuple[UInt8[Tensor, "n 3 h
     """
     if data.validation:
         return photos_from(data.validation, data.image_size, photos)
-    return validation_photos(data.image_size, min(photos, MOST_EMBEDDED))
+    return validation_photos(data.image_size, min(photos, MAX_EMBEDDED))

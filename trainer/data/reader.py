@@ -258,7 +258,7 @@ def _row(block: Block) -> list[tuple[int, int]]:
 
 
 def _runs(places: Sequence[int], row: Sequence[tuple[int, int]]) -> Iterator[tuple[Piece, range]]:
-    """Ascending places of a row as pieces of neighbours in one shard, each with its places."""
+    """Ascending places of a row as pieces of neighbors in one shard, each with its places."""
     begin = 0
     for end in range(1, len(places) + 1):
         shard, first = row[places[begin]]

@@ -12,7 +12,7 @@ that each. So a batch does not depend on how many processes or workers there are
 numbers of them, and progress is one number, `images_seen`: every lane's place is `images_seen` / global batch.
 
 Inside a lane's range photos are shuffled in blocks of a fixed size. A block is what a reader must know to start
-anywhere inside it; a reservoir would need the whole history. Neighbours in a batch come from different lanes, so
+anywhere inside it; a reservoir would need the whole history. Neighbors in a batch come from different lanes, so
 from places all over the epoch.
 """
 

@@ -46,7 +46,7 @@ class Painter:
         return options[int(len(options) * self._draw())]
 
     def hue(self, low: float, high: float, saturation: tuple[float, float], value: tuple[float, float]) -> Array:
-        """A colour with hue (in turns), HSV saturation and value drawn from these ranges; shape (3, 1, 1)."""
+        """A color with hue (in turns), HSV saturation and value drawn from these ranges; shape (3, 1, 1)."""
         rgb = colorsys.hsv_to_rgb(self.between(low, high) % 1.0, self.between(*saturation), self.between(*value))
         return np.array(rgb, np.float32).reshape(3, 1, 1)
 
@@ -75,30 +75,30 @@ class Painter:
         return self.pixels[:, top:bottom, left:right], across, down
 
     def rectangle(
-        self, x: float, y: float, half_width: float, half_height: float, colour: Array, shade: float = 0.0
+        self, x: float, y: float, half_width: float, half_height: float, color: Array, shade: float = 0.0
     ) -> None:
         """A flat rectangle, darker by `shade` from its lit to its other side."""
         view, across, _ = self.box(x, y, half_width, half_height)
-        view[:] = colour * (1.0 - shade * (0.5 - 0.5 * math.copysign(1.0, self._light[0]) * across))
+        view[:] = color * (1.0 - shade * (0.5 - 0.5 * math.copysign(1.0, self._light[0]) * across))
 
-    def triangle(self, x: float, y: float, half_width: float, half_height: float, colour: Array) -> None:
+    def triangle(self, x: float, y: float, half_width: float, half_height: float, color: Array) -> None:
         """A triangle that stands on its base."""
         view, across, down = self.box(x, y, half_width, half_height)
         coverage = ((down + 1.0) * 0.5 - np.abs(across)) * (half_width * self._size) + 0.5
-        mix(view, coverage, colour)
+        mix(view, coverage, color)
 
-    def disc(self, x: float, y: float, radius: float, colour: Array, flatten: float = 1.0) -> None:
+    def disc(self, x: float, y: float, radius: float, color: Array, flatten: float = 1.0) -> None:
         """A flat disc, or an ellipse `flatten` times as high as wide."""
         view, across, down = self.box(x, y, radius * 1.1, radius * 1.1 * flatten)
         distance = np.sqrt(across * across + down * down) * 1.1
-        mix(view, (1.0 - distance) * (radius * self._size) + 0.5, colour)
+        mix(view, (1.0 - distance) * (radius * self._size) + 0.5, color)
 
     def ball(
         self,
         x: float,
         y: float,
         radius: float,
-        colour: Array,
+        color: Array,
         *,
         stretch: float = 1.0,
         rough: float = 0.0,
@@ -114,25 +114,25 @@ class Painter:
         if rough:
             shade += rough * self.texture(*shade.shape)
         coverage = (1.0 - np.sqrt(squared)) * (radius * self._size) + 0.5
-        paint = colour * shade
+        paint = color * shade
         if gloss:
             paint += gloss * np.maximum(facing, 0.0) ** 16
         mix(view, coverage, paint)
 
-    def petals(self, x: float, y: float, radius: float, colour: Array, count: int) -> None:
-        """A blossom of `count` petals, darker towards its centre."""
+    def petals(self, x: float, y: float, radius: float, color: Array, count: int) -> None:
+        """A blossom of `count` petals, darker towards its center."""
         view, across, down = self.box(x, y, radius * 1.1, radius * 1.1)
         across, down = across * 1.1, down * 1.1
         distance = np.sqrt(across * across + down * down)
         outline = 0.75 + 0.25 * np.cos(count * np.arctan2(down, across) + self.between(0.0, 6.3))
-        mix(view, (outline - distance) * (radius * self._size) + 0.5, colour * (0.65 + 0.4 * distance))
+        mix(view, (outline - distance) * (radius * self._size) + 0.5, color * (0.65 + 0.4 * distance))
 
     def shadow(self, x: float, y: float, half_width: float, half_height: float, depth: float = 0.5) -> None:
         """A soft dark ellipse on the ground."""
         view, across, down = self.box(x, y, half_width, half_height)
         view *= 1.0 - depth * np.clip(1.2 - across * across - down * down, 0.0, 1.0)
 
-    def ridge(self, height: float, roughness: float, colour: Array, grain: float) -> Callable[[float], float]:
+    def ridge(self, height: float, roughness: float, color: Array, grain: float) -> Callable[[float], float]:
         """Fill the canvas below a wavy line around y = `height`; returns the line as a function of x."""
         waves = [(self.between(1.0, 3.0) * n, self.between(0.0, 6.3), roughness / n) for n in (1, 2, 5)]
         profile = np.full_like(self.axis, height)
@@ -141,7 +141,7 @@ class Painter:
         top = max(0, int(float(profile.min()) * self._size) - 1)
         view = self.pixels[:, top:]
         below = self.axis[top:, None] - profile[None]
-        paint = colour * (0.95 + 0.5 * below + grain * self.texture(*below.shape))
+        paint = color * (0.95 + 0.5 * below + grain * self.texture(*below.shape))
         mix(view, below * self._size + 0.5, paint)
         return lambda x: height + sum(a * math.sin(f * math.pi * x + phase) for f, phase, a in waves)
 
@@ -245,7 +245,7 @@ def _sky(p: Painter, horizon: float) -> None:
 
 
 def _meadow(p: Painter, season: float) -> Array:
-    """Grass in summer, dry grass in autumn, or a field in bloom, which may have any colour."""
+    """Grass in summer, dry grass in autumn, or a field in bloom, which may have any color."""
     if p.chance(0.2):
         return p.hue(0.0, 1.0, (0.35, 0.7), (0.5, 0.85))
     low = 0.22 if season < 0.65 else 0.08
@@ -309,8 +309,8 @@ def _facade(p: Painter, x: float, top: float, half_width: float, road: float) ->
     step = 2 * half_width / columns
     for row in range(int((road - top) / 0.14)):
         for column in range(columns):
-            centre = x - half_width + step * (column + 0.5)
-            p.rectangle(centre, top + 0.09 + 0.14 * row, step * 0.27, 0.038, glass)
+            center = x - half_width + step * (column + 0.5)
+            p.rectangle(center, top + 0.09 + 0.14 * row, step * 0.27, 0.038, glass)
 
 
 def _car(p: Painter, x: float, y: float, scale: float) -> None:
@@ -400,6 +400,6 @@ def _flowers(p: Painter) -> None:
         _blossom(p, p.between(0.05, 0.95), p.between(0.05, 0.95), radius * p.between(0.7, 1.3), p.one_of(*kinds))
 
 
-def _blossom(p: Painter, x: float, y: float, radius: float, colour: Array) -> None:
-    p.petals(x, y, radius, colour, count=p.count(4, 7))
+def _blossom(p: Painter, x: float, y: float, radius: float, color: Array) -> None:
+    p.petals(x, y, radius, color, count=p.count(4, 7))
     p.disc(x, y, radius * 0.28, p.hue(0.08, 0.16, (0.6, 0.9), (0.5, 0.95)))

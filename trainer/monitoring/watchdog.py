@@ -30,7 +30,7 @@ from trainer.monitoring.metric_queue import brief, within
 EXIT_CODE = 1
 COMPILING_S = 1200.0
 """Seconds that are given beyond the timeout where networks are compiled; torch's own timeout is longer still."""
-_MOST_NAMED = 8
+_MAX_NAMED = 8
 _SECONDS_FOR_LAST_WORDS = 10.0
 
 T = TypeVar("T")
@@ -222,7 +222,7 @@ def judge(first: Mapping[int, Report], now: Mapping[int, Report], world_size: in
     """
     absent = [rank for rank in range(world_size) if rank not in now]
     if absent:
-        return _waits("; ".join(f"rank {rank} has not begun to train" for rank in absent[:_MOST_NAMED]))
+        return _waits("; ".join(f"rank {rank} has not begun to train" for rank in absent[:_MAX_NAMED]))
     silent = {rank: report for rank, report in now.items() if report.tick == first[rank].tick}
     if silent:
         return _waits(_named(silent, "does not answer any more, last heard of while"))
@@ -243,8 +243,8 @@ def _named(reports: Mapping[int, Report], how: str) -> str:
         f"rank {rank} (process {report.pid} on {report.host}) {how} {report.where}"
         for rank, report in reports.items()
     ]
-    more = [f"{len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []
-    return "; ".join([*named[:_MOST_NAMED], *more])
+    more = [f"{len(named) - _MAX_NAMED} more"] if len(named) > _MAX_NAMED else []
+    return "; ".join([*named[:_MAX_NAMED], *more])
 
 
 def _waits(who: str) -> str:

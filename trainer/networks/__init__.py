@@ -2,7 +2,7 @@
 
 from trainer.networks.encoder import ENCODERS, Encoder, EncoderName
 from trainer.networks.guide_head import GuideHead
-from trainer.networks.split import Colouring, Embedding, SplitColorNet
+from trainer.networks.split import Coloring, Embedding, SplitColorNet
 from trainer.networks.unet import (
     COLORNET_WIDTHS,
     EDITNET_WIDTHS,
@@ -20,7 +20,7 @@ __all__ = [
     "ENCODERS",
     "GUIDE_CHANNELS",
     "ColorNet",
-    "Colouring",
+    "Coloring",
     "EditNet",
     "Embedding",
     "Encoder",

@@ -118,7 +118,7 @@ class Lite0Pyramid(nn.Module):
 
     @torch.no_grad()
     def load_imagenet(self) -> None:
-        """Load the package's ImageNet weights; the first layer's three colour channels are summed.
+        """Load the package's ImageNet weights; the first layer's three color channels are summed.
 
         Raises:
             ValueError: the package is not installed, or holds another network.

@@ -16,9 +16,9 @@ HEAD_WIDTHS = (32, 48, 64)
 
 
 class GuideHead(nn.Module):
-    """Scores of every pixel as the next click, from `Colouring.features`.
+    """Scores of every pixel as the next click, from `Coloring.features`.
 
-    `oracle` also sees the error of the present colours; `blind` sees what a person's grey photo offers. Scores are
+    `oracle` also sees the error of the present colors; `blind` sees what a person's grey photo offers. Scores are
     computed at cells of 4 x 4 pixels, refined to pixels, and leave in float32: half precision has some fifty
     distinct values for the scores of a photo.
     """

@@ -1,10 +1,10 @@
 """The split colorizer: `embed` encodes a photo once, `colour` decodes it for each set of clicks.
 
-A U-Net carries a click's colour as one pixel of its input through every level; this network looks it up instead.
+A U-Net carries a click's color as one pixel of its input through every level; this network looks it up instead.
 Every cell of 4 x 4 pixels attends to the clicked cells. The attention starts as a kernel, near in place and alike
-in lightness (`evaluator.baselines`), and learns what else makes two places take one colour. A small decoder turns
+in lightness (`evaluator.baselines`), and learns what else makes two places take one color. A small decoder turns
 what was found, with the photo's features, into ab at 1/4 of the resolution; convex upsampling (Teed & Deng
-2020) brings it to full resolution along edges, and the clicked colours are copied exactly.
+2020) brings it to full resolution along edges, and the clicked colors are copied exactly.
 """
 
 import math
@@ -33,7 +33,7 @@ CLICK_WIDTHS = (32, 48, 80)
 HEADS, KEY_SIZE = 5, 16
 """Attention heads, and the length of their queries and keys."""
 BIN_STEP = 10.0
-"""Side of the bins of the colour distribution, in CIE units of ab."""
+"""Side of the bins of the color distribution, in CIE units of ab."""
 _SPREADS = (0.6, 0.06)
 """Standard deviations in place of the first and the last head's kernel, in sides of the photo, at the start."""
 _TONE = 0.13
@@ -44,9 +44,9 @@ _COPY_SPREAD, _COPY_TONE = 1.0, 0.08
 """Reach of the copy of a click around it: standard deviations in pixels and in lightness."""
 _PALETTE_WIDTH = 128
 Part = Literal["attention", "kernel", "copy"]
-"""What an ablation can leave out: all attention, its start as a kernel, the copy of clicked colours."""
+"""What an ablation can leave out: all attention, its start as a kernel, the copy of clicked colors."""
 FEATURE_CHANNELS_BESIDE_WIDTHS = HEADS + 2
-"""Of `Colouring.features`: how far clicks explain a cell, by head; entropy and spread of its distribution."""
+"""Of `Coloring.features`: how far clicks explain a cell, by head; entropy and spread of its distribution."""
 
 
 class Embedding(NamedTuple):
@@ -54,9 +54,9 @@ class Embedding(NamedTuple):
 
     features: Float[Tensor, "b c h w"]
     base_ab: Float[Tensor, "b 2 h w"]
-    """Colours before any click."""
+    """Colors before any click."""
     convex: Float[Tensor, "b 9 16 h w"]
-    """Weights of a cell's 3 x 3 neighbours for each of its pixels; they sum to 1."""
+    """Weights of a cell's 3 x 3 neighbors for each of its pixels; they sum to 1."""
     inject_4: Float[Tensor, "b c4 h w"]
     inject_8: Float[Tensor, "b c8 h8 w8"]
     inject_16: Float[Tensor, "b c16 h16 w16"]
@@ -64,8 +64,8 @@ class Embedding(NamedTuple):
     key: Float[Tensor, "b heads k h w"]
 
 
-class Colouring(NamedTuple):
-    """Colours of a photo, and the features that heads read."""
+class Coloring(NamedTuple):
+    """Colors of a photo, and the features that heads read."""
 
     ab: Float[Tensor, "b 2 H W"]
     features: Float[Tensor, "b c h w"]
@@ -79,7 +79,7 @@ class Training(NamedTuple):
     base_ab: Float[Tensor, "p 2 H W"]
     """Of each photo without its clicks."""
     bin_logits: Float[Tensor, "b bins n"]
-    """Of the colour distribution at n places."""
+    """Of the color distribution at n places."""
 
 
 class SplitColorNet(nn.Module):
@@ -140,7 +140,7 @@ class SplitColorNet(nn.Module):
             nn.ReLU(),
             nn.Conv2d(_PALETTE_WIDTH, len(color_bins()), 1),
         )
-        """From `Colouring.features` to logits of the colour of each cell, over `color_bins`."""
+        """From `Coloring.features` to logits of the color of each cell, over `color_bins`."""
         self.feature_channels = click + photo + FEATURE_CHANNELS_BESIDE_WIDTHS
         self.register_buffer("_bins", color_bins().clone(), persistent=False)
         bell = torch.exp(-(torch.arange(-3, 4).float() ** 2) / (2 * _COPY_SPREAD**2))
@@ -148,7 +148,7 @@ class SplitColorNet(nn.Module):
 
     @property
     def bins(self) -> Float[Tensor, "bins 2"]:
-        """Colours of the bins of `palette`, ab / 128.
+        """Colors of the bins of `palette`, ab / 128.
 
         A property, for Python 3.12's `isinstance` with a protocol looks for it in the class, where no buffer is.
         """
@@ -158,10 +158,10 @@ class SplitColorNet(nn.Module):
         """Encode photos, independent of clicks."""
         return self(lightness)
 
-    def colour(
+    def color(
         self, embedding: Embedding, lightness: Float[Tensor, "p 1 H W"], clicks: Float[Tensor, "b 3 H W"]
-    ) -> Colouring:
-        """Decode colours for any number of clicks; every clicked pixel gets exactly its colour.
+    ) -> Coloring:
+        """Decode colors for any number of clicks; every clicked pixel gets exactly its color.
 
         Args:
             embedding: of these photos; of one photo, it serves any number of click maps.
@@ -215,8 +215,8 @@ class SplitColorNet(nn.Module):
             lightness: of p photos.
             clicks: b click maps, b a multiple of p: the first b/p are those of the first photo. None: `embed`.
             embedding: of the p photos, or of the b maps, where it is there already.
-            places: flat indices of n cells: return `Training`, with the colour distribution there.
-            features: return a `Colouring`.
+            places: flat indices of n cells: return `Training`, with the color distribution there.
+            features: return a `Coloring`.
 
         Returns:
             ab, (b,2,H,W), unless another answer is asked for.
@@ -238,17 +238,17 @@ class SplitColorNet(nn.Module):
             base_ab = upsample_convex(embedding.base_ab, embedding.convex)
             return Training(ab, base_ab, self.bin_logits(read, places))
         if features:
-            return Colouring(ab, torch.cat([read, *self._uncertainty(read)], 1))
+            return Coloring(ab, torch.cat([read, *self._uncertainty(read)], 1))
         return ab
 
     def distribution(self, cells: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
-        """Probability of each of `bins` as the colour of some cells, from their `Colouring.features`."""
+        """Probability of each of `bins` as the color of some cells, from their `Coloring.features`."""
         return exact(self.palette(cells[:, : self.palette_channels, None, None])[:, :, 0, 0]).softmax(1)
 
     def bin_logits(
         self, features: Float[Tensor, "b c h w"], places: Int64[Tensor, "b n"]
     ) -> Float[Tensor, "b bins n"]:
-        """Logits of the colour distribution at some cells, given as flat indices."""
+        """Logits of the color distribution at some cells, given as flat indices."""
         read = features[:, : self.palette_channels].flatten(2)
         picked = read.gather(2, places[:, None].expand(-1, read.shape[1], -1))
         return exact(self.palette(picked[..., None])[..., 0])
@@ -256,7 +256,7 @@ class SplitColorNet(nn.Module):
     def _decode(
         self, embedding: Embedding, lightness: Float[Tensor, "b 1 H W"], clicks: Float[Tensor, "b 3 H W"]
     ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b c h w"]]:
-        """Colours, and the features from which the colour distribution is computed."""
+        """Colors, and the features from which the color distribution is computed."""
         hint = _hints(clicks)
         found = self._attend(embedding, hint)
         low, x, fine = self.decoder(embedding, hint, found)
@@ -268,7 +268,7 @@ class SplitColorNet(nn.Module):
         return self._copy(full, exact(lightness), clicks), features
 
     def _uncertainty(self, features: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor]:
-        """Normalised entropy of each cell's colour distribution, and its standard deviation in ab.
+        """Normalised entropy of each cell's color distribution, and its standard deviation in ab.
 
         For blocks of 2 x 2 cells: a quarter of the arithmetic.
         """
@@ -304,11 +304,11 @@ class SplitColorNet(nn.Module):
         return Found(weight, taken, ab, value)
 
     def _copy(self, ab: Tensor, lightness: Tensor, clicks: Tensor) -> Tensor:
-        """Copy clicked colours exactly to their pixels, and partly to pixels nearby of similar lightness."""
-        # A map's colours carry its mask: none where it is 0, a share of a colour where it is a share. No sum is
+        """Copy clicked colors exactly to their pixels, and partly to pixels nearby of similar lightness."""
+        # A map's colors carry its mask: none where it is 0, a share of a color where it is a share. No sum is
         # divided by less than 1. So the first derivative of a click that is not there is what it would change.
-        mask, colours = clicks[:, :1], clicks[:, 1:]
-        written = torch.cat([mask, colours - mask * ab, mask * lightness], 1)
+        mask, colors = clicks[:, :1], clicks[:, 1:]
+        written = torch.cat([mask, colors - mask * ab, mask * lightness], 1)
         reach = self.bell.shape[-1] // 2
         bell = self.bell.to(written.dtype)
         with _full_precision(written):
@@ -318,7 +318,7 @@ class SplitColorNet(nn.Module):
         light = torch.where(amount > 1e-4, light / amount.clamp(min=1e-4), lightness)
         alike = torch.exp(-((lightness - light) ** 2) / (2 * _COPY_TONE**2))
         ab = ab + alike * missing / amount.clamp(min=1.0)
-        ab = torch.where(mask >= 1, colours + 0 * mask, ab + colours - mask * ab)  # a click is copied bit by bit
+        ab = torch.where(mask >= 1, colors + 0 * mask, ab + colors - mask * ab)  # a click is copied bit by bit
         return ab.clamp(-1, 1)
 
 
@@ -328,7 +328,7 @@ class _Hints(NamedTuple):
     mask: Float[Tensor, "b 1 h w"]
     """1 where a cell has a clicked pixel."""
     ab: Float[Tensor, "b 2 h w"]
-    """Mean colour of a cell's clicked pixels, 0 where it has none."""
+    """Mean color of a cell's clicked pixels, 0 where it has none."""
 
 
 class _Tokens(NamedTuple):
@@ -352,7 +352,7 @@ class Found(NamedTuple):
     """Of each token, the null token last; they sum to 1."""
     tokens: _Tokens
     ab: Float[Tensor, "b t 2"]
-    """The colours of the clicked cells."""
+    """The colors of the clicked cells."""
     value: Float[Tensor, "b t 5"]
 
     def spread(self, value: Float[Tensor, "b t c"]) -> Float[Tensor, "b heads places c"]:
@@ -405,7 +405,7 @@ class ClickDecoder(nn.Module):
 
 @cache
 def color_bins() -> Float[Tensor, "bins 2"]:
-    """Centres of the colour distribution's bins inside the sRGB gamut, in ab / 128; do not modify.
+    """Centers of the color distribution's bins inside the sRGB gamut, in ab / 128; do not modify.
 
     Of 33 values a channel: all 256 reach two bins more, with their corners.
     """
@@ -415,17 +415,17 @@ def color_bins() -> Float[Tensor, "bins 2"]:
     return (ab * AB_SCALE / BIN_STEP).round().unique(dim=0) * BIN_STEP / AB_SCALE
 
 
-def soft_bins(ab: Float[Tensor, "n 2"], centres: Float[Tensor, "bins 2"]) -> Float[Tensor, "n bins"]:
-    """Each colour as weights of its five nearest bins, by a Gaussian of half a bin, as in RTUG; they sum to 1."""
-    distance, index = (torch.cdist(ab, centres) * AB_SCALE).topk(5, 1, largest=False)
+def soft_bins(ab: Float[Tensor, "n 2"], centers: Float[Tensor, "bins 2"]) -> Float[Tensor, "n bins"]:
+    """Each color as weights of its five nearest bins, by a Gaussian of half a bin, as in RTUG; they sum to 1."""
+    distance, index = (torch.cdist(ab, centers) * AB_SCALE).topk(5, 1, largest=False)
     weight = (-(distance**2) / (2 * (BIN_STEP / 2) ** 2)).softmax(1)
-    return torch.zeros(len(ab), len(centres), device=ab.device).scatter_(1, index, weight)
+    return torch.zeros(len(ab), len(centers), device=ab.device).scatter_(1, index, weight)
 
 
 def upsample_convex(
     low: Float[Tensor, "b 2 h w"], weights: Float[Tensor, "b 9 16 h w"]
 ) -> Float[Tensor, "b 2 H W"]:
-    """Convex upsampling by four: every pixel is a weighted mean of its cell's 3 x 3 neighbours.
+    """Convex upsampling by four: every pixel is a weighted mean of its cell's 3 x 3 neighbors.
 
     Nine slices: unfold exports to a slow gather.
     """
@@ -441,8 +441,8 @@ def upsample_convex(
 
 def _hints(clicks: Float[Tensor, "b 3 H W"]) -> _Hints:
     """Clicks pooled by cells; gradients stay bounded without clicks, as straight-through estimators need."""
-    count, colours = cells(exact(clicks), CELL).split([1, 2], 1)
-    return _Hints(count.clamp(max=1.0), colours / count.clamp(min=1.0))
+    count, colors = cells(exact(clicks), CELL).split([1, 2], 1)
+    return _Hints(count.clamp(max=1.0), colors / count.clamp(min=1.0))
 
 
 def _count(clicked: Float[Tensor, "b cells"]) -> int | torch.SymInt:
@@ -454,7 +454,7 @@ def _count(clicked: Float[Tensor, "b cells"]) -> int | torch.SymInt:
 
 
 def _coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "1 1 2 h w"]:
-    """Row and column of each cell's centre, in units of the photo's mean side."""
+    """Row and column of each cell's center, in units of the photo's mean side."""
     height, width = like.shape[-2:]
     side = (height + width) / 2
     rows, cols = (

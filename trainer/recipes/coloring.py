@@ -27,7 +27,7 @@ class Colored:
 
 
 class Colorizing:
-    """Colours photos again and again; the split network looks at each of them once."""
+    """Colors photos again and again; the split network looks at each of them once."""
 
     def __init__(
         self, network: Callable[..., Any], lightness: Float[Tensor, "b 1 h w"], *, split: bool, features: bool
@@ -45,11 +45,11 @@ class Colorizing:
         self._embedding = network(lightness) if self._split else None
 
     def __call__(self, clicks: Float[Tensor, "b 3 h w"], places: Int64[Tensor, "b n"] | None = None) -> Colored:
-        """Colours for these clicks.
+        """Colors for these clicks.
 
         Args:
             clicks: mask and ab.
-            places: cells whose colour distribution is wanted, of the split network.
+            places: cells whose color distribution is wanted, of the split network.
         """
         if not self._split:
             return Colored(self._network(self._lightness, clicks).float())

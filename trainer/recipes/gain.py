@@ -68,13 +68,13 @@ def try_clicks(
     usual_area: float | None = None,
     known: Tries | None = None,
 ) -> Tries:
-    """Try clicks in their true colours: the guide's own best, and others spread over the photo.
+    """Try clicks in their true colors: the guide's own best, and others spread over the photo.
 
     Args:
-        colorize: from a click map to colours.
-        present_ab: the colours before.
+        colorize: from a click map to colors.
+        present_ab: the colors before.
         clicks: the map before.
-        truth_ab: the true colours.
+        truth_ab: the true colors.
         logits: of the guide.
         keys: noise keys of the photos.
         stream: of the noise.
@@ -110,7 +110,7 @@ def gain_loss(logits: Float[Tensor, "b h w"], tries: Tries, kind: Literal["list"
         logits: of the guide.
         tries: of the same states.
         kind: `list` is the cross-entropy between softmax(2 gain) and softmax(z) over the tried pixels, so that z
-            stays a heat map's logit. `centred` is the squared error of z less its mean: z is an expected gain.
+            stays a heat map's logit. `centered` is the squared error of z less its mean: z is an expected gain.
     """
     scores = logits.float().flatten(1).gather(1, tries.places)
     if kind == "list":

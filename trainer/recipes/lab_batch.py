@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from kernels.clicks import hint_colours, no_clicks, scatter_clicks
+from kernels.clicks import hint_colors, no_clicks, scatter_clicks
 from kernels.color import photo_to_lab, rgb_to_lab
 from kernels.noise import uniform
 
@@ -67,7 +67,7 @@ def prepare_scene(rgb: UInt8[Tensor, "b 3 h w"], keys: Int64[Tensor, " b"], to_l
 def random_clicks(
     scene: Scene, most: int, hint_sizes: tuple[int, int], law: ClickLaw = "uniform", number: int = 0
 ) -> Float[Tensor, "b 3 h w"]:
-    """Click maps with 0 to `most` random clicks in each photo, in the true colours, at uniform places.
+    """Click maps with 0 to `most` random clicks in each photo, in the true colors, at uniform places.
 
     Args:
         scene: the photos.
@@ -96,6 +96,6 @@ def random_clicks(
         chosen = (wanted & (sizes == size)).float()
         selection = torch.zeros(len(scene), height * width, device=places.device)
         selection = selection.scatter_reduce_(1, places, chosen, reduce="amax").view(-1, height, width)
-        placed = scatter_clicks(hint_colours(scene.truth_ab, size), selection, size)
+        placed = scatter_clicks(hint_colors(scene.truth_ab, size), selection, size)
         clicks = torch.where(placed[:, :1] > 0.5, placed, clicks)
     return clicks

@@ -16,7 +16,7 @@ PerceptualMode = Literal["off", "auto", "required"]
 
 @dataclass(frozen=True)
 class Perceptual:
-    """LPIPS (Zhang et al. 2018, version 0.1, AlexNet) between a colouring and the photo."""
+    """LPIPS (Zhang et al. 2018, version 0.1, AlexNet) between a coloring and the photo."""
 
     network: nn.Module
 

@@ -27,7 +27,7 @@ WHICH_GUIDE, HINT_SIZE = 1, 16
 _HUBER_BETA = 2.56 / 128
 _LOG_MSE_WEIGHT, _LOG_MSE_FLOOR = 0.02, 1e-5
 _CELLS_PER_PHOTO = 32
-"""Whose colour distribution a step looks at."""
+"""Whose color distribution a step looks at."""
 
 
 def random_clicks_loss(step: Step) -> Mapping[str, Term]:
@@ -79,7 +79,7 @@ def random_cells(scene: Scene) -> Int64[Tensor, "b n"]:
 def distribution_term(
     step: Step, logits: Float[Tensor, "b bins n"], places: Int64[Tensor, "p n"], maps: int
 ) -> Term:
-    """Cross-entropy of the colour distribution with the true colours of some cells, a mean over them."""
+    """Cross-entropy of the color distribution with the true colors of some cells, a mean over them."""
     weight = step.config.loss.distribution
     if not weight:  # processes wait for a gradient of every weight
         return Term(0 * logits.sum())
@@ -124,7 +124,7 @@ def guided_clicks_loss(step: Step) -> Mapping[str, Term]:
 def edit_loss(step: Step, *, edit: str, heatmap: bool) -> Mapping[str, Term]:
     """EditNet's loss over K interactions with a frozen ColorNet (section 3.2.2).
 
-    Each click is judged by the photo as it is re-coloured with it. Clicks of earlier interactions are constants.
+    Each click is judged by the photo as it is re-colored with it. Clicks of earlier interactions are constants.
     """
     config, scene, interactions = step.config, step.scene, step.config.clicks.interactions
     colorize = colorizing(step)
@@ -188,7 +188,7 @@ def colorizing(step: Step) -> Colorizing:
 
 
 def score(step: Step, guide: str, colored: Colored, clicks: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-    """A guide's logits for photos as they are coloured now."""
+    """A guide's logits for photos as they are colored now."""
     options = {} if step.config.guide == "own" else {"features": colored.features}
     return step.networks[guide](step.scene.lightness, colored.ab.detach(), clicks, step.scene.truth_ab, **options)
 
@@ -238,7 +238,7 @@ def judge(
     click: Click,
     interaction: int,
 ) -> tuple[Float[Tensor, ""], Colored]:
-    """The loss of the photo as it is re-coloured with the click, and that colouring, without gradient.
+    """The loss of the photo as it is re-colored with the click, and that coloring, without gradient.
 
     The gradient reaches EditNet through the click, or with `reinforce` through the probabilities of several clicks
     that are tried and compared.

@@ -52,23 +52,23 @@ class LossConfig:
     base: float = 0.25
     """Weight of the same error before any click, in every step of the split network; without effect for unet."""
     distribution: float = 0.01
-    """Weight of the cross-entropy of the split network's colour distribution; without effect for unet."""
+    """Weight of the cross-entropy of the split network's color distribution; without effect for unet."""
     lpips: float = 0.1
     """lambda_LPIPS, weight of the perceptual term."""
     recoloured: float = 1.0
-    """Weight of the photo's error as it is re-coloured with EditNet's click, whose gradient the estimator carries;
+    """Weight of the photo's error as it is re-colored with EditNet's click, whose gradient the estimator carries;
     0 leaves that gradient out."""
     heatmap: float = 0.1
     """lambda_heatmap, weight of EditNet's heat-map term; of its entropy alone where the target is `gain`."""
     entropy: float = 0.01
     """lambda_entropy, weight of the entropy inside the heat-map term; higher entropy is rewarded."""
     target: Literal["error", "region", "gain"] = "region"
-    """What EditNet learns. error: the paper's smoothed error map. region: centres of large wrong regions. gain: by
+    """What EditNet learns. error: the paper's smoothed error map. region: centers of large wrong regions. gain: by
     how much a click there lowers the photo's error, tried with the colorizer."""
     gain: float = 1.0
     """Weight of the gain's loss; without effect for the other targets."""
     gain_loss: Literal["list", "centred"] = "list"
-    """list: cross-entropy between softmaxes over the tried pixels. centred: squared error of scores less their
+    """list: cross-entropy between softmaxes over the tried pixels. centered: squared error of scores less their
     mean."""
     gain_tries: int = 16
     """Pixels that are tried in each state: three in eight are the guide's own best, the others are spread over the

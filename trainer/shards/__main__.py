@@ -140,7 +140,7 @@ def _index(options: IndexOptions, console: Console) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    """Print as it is: paths are neither wrapped nor coloured."""
+    """Print as it is: paths are neither wrapped nor colored."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -53,7 +53,7 @@ class StoreSettings:
     short_side: int | None = None
     """Shrink photos to this short side in pixels; smaller ones stay. None: keep the size."""
     quality: int | None = None
-    """Encode as JPEG of this quality, 1 ... 95, at full colour resolution. None with no `short_side`: the
+    """Encode as JPEG of this quality, 1 ... 95, at full color resolution. None with no `short_side`: the
     original bytes."""
     max_grey_share: float | None = None
     """Leave out a photo when more than this share of its pixels is near grey. None: keep all."""
@@ -183,7 +183,7 @@ def _checked(file: SourceFile, settings: StoreSettings) -> tuple[str, bytes]:
             kind = image.format or ""
             image.load()
             if settings.max_grey_share is not None:
-                _check_colour(image, settings.max_grey_share)
+                _check_color(image, settings.max_grey_share)
             if settings.encodes:
                 return "jpg", _encode(image, settings)
     except UnidentifiedImageError as error:
@@ -212,12 +212,12 @@ def _encode(image: Image.Image, settings: StoreSettings) -> bytes:
         size = (round(upright.width * scale), round(upright.height * scale))
         upright = upright.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    # Full colour resolution: colour is what is learned from these photos.
+    # Full color resolution: color is what is learned from these photos.
     upright.save(file, "JPEG", quality=settings.quality or 95, subsampling=0)
     return file.getvalue()
 
 
-def _check_colour(image: Image.Image, max_grey_share: float) -> None:
+def _check_color(image: Image.Image, max_grey_share: float) -> None:
     # Only this filter needs torch, which takes a second to import in every process.
     from evaluator.photos.grey import grey_share
 

@@ -155,7 +155,7 @@ def known_value(trial: Trial, measure: Measure) -> float:
 QUESTIONS = ("recipe.choice.estimator", "recipe.loss.entropy", "recipe.choice.temperature.shape")
 """Settings that the project asks about."""
 SEED = "seed"
-_MOST_EXACT = 6
+_MAX_EXACT = 6
 """Different values of a range that are shown one by one; more fall into thirds of the range."""
 _FEWEST = 5
 """Trials below which no correlation is computed."""
@@ -244,7 +244,7 @@ def association(trials: Sequence[Trial], path: str, measure: Measure) -> Associa
 def _namer(domain: Domain, trials: Sequence[Trial], path: str) -> Callable[[Trial], str]:
     """Function that names a trial's group."""
     values = {json.dumps(trial.values[path]) for trial in trials}
-    if domain.kind == "choice" or len(values) <= _MOST_EXACT:
+    if domain.kind == "choice" or len(values) <= _MAX_EXACT:
         return lambda trial: written(trial.values[path])
     thirds = SettingScale(domain).thirds()
 
@@ -258,7 +258,7 @@ def _namer(domain: Domain, trials: Sequence[Trial], path: str) -> Callable[[Tria
     return name
 
 
-FEWEST = 4
+MIN = 4
 """Trials below which nothing is computed."""
 FOR_EACH = 10
 """Trials for each setting below which the shares are not to be trusted."""
@@ -296,7 +296,7 @@ class Importance:
 def importance(sweep: Sweep, trials: Sequence[Trial], measure: Measure) -> Importance | None:
     """Importance of all searched settings; None with fewer than four trials, or where none differs."""
     seen, values = common_report(trials, measure)
-    if len(values) < FEWEST or len(set(values.values())) < 2:
+    if len(values) < MIN or len(set(values.values())) < 2:
         return None
     domains = [Domain.from_json(entry) for entry in sweep.space]
     reached = [trial for trial in trials if trial.id in values]
@@ -307,7 +307,7 @@ def importance(sweep: Sweep, trials: Sequence[Trial], measure: Measure) -> Impor
     ]
     for domain in domains:
         mine = [trial for trial in reached if domain.path in trial.values]
-        if domain not in always and len(mine) >= FEWEST and len({values[trial.id] for trial in mine}) > 1:
+        if domain not in always and len(mine) >= MIN and len({values[trial.id] for trial in mine}) > 1:
             share = _shares([*always, domain], mine, values, measure)[domain.path]
             shares.append(Share(domain.path, share, len(mine), True))
     measured = sum(any(_has(report, measure) for report in trial.reports) for trial in trials)

@@ -29,7 +29,7 @@ from tuner.search.space import Domain
 STEP, MARGIN, HEIGHT, TOP = 132.0, 62.0, 300.0, 48.0
 """Distance between axes, room beside the first and last, length of the axes, room above, in CSS pixels."""
 SHADES = 5
-"""Lines have one of so many colours, by their rank on the metric that decides."""
+"""Lines have one of so many colors, by their rank on the metric that decides."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ _SHADES = ("#c6d9e8", "#9dc3de", "#62a0cc", "#2a78b0", "#00446f")
 """Of lines from the worst to the best trials; the page's style sheet has them too."""
 _BEST = looks(["a", "b"])["b"].color
 _LINE = 46
-_LEAST_NAMED = 0.03
+_MIN_NAMED = 0.03
 """Share of the axis that a stage must have to be named."""
 
 
@@ -429,7 +429,7 @@ def _mark_stages(top: Axes, bottom: Axes, stages: Sequence[Span]) -> None:
     for span in stages:
         for panel in (top, bottom):
             panel.axvline(span.start, color=_QUIET, linewidth=0.7, linestyle=":")
-        if span.end - span.start > _LEAST_NAMED * (whole - begin):
+        if span.end - span.start > _MIN_NAMED * (whole - begin):
             place = (span.start, 1.01)
             top.annotate(
                 span.name, place, xycoords=("data", "axes fraction"), ha="left", rotation=30, fontsize=7, color=INK

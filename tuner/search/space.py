@@ -18,7 +18,7 @@ LARGEST_GRID = 10_000
 """Points of a grid, at most: more are a mistake rather than a wish."""
 EXTRA_SHARE = 0.2
 """Share of a range's draws that its extra values get. They continue the range downwards, so that a sampler which
-learns from neighbours learns about them too."""
+learns from neighbors learns about them too."""
 
 
 @runtime_checkable

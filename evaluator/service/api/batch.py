@@ -16,7 +16,7 @@ AnyJob = Annotated[JobId, Path()]
 
 @routes.post("", status_code=202, responses=problems(503))
 async def create_batch(service: Served, asked: Batch) -> Job:
-    """Colour many photos, with clicks or project files; photos are sent before."""
+    """Color many photos, with clicks or project files; photos are sent before."""
     service.check_ready()
     return await service.jobs.create(asked)
 

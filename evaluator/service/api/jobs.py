@@ -24,7 +24,7 @@ Render = Callable[[Clicked, Batch], Awaitable[bytes]]
 """One photo of a batch as a file."""
 KEPT = 16
 """Finished jobs that are kept; older ones are removed."""
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 """Largest result."""
 _PATIENCE = 60
 """Tries to get a photo's turn while people use the service."""
@@ -191,8 +191,8 @@ class Jobs:
         """Write one photo's file, or record why there is none."""
         item = _item(batch, number)
         results = folder / "results"
-        if sum(file.stat().st_size for file in results.glob("*.*")) > MOST_BYTES:
-            return f"the result has more than {MOST_BYTES >> 20} MiB already; send fewer photos"
+        if sum(file.stat().st_size for file in results.glob("*.*")) > MAX_BYTES:
+            return f"the result has more than {MAX_BYTES >> 20} MiB already; send fewer photos"
         try:
             content = await self._patiently(item, batch)
         except Problem as problem:

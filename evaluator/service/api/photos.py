@@ -32,7 +32,7 @@ async def send_photo(
         Literal["true", "false"], Form(description="keep its colours as a reference")
     ] = "false",
 ) -> Response:
-    """Send a photo. Colours are dropped unless asked for; the same file again is answered with 200."""
+    """Send a photo. Colors are dropped unless asked for; the same file again is answered with 200."""
     kept = keep_colours == "true"
     data = await file.read()
     known = await service.quick.run(_known, service.store, data, kept)
@@ -58,7 +58,7 @@ async def get_photo(service: Served, photo: AnyId) -> Photo:
     responses={**binary("image/jpeg", "image/png"), **problems(404)},
 )
 async def get_grey(service: Served, photo: AnyId, size: LongSide = 1024) -> Response:
-    """The photo without colours."""
+    """The photo without colors."""
     stored = await service.quick.run(service.store.get, photo)
     content = await service.quick.run(encode_grey, stored, size)
     return picture(content, _IMMUTABLE)
@@ -70,7 +70,7 @@ async def get_grey(service: Served, photo: AnyId, size: LongSide = 1024) -> Resp
     responses={**binary("image/jpeg", "image/png"), **problems(404)},
 )
 async def get_reference(service: Served, photo: AnyId, size: LongSide = 1024) -> Response:
-    """The photo's own colours, where they were kept."""
+    """The photo's own colors, where they were kept."""
     stored = await service.quick.run(service.store.get, photo)
     if not stored.colours_kept:
         raise Problem(

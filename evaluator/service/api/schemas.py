@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MOST_CLICKS = 1000
-MOST_ITEMS = 100
+MAX_CLICKS = 1000
+MAX_ITEMS = 100
 _PHOTO = "3f" * 32
 PhotoId = Annotated[
     str, Field(pattern=r"^[0-9a-f]{64}$", description="from the SHA-256 of the file", examples=[_PHOTO])
@@ -26,19 +26,19 @@ class Sent(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-class HexColour(Sent):
+class HexColor(Sent):
     """`#rrggbb`, sRGB."""
 
     hex: HexText
 
 
-class RgbColour(Sent):
+class RgbColor(Sent):
     """sRGB, 0 to 255."""
 
     rgb: list[Byte] = Field(min_length=3, max_length=3, examples=[[181, 101, 29]])
 
 
-class LabColour(Sent):
+class LabColor(Sent):
     """CIE Lab, D65. The lightness is not used: the photo keeps its own."""
 
     lab: list[Annotated[float, Field(ge=-128, le=128)]] = Field(
@@ -46,15 +46,15 @@ class LabColour(Sent):
     )
 
 
-Colour = HexColour | RgbColour | LabColour
+Color = HexColor | RgbColor | LabColor
 
 
 class Click(Sent):
-    """A colour at a place of the photo."""
+    """A color at a place of the photo."""
 
     row: Side = Field(description="from the top, in pixels of the upright photo", examples=[120])
     col: Side = Field(description="from the left, in pixels of the upright photo", examples=[340])
-    colour: Colour = Field(description="one of hex, rgb, lab", examples=[{"hex": "#b5651d"}])
+    colour: Color = Field(description="one of hex, rgb, lab", examples=[{"hex": "#b5651d"}])
     size: Annotated[int, Field(ge=1, le=31)] | None = Field(
         default=None, description="side of the stamp in pixels that the network sees; default: as it was trained"
     )
@@ -67,7 +67,7 @@ class ProjectClick(Click):
     locked: bool = Field(default=False, description="kept by the page; without meaning here")
 
 
-Clicks = Annotated[list[Click], Field(max_length=MOST_CLICKS, description="all of them, the latest last")]
+Clicks = Annotated[list[Click], Field(max_length=MAX_CLICKS, description="all of them, the latest last")]
 
 
 class Clicked(Sent):
@@ -92,13 +92,13 @@ class At(Sent):
 
 
 class Suggest(Clicked):
-    """Ask for the next places and colours."""
+    """Ask for the next places and colors."""
 
     places: Annotated[int, Field(ge=1, le=10, examples=[3])] = 3
     colours: Annotated[int, Field(ge=1, le=9, description="for each place", examples=[5])] = 5
     avoid: Annotated[
         list[At],
-        Field(max_length=MOST_CLICKS, description="places that were refused: nothing near them is suggested"),
+        Field(max_length=MAX_CLICKS, description="places that were refused: nothing near them is suggested"),
     ] = []
     preview: Annotated[int, Field(ge=64, le=1024)] | None = Field(
         default=None,
@@ -106,8 +106,8 @@ class Suggest(Clicked):
     )
 
 
-class ColoursAt(Clicked):
-    """Ask for colours at one place."""
+class ColorsAt(Clicked):
+    """Ask for colors at one place."""
 
     row: Side
     col: Side
@@ -150,7 +150,7 @@ class Project(BaseModel):
     format: Literal["chromaclick-project"]
     version: Literal[1]
     photo: ProjectPhoto
-    clicks: list[ProjectClick] = Field(max_length=MOST_CLICKS)
+    clicks: list[ProjectClick] = Field(max_length=MAX_CLICKS)
     colorizer: str = Field(default="", max_length=255)
     saved: str = Field(default="", max_length=64)
 
@@ -171,7 +171,7 @@ class ProjectItem(Sent):
 class Batch(Sent):
     """Ask for many photos at once."""
 
-    items: list[Clicked | ProjectItem] = Field(min_length=1, max_length=MOST_ITEMS)
+    items: list[Clicked | ProjectItem] = Field(min_length=1, max_length=MAX_ITEMS)
     format: ExportFormat = "png"
     quality: Annotated[int, Field(ge=1, le=100)] = Field(default=95, description="of JPEGs")
 
@@ -201,8 +201,8 @@ class Photo(BaseModel):
     colours_kept: bool
 
 
-class SuggestedColour(BaseModel):
-    """A plausible colour."""
+class SuggestedColor(BaseModel):
+    """A plausible color."""
 
     hex: HexText
     lab: list[float]
@@ -215,7 +215,7 @@ class Place(BaseModel):
     row: int
     col: int
     probability: float = Field(description="share of the heat map around this place")
-    colours: list[SuggestedColour]
+    colours: list[SuggestedColor]
 
 
 class Suggestions(BaseModel):
@@ -227,14 +227,14 @@ class Suggestions(BaseModel):
     preview: str | None = Field(default=None, description="JPEG as a data: URL, where it was asked for")
 
 
-class Colours(BaseModel):
-    """Plausible colours at the asked place, the likeliest first."""
+class Colors(BaseModel):
+    """Plausible colors at the asked place, the likeliest first."""
 
-    colours: list[SuggestedColour]
+    colours: list[SuggestedColor]
 
 
-class PaletteColour(BaseModel):
-    """A colour of the palette, CIE a and b."""
+class PaletteColor(BaseModel):
+    """A color of the palette, CIE a and b."""
 
     a: float
     b: float
@@ -242,11 +242,11 @@ class PaletteColour(BaseModel):
 
 
 class Palette(BaseModel):
-    """Every colour of a lightness that a screen can show."""
+    """Every color of a lightness that a screen can show."""
 
     lightness: float = Field(description="CIE L, 0 to 100")
     step: int
-    colours: list[PaletteColour]
+    colours: list[PaletteColor]
 
 
 class JobState(BaseModel):

@@ -1,4 +1,4 @@
-"""What the routes share: from a photo's id and clicks to colours, off the event loop, with bounded waiting."""
+"""What the routes share: from a photo's id and clicks to colors, off the event loop, with bounded waiting."""
 
 import asyncio
 import time
@@ -40,15 +40,15 @@ KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Overloaded: lambda error: overloaded(error.retry_after, error.what),
 }
 """Errors of the modules below that a client can do something about, as answers."""
-MOST_CELLS = 2048
+MAX_CELLS = 2048
 """Cells that clicks may cover: at 256 px the attention to them takes 170 MB for each of a few tensors."""
 _REMEMBERED_MIB = 64
-"""Memory for colourings: at 256 px each takes up to 0.5 MiB, with a split colorizer's features 2 MiB."""
+"""Memory for colorings: at 256 px each takes up to 0.5 MiB, with a split colorizer's features 2 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coloured:
-    """A photo with its clicks and the colours that the network gave it, at the working size."""
+class Colored:
+    """A photo with its clicks and the colors that the network gave it, at the working size."""
 
     photo: StoredPhoto
     clicks: Tensor
@@ -56,7 +56,7 @@ class Coloured:
     ab: Tensor
     """(1,2,h,w), CIE / 128."""
     features: Tensor | None
-    """(1,c,h/4,w/4) of the padded photo, of a split colorizer: what heads read that go with these colours."""
+    """(1,c,h/4,w/4) of the padded photo, of a split colorizer: what heads read that go with these colors."""
     networks: Networks
     """The pair that did it, for what is asked of it next."""
     seconds: dict[str, float]
@@ -88,8 +88,8 @@ class Service:
         """Why the networks could not be loaded."""
         self.settled = asyncio.Event()
         """Set once the networks are loaded, or `failure` is."""
-        self._remembered: TensorCache[session.Coloured] = TensorCache(_REMEMBERED_MIB << 20)
-        self._shared: Shared[session.Coloured] = Shared()
+        self._remembered: TensorCache[session.Colored] = TensorCache(_REMEMBERED_MIB << 20)
+        self._shared: Shared[session.Colored] = Shared()
 
     async def start(self) -> None:
         """Load and warm the networks; `failure` is set where that is impossible."""
@@ -119,8 +119,8 @@ class Service:
             detail = "the networks are being loaded and warmed; try again in 2 s"
             raise Problem(503, "not-ready", detail, retry_after=2.0)
 
-    async def colour(self, asked: Clicked, keep: bool = True) -> Coloured:
-        """Colours of a photo for the clicks that a client sent.
+    async def color(self, asked: Clicked, keep: bool = True) -> Colored:
+        """Colors of a photo for the clicks that a client sent.
 
         Args:
             asked: the photo and its clicks.
@@ -140,7 +140,7 @@ class Service:
             if keep:
                 self._remembered.put(key, found)
         seconds = {"prepare": prepared - started, "network": time.perf_counter() - prepared}
-        return Coloured(
+        return Colored(
             photo=photo, clicks=clicks, ab=found.ab, features=found.features, networks=networks, seconds=seconds
         )
 
@@ -163,8 +163,8 @@ class Service:
         try:
             if isinstance(asked, OfProject):
                 _check_size(await self.quick.run(self.store.get, asked.photo), asked)
-            coloured = await self.colour(asked, keep=False)
-            return await self.heavy.run(export.render, coloured.photo, coloured.ab, batch.format, batch.quality)
+            colored = await self.color(asked, keep=False)
+            return await self.heavy.run(export.render, colored.photo, colored.ab, batch.format, batch.quality)
         except tuple(KNOWN) as error:
             raise next(make(error) for kind, make in KNOWN.items() if isinstance(error, kind)) from error
 
@@ -172,10 +172,10 @@ class Service:
 def check_cells(clicks: Tensor) -> None:
     """Refuse clicks that cover so much that a split colorizer's attention to them would not fit into memory."""
     covered = int((avg_pool2d(clicks[:, :1], FEATURE_CELL, ceil_mode=True) > 0).sum())
-    if covered > MOST_CELLS:
+    if covered > MAX_CELLS:
         detail = (
             f"the clicks cover {covered} cells of {FEATURE_CELL} x {FEATURE_CELL} working pixels, "
-            f"and {MOST_CELLS} are the most; send fewer or smaller clicks"
+            f"and {MAX_CELLS} are the most; send fewer or smaller clicks"
         )
         raise Problem(422, "too-many-clicks", detail)
 

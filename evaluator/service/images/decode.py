@@ -24,12 +24,12 @@ pillow_heif.register_heif_opener()
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")
 """What is taken, by Pillow's names; JPEG includes the MPO of phones."""
 REFERENCE_SIDE = 1024
-"""Long side of colours that are kept, in pixels."""
+"""Long side of colors that are kept, in pixels."""
 GREY_SHARE = 0.99
 """A photo is near grey when at least this share of its pixels is."""
 FULL = 65535
 """Stored lightness of white, L* = 100."""
-MOST_SIDE = 65_500
+MAX_SIDE = 65_500
 """Longest side of a photo, in pixels: what a JPEG can have."""
 _LIBRARIES = 2**28
 """Bytes for what is imported when it is first needed, and for strips."""
@@ -72,7 +72,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GreyPhoto:
-    """A photo without its colours, upright."""
+    """A photo without its colors, upright."""
 
     lightness: UInt16[np.ndarray, "h w"]
     """L* / 100 * 65535, rounded."""
@@ -81,7 +81,7 @@ class GreyPhoto:
     grey: bool
     """Whether the file was grey, or nearly."""
     colours: UInt8[np.ndarray, "small_h small_w 3"] | None
-    """The file's colours, long side at most 1024 pixels, where they are to be kept."""
+    """The file's colors, long side at most 1024 pixels, where they are to be kept."""
 
 
 def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
@@ -90,7 +90,7 @@ def parse(data: bytes, limits: Limits, keep_colours: bool) -> GreyPhoto:
     16-bit PNGs keep 16 bits, and so do TIFFs, uncompressed or deflated, that are grey, RGB or CIELab: the
     lightness of the service's own files comes back bit by bit. Others are read with 8. Of a file with several
     pictures the first one is taken.
-    Colours count as sRGB: there is no colour management.
+    Colors count as sRGB: there is no color management.
 
     Raises:
         TooLarge: over `limits`.
@@ -193,8 +193,8 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
     if pixels > limits.most_pixels:
         told = f"{width} x {height} = {pixels / 1e6:.1f} million pixels"
         raise TooLarge(f"the photo has {told}; send one of at most {limits.most_pixels / 1e6:g} million")
-    if max(size) > MOST_SIDE:
-        raise TooLarge(f"the photo has a side of {max(size)} pixels; send one of at most {MOST_SIDE}")
+    if max(size) > MAX_SIDE:
+        raise TooLarge(f"the photo has a side of {max(size)} pixels; send one of at most {MAX_SIDE}")
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -228,7 +228,7 @@ def _strip_lightness(pixels: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _near_grey(ab: torch.Tensor) -> int:
-    """Number of nearly colourless pixels."""
+    """Number of nearly colorless pixels."""
     return int((ab.square().sum(1) < (NEAR_GREY_CHROMA / AB_SCALE) ** 2).sum())
 
 

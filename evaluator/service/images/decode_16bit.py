@@ -11,10 +11,10 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, COMPRESSION, PHOTOMETRIC_INTERPRE
 from evaluator.photos.reading import BrokenPhoto
 
 TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
-_PNG_DEPTH, _PNG_COLOUR = 24, 25
-"""Offsets of the bit depth and the colour type in a PNG."""
+_PNG_DEPTH, _PNG_COLOR = 24, 25
+"""Offsets of the bit depth and the color type in a PNG."""
 _TORCHVISION_MODES = {2: 3, 4: 1, 6: 3}
-"""Of a PNG's colour type, without alpha: RGB 3, grey 1."""
+"""Of a PNG's color type, without alpha: RGB 3, grey 1."""
 _RGB, _CIELAB = 2, 8
 _READABLE = (1, 8, 32946)
 """Compressions that tifffile reads by itself: none and deflate."""
@@ -32,14 +32,14 @@ _TURNS = {
 
 
 def deep_pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """Upright uint16 pixels (h, w, 3) of a 16-bit colour PNG or TIFF, (h, w) of grey with alpha; None of others.
+    """Upright uint16 pixels (h, w, 3) of a 16-bit color PNG or TIFF, (h, w) of grey with alpha; None of others.
 
     Args:
         image: opened by Pillow, not yet decoded; its size was checked.
         data: the same file.
     """
-    if image.format == "PNG" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] in _TORCHVISION_MODES:
-        return _png(data, _TORCHVISION_MODES[data[_PNG_COLOUR]])
+    if image.format == "PNG" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOR] in _TORCHVISION_MODES:
+        return _png(data, _TORCHVISION_MODES[data[_PNG_COLOR]])
     if image.format == "TIFF" and _is_deep_tiff(image):
         return _tiff(data, (image.width, image.height))
     return None

@@ -1,4 +1,4 @@
-"""EXIF that is kept in coloured photos."""
+"""EXIF that is kept in colored photos."""
 
 import logging
 import struct
@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, ImageOps
 
-MOST_BYTES = 65_000
+MAX_BYTES = 65_000
 """What fits into a JPEG."""
 _BASE, _IFD = ExifTags.Base, ExifTags.IFD
 _KEPT = (
@@ -95,10 +95,10 @@ def to_bytes(exif: Image.Exif, width: int, height: int) -> bytes:
 
 def _short(exif: Image.Exif) -> bytes:
     content = exif.tobytes()
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         exif.get_ifd(_IFD.Exif).pop(_IFD.MakerNote, None)
         content = exif.tobytes()
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         _log.warning("a photo's EXIF of %d bytes is longer than a JPEG can hold and is not kept", len(content))
         return b""
     return content

@@ -48,7 +48,7 @@ _KEPT_PREFIX = b"chromaclick: with colours\0"
 
 
 def photo_id(data: bytes, keep_colours: bool) -> str:
-    """Id of an uploaded file; a different one where colours are kept, so that only their uploader gets them."""
+    """Id of an uploaded file; a different one where colors are kept, so that only their uploader gets them."""
     digest = hashlib.sha256(data)
     return hashlib.sha256(_KEPT_PREFIX + digest.digest()).hexdigest() if keep_colours else digest.hexdigest()
 
@@ -105,11 +105,11 @@ class StoredPhoto:
             return file.get_tensor("lightness")
 
     def reference(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo's own colours, long side at most 1024.
+        """The photo's own colors, long side at most 1024.
 
         Raises:
             PhotoMissing: the photo has left the store.
-            ValueError: its colours were not kept.
+            ValueError: its colors were not kept.
         """
         if not self.colours_kept:
             raise ValueError(f"the colours of photo {self.id[:12]} were not kept; send it with keep_colours")

@@ -11,7 +11,7 @@ from kernels.clicks import LARGEST_HINT
 
 
 class PlacedClick(NamedTuple):
-    """A colour at a pixel of the working size."""
+    """A color at a pixel of the working size."""
 
     row: int
     col: int
@@ -24,7 +24,7 @@ class PlacedClick(NamedTuple):
 def click_map(clicks: Sequence[PlacedClick], height: int, width: int) -> Float[Tensor, "1 3 h w"]:
     """The click map of `kernels.clicks`: later clicks cover earlier ones, stamps are cut off at the border.
 
-    The numbers of `kernels.clicks.stamp`, written into one map, which that would copy for each click.
+    The numbers of `kernels.clicks.place_patches`, written into one map, which that would copy for each click.
 
     Raises:
         ValueError: a click outside the photo, a size outside 1 to 31, or an ab outside [-1, 1].

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from evaluator import weights
 from evaluator.registry.mlflow_registry import CHAMPION
-from evaluator.registry.session import Coloured
+from evaluator.registry.session import Colored
 from evaluator.service.inference.batcher import Batcher
 from evaluator.service.inference.networks import (
     Mismatch,
@@ -188,7 +188,7 @@ class Engine:
         clicks: Float[Tensor, "1 3 h w"],
         networks: Networks | None = None,
     ) -> Float[Tensor, "1 2 h w"]:
-        """Colours of a photo, ab in CIE / 128.
+        """Colors of a photo, ab in CIE / 128.
 
         Args:
             lightness: CIE L* / 100.
@@ -206,8 +206,8 @@ class Engine:
         clicks: Float[Tensor, "1 3 h w"],
         networks: Networks | None = None,
         keep: bool = True,
-    ) -> Coloured:
-        """Colours of a photo, with the features that they were made of where the colorizer is a split one.
+    ) -> Colored:
+        """Colors of a photo, with the features that they were made of where the colorizer is a split one.
 
         It looks at the photo itself only where it has not lately. Arguments and errors as of `colorize`.
 
@@ -219,10 +219,10 @@ class Engine:
         """
         colorizer = (networks or self.networks).colorizer
         if colorizer.split is None:
-            return Coloured(await self._run(colorizer, lightness, clicks), None)
+            return Colored(await self._run(colorizer, lightness, clicks), None)
         return await self._batcher.alone(partial(self._look, colorizer, lightness, clicks, keep))
 
-    def _look(self, colorizer: Runner, lightness: Tensor, clicks: Tensor, keep: bool) -> Coloured:
+    def _look(self, colorizer: Runner, lightness: Tensor, clicks: Tensor, keep: bool) -> Colored:
         """In the batcher's thread, the only one that embeds."""
         assert colorizer.split is not None
         key = (colorizer, _photo_key(lightness))
@@ -231,7 +231,7 @@ class Engine:
             embedding = colorizer.split.embed(lightness)
             if keep:
                 self._embeddings.put(key, embedding)
-        return Coloured(*colorizer.split.colour(embedding, lightness, clicks))
+        return Colored(*colorizer.split.color(embedding, lightness, clicks))
 
     async def logits(
         self,
@@ -245,7 +245,7 @@ class Engine:
 
         Args:
             lightness: CIE L* / 100.
-            predicted_ab: the present colours.
+            predicted_ab: the present colors.
             clicks: see `click_map`.
             networks: a pair to use; default: the present one.
             features: of `look`, for a guide that reads them; others are called without.

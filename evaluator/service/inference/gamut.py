@@ -1,4 +1,4 @@
-"""Colours as people write them, and those that a screen can show at a lightness."""
+"""Colors as people write them, and those that a screen can show at a lightness."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,12 +11,12 @@ from torch import Tensor
 from kernels.color import AB_SCALE, LIGHTNESS_SCALE, lab_to_rgb, rgb_to_lab, to_uint8
 
 IN_GAMUT = 1.0
-"""A colour counts as shown when sRGB gives it back within this distance, in CIE units."""
+"""A color counts as shown when sRGB gives it back within this distance, in CIE units."""
 
 
 @lru_cache(maxsize=32)  # some half a MiB each with the finest step
 def in_gamut(lightness: float | int, step: int) -> tuple[tuple[float, float, str], ...]:
-    """The colours `(a, b, hex)` of a lightness that sRGB can show, on a grid of multiples of `step`.
+    """The colors `(a, b, hex)` of a lightness that sRGB can show, on a grid of multiples of `step`.
 
     Args:
         lightness: CIE L*, 0 to 100.
@@ -33,7 +33,7 @@ def in_gamut(lightness: float | int, step: int) -> tuple[tuple[float, float, str
     side = torch.arange(-most, most + 1, dtype=torch.float64) * step
     a, b = (plane.reshape(-1) for plane in torch.meshgrid(side, side, indexing="ij"))
     rgb, kept = _converted(lightness / LIGHTNESS_SCALE, torch.stack((a, b), 1) / AB_SCALE)
-    codes = [_hex(colour) for colour in to_uint8(rgb)[0, :, 0].T.tolist()]
+    codes = [_hex(color) for color in to_uint8(rgb)[0, :, 0].T.tolist()]
     return tuple(
         entry
         for entry, is_shown in zip(zip(a.tolist(), b.tolist(), codes, strict=True), kept.tolist(), strict=True)
@@ -42,12 +42,12 @@ def in_gamut(lightness: float | int, step: int) -> tuple[tuple[float, float, str
 
 
 def shown(lightness: float, ab: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
-    """Which colours (ab / 128) of a lightness (CIE L* / 100) a screen can show."""
+    """Which colors (ab / 128) of a lightness (CIE L* / 100) a screen can show."""
     return _converted(lightness, ab)[1]
 
 
 def _converted(lightness: float, ab: Float[Tensor, "n 2"]) -> tuple[Tensor, Bool[Tensor, " n"]]:
-    """sRGB (1, 3, 1, n) of n colours, and whether each comes back from it."""
+    """sRGB (1, 3, 1, n) of n colors, and whether each comes back from it."""
     planes = ab.T.reshape(1, 2, 1, -1)
     light = torch.full_like(planes[:, :1], lightness)
     rgb = lab_to_rgb(light, planes)
@@ -56,16 +56,16 @@ def _converted(lightness: float, ab: Float[Tensor, "n 2"]) -> tuple[Tensor, Bool
     return rgb, (apart.norm(dim=1) <= IN_GAMUT).flatten()
 
 
-def ab_of(colour: Any) -> tuple[float, float]:
-    """The ab (CIE / 128) of a colour: one of `hex` "#rrggbb", `rgb` 0 to 255, `lab` in CIE units.
+def ab_of(color: Any) -> tuple[float, float]:
+    """The ab (CIE / 128) of a color: one of `hex` "#rrggbb", `rgb` 0 to 255, `lab` in CIE units.
 
     Args:
-        colour: a mapping with one of these keys, or an object with one of these attributes.
+        color: a mapping with one of these keys, or an object with one of these attributes.
 
     Raises:
         ValueError: none of them, several, or a value out of range.
     """
-    named = colour if isinstance(colour, Mapping) else vars(colour)
+    named = color if isinstance(color, Mapping) else vars(color)
     given = {name: named[name] for name in ("hex", "rgb", "lab") if named.get(name) is not None}
     if len(given) != 1:
         raise ValueError(f"the colour has {sorted(given) or 'none of hex, rgb, lab'}; give exactly one of them")
@@ -76,7 +76,7 @@ def ab_of(colour: Any) -> tuple[float, float]:
 
 
 def hex_of(lightness: float | int, ab: tuple[float, float]) -> str:
-    """A colour (CIE L*, ab / 128) as "#rrggbb", clipped to what a screen shows."""
+    """A color (CIE L*, ab / 128) as "#rrggbb", clipped to what a screen shows."""
     light = torch.full((1, 1, 1, 1), lightness / LIGHTNESS_SCALE, dtype=torch.float64)
     rgb = lab_to_rgb(light, torch.tensor(ab, dtype=torch.float64).view(1, 2, 1, 1))
     return _hex(to_uint8(rgb).flatten().tolist())

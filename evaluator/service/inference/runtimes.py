@@ -175,7 +175,7 @@ def _reason(error: BaseException) -> str:
 def _parts(network: Loaded, cache: Path) -> dict[Path, nn.Module]:
     """What is converted, by its file. A split colorizer's palette, asked for a few cells, stays as it is."""
     if isinstance(network, LoadedSplitColorizer):
-        graphs = {"-embed": network._parts.embed, "-colour": network._parts.colour}
+        graphs = {"-embed": network._parts.embed, "-colour": network._parts.color}
     else:
         graphs = {"": network._graph}
     name = network.fingerprint[:32]
@@ -266,7 +266,7 @@ def example(network: Loaded, height: int, width: int, batch: int = 1) -> tuple[T
 def call(network: Any, inputs: Sequence[Tensor]) -> Tensor:
     """All that a network answers, as one tensor where it has several answers."""
     if isinstance(network, LoadedSplitColorizer):
-        ab, features = network.colour(network.embed(inputs[0]), *inputs)
+        ab, features = network.color(network.embed(inputs[0]), *inputs)
         return torch.cat([ab.flatten(1), features.flatten(1)], 1)
     if isinstance(network, LoadedGuide) and network.reads_features:
         return network(*inputs[:-1], features=inputs[-1])

@@ -1,6 +1,6 @@
-"""Where the next click helps most, which colours are plausible there, and where the colorizer is unsure.
+"""Where the next click helps most, which colors are plausible there, and where the colorizer is unsure.
 
-All of it without the true colours.
+All of it without the true colors.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from evaluator.service.inference.networks import Networks
 from evaluator.service.inference.suggest_colors import Scene, covering_colors, modes_in_gamut
 from kernels.clicks import clicked
 
-NEIGHBOURHOOD = 5 / 64
-"""Radius of a place's neighbourhood as a share of the shorter side: 5 px at 64 px."""
+NEIGHBORHOOD = 5 / 64
+"""Radius of a place's neighborhood as a share of the shorter side: 5 px at 64 px."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Place:
     row: int
     col: int
     probability: float
-    """Share of the heat map in its neighbourhood that no earlier place has."""
+    """Share of the heat map in its neighborhood that no earlier place has."""
 
 
 @dataclass(frozen=True)
 class Suggested:
-    """A plausible colour."""
+    """A plausible color."""
 
     ab: tuple[float, float]
     """CIE / 128, in [-1, 1]."""
@@ -54,7 +54,7 @@ async def places(
     avoid: Sequence[tuple[int, int]] = (),
     features: Tensor | None = None,
 ) -> list[Place]:
-    """The `count` best places for the next click, the best first, a neighbourhood's radius apart.
+    """The `count` best places for the next click, the best first, a neighborhood's radius apart.
 
     The first is what `evaluator.policies.guide.GuidePolicy` clicks. Fewer where no pixel is left.
 
@@ -63,10 +63,10 @@ async def places(
         working: the photo's lightness.
         clicks: the click map so far.
         count: at least 1.
-        predicted_ab: the present colours, where they are known already.
+        predicted_ab: the present colors, where they are known already.
         networks: a pair to use; default: the present one.
-        avoid: row and column of places whose neighbourhoods are left out.
-        features: of the present colours, where they are known already and the guide reads them.
+        avoid: row and column of places whose neighborhoods are left out.
+        features: of the present colors, where they are known already and the guide reads them.
 
     Raises:
         Overloaded: too many requests wait.
@@ -81,18 +81,18 @@ async def places(
 def peaks(
     logits: Float[Tensor, "h w"], taken: Tensor, count: int, avoid: Sequence[tuple[int, int]] = ()
 ) -> list[Place]:
-    """The largest logits one after the other; each keeps others out of its neighbourhood.
+    """The largest logits one after the other; each keeps others out of its neighborhood.
 
     Args:
         logits: z / T.
         taken: (h, w), True at pixels that are clicked.
         count: at least 1.
-        avoid: row and column of places whose neighbourhoods are left out.
+        avoid: row and column of places whose neighborhoods are left out.
     """
     height, width = logits.shape
     heat = logits.double().flatten().softmax(0).view_as(logits)
     free = logits.masked_fill(taken, -math.inf)
-    radius = max(1.0, NEIGHBOURHOOD * min(height, width))
+    radius = max(1.0, NEIGHBORHOOD * min(height, width))
     rows, cols = torch.arange(height)[:, None], torch.arange(width)
 
     def near_to(row: int, col: int) -> Tensor:
@@ -125,7 +125,7 @@ def uncertainty(features: Float[Tensor, "1 c h w"], height: int, width: int) -> 
     return pixels[:, 0, :height, :width].clamp(0.0, 1.0)
 
 
-async def colours_at(
+async def colors_at(
     engine: Engine,
     working: Float[Tensor, "1 1 h w"],
     clicks: Float[Tensor, "1 3 h w"],
@@ -140,18 +140,18 @@ async def colours_at(
     """At most `count` plausible colors at a pixel of the working size, the likeliest first.
 
     The modes of a split colorizer's palette; where there is no palette, those that cover the evidence. Both have
-    the best measured hit rates of their kind: docs/results/colour_suggestions.md.
+    the best measured hit rates of their kind: docs/results/color_suggestions.md.
 
     Args:
         engine: the networks.
         working: the photo's lightness.
         clicks: the click map so far.
-        predicted_ab: the present colours.
+        predicted_ab: the present colors.
         row: of the pixel.
         col: of the pixel.
         count: at least 1.
         networks: a pair to use; default: the present one.
-        features: of the present colours, where they are known already and the colorizer is a split one.
+        features: of the present colors, where they are known already and the colorizer is a split one.
 
     Raises:
         ValueError: a pixel outside the photo.

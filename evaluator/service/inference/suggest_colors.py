@@ -26,7 +26,7 @@ ALIKE = 10.0
 GRID_STEP = 6
 """Of the colors to choose from, in CIE units."""
 
-# The next two were chosen on photos that the published hit rates do not use: docs/results/colour_suggestions.md.
+# The next two were chosen on photos that the published hit rates do not use: docs/results/color_suggestions.md.
 WIDTH = (6.0, 12.0)
 """How far evidence speaks along a* and along b*, in CIE units. The colors of photos vary more along b*."""
 PALE = 1.3

@@ -17,12 +17,12 @@ from evaluator.service.errors import Problem, overloaded
 from evaluator.service.settings import Settings
 
 UPLOAD_PATH = "/v1/photos"
-MOST_JSON_BYTES = 4 * 2**20
+MAX_JSON_BYTES = 4 * 2**20
 _FORM_BYTES = 2**16
 """Of a multipart body beside its file."""
 UPLOADS_PER_WORKER = 4
 """Uploads at once for each process that parses: every one may hold its file in memory."""
-_MOST_CLIENTS = 10_000
+_MAX_CLIENTS = 10_000
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = {
     "Content-Security-Policy": (
@@ -127,7 +127,7 @@ class RateLimit:
         left = min(self._burst, left + (now - before) * self._rate)
         allowed = left >= 1
         self._buckets[client] = (left - 1 if allowed else left, now)
-        if len(self._buckets) > _MOST_CLIENTS:
+        if len(self._buckets) > _MAX_CLIENTS:
             self._buckets.popitem(last=False)
         return 0.0 if allowed else (1 - left) / self._rate
 
@@ -144,7 +144,7 @@ class BodyLimit:
         """Pass a request on; reading its body raises the problem."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        most = self._upload if scope["path"] == UPLOAD_PATH else MOST_JSON_BYTES
+        most = self._upload if scope["path"] == UPLOAD_PATH else MAX_JSON_BYTES
         announced = Headers(scope=scope).get("content-length", "0")
         if not announced.isdecimal() or int(announced) > most:
             return await _too_large(most).response()(scope, receive, send)

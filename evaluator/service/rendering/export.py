@@ -1,6 +1,6 @@
-"""Full-size export of a coloured photo as a file.
+"""Full-size export of a colored photo as a file.
 
-TIFF keeps the photo's lightness bit by bit, whatever the colours: it is written as CIELab with 16 bits. PNG and
+TIFF keeps the photo's lightness bit by bit, whatever the colors: it is written as CIELab with 16 bits. PNG and
 JPEG hold 8-bit sRGB, which cannot (`docs/results/upsampling.md` has the figures).
 """
 
@@ -22,7 +22,7 @@ from kernels.color import lab_to_uint8
 
 ExportFormat = Literal["png", "jpeg", "tiff"]
 _STRIP = 2**19
-"""Pixels that are coloured at once: some 30 MB."""
+"""Pixels that are colored at once: some 30 MB."""
 _PNG_LEVEL = 4
 """A sixth larger than at level 6, in half the time."""
 
@@ -30,7 +30,7 @@ _PNG_LEVEL = 4
 def render(
     photo: StoredPhoto, ab: Float[Tensor, "1 2 h w"], format: ExportFormat = "png", quality: int = 95
 ) -> bytes:
-    """File of the photo in full size with its colours and its EXIF.
+    """File of the photo in full size with its colors and its EXIF.
 
     Beside the file itself, a photo of n pixels takes some 10 n bytes of memory.
 
@@ -49,7 +49,7 @@ def render(
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}; give 1 to 100")
     lightness = photo.full_lightness()
-    strips = _coloured(lightness, Upsampler(ab, photo.working, (photo.height, photo.width)))
+    strips = _colored(lightness, Upsampler(ab, photo.working, (photo.height, photo.width)))
     if format == "tiff":
         return encode_lab(lightness, (colours for _, _, colours in strips), photo.exif)
     rgb = np.empty((photo.height, photo.width, 3), np.uint8)
@@ -58,7 +58,7 @@ def render(
     return _saved(Image.fromarray(rgb), format, quality, photo.exif)
 
 
-def _coloured(
+def _colored(
     lightness: UInt16[np.ndarray, "h w"], colours: Upsampler
 ) -> Iterator[tuple[int, Float[Tensor, "1 1 rows w"], Float[Tensor, "1 2 rows w"]]]:
     """Strips of the photo: first row, lightness and ab of each."""

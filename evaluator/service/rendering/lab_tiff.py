@@ -27,17 +27,17 @@ _DEFLATE, _CIELAB, _DIFFERENCES, _TOGETHER = 8, 8, 2, 1
 
 
 def encode_lab(
-    lightness: UInt16[np.ndarray, "h w"], colours: Iterable[Float[Tensor, "1 2 rows w"]], exif: bytes = b""
+    lightness: UInt16[np.ndarray, "h w"], colors: Iterable[Float[Tensor, "1 2 rows w"]], exif: bytes = b""
 ) -> bytes:
     """Bytes of the TIFF.
 
     Args:
         lightness: L* / 100 * 65535, which is TIFF's own scale: it is stored as it is.
-        colours: ab (CIE / 128) of one strip after the other, from the top; rounded to 1/256 of a CIE unit.
+        colors: ab (CIE / 128) of one strip after the other, from the top; rounded to 1/256 of a CIE unit.
         exif: as Pillow writes it.
     """
     strips, rows, top = [], 0, 0
-    for ab in colours:
+    for ab in colors:
         rows = rows or ab.shape[-2]
         strips.append(_compressed(lightness[top : top + rows], ab))
         top += rows
@@ -48,7 +48,7 @@ def encode_lab(
 
 
 def _compressed(lightness: UInt16[np.ndarray, "rows w"], ab: Float[Tensor, "1 2 rows w"]) -> bytes:
-    """A compressed strip: differences of L, a, b to the left neighbour (TIFF's predictor 2), through zlib."""
+    """A compressed strip: differences of L, a, b to the left neighbor (TIFF's predictor 2), through zlib."""
     strip = np.empty((*lightness.shape, 3), "<u2")
     strip[..., 0] = lightness
     stored = (ab[0] * (AB_SCALE * _AB_STEPS)).round().clamp(-(2**15), 2**15 - 1)

@@ -1,4 +1,4 @@
-"""Images for the page: coloured, grey, reference, heat map, uncertainty."""
+"""Images for the page: colored, grey, reference, heat map, uncertainty."""
 
 import io
 from typing import Literal
@@ -30,7 +30,7 @@ _UNSURE = (64, 32, 255)
 def encode_preview(
     photo: StoredPhoto, ab: Float[Tensor, "1 2 h w"], long_side: int, format: PreviewFormat = "jpeg"
 ) -> bytes:
-    """The photo with colours, long side at most `long_side` pixels (1024 at most).
+    """The photo with colors, long side at most `long_side` pixels (1024 at most).
 
     Args:
         photo: gives the lightness, at the size of the preview.
@@ -56,7 +56,7 @@ def encode_grey(photo: StoredPhoto, long_side: int) -> bytes:
 
 
 def encode_reference(photo: StoredPhoto, long_side: int) -> bytes:
-    """The photo's own colours as a JPEG.
+    """The photo's own colors as a JPEG.
 
     Raises:
         ValueError: they were not kept.

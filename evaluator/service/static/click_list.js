@@ -1,7 +1,7 @@
 /** The clicks as a list beside the photo: what a person with many clicks, or a screen reader, works with. */
 
 import { remove, removeAll, toggleLock } from "./clicks.js";
-import { nameOf } from "./colour_math.js";
+import { nameOf } from "./color_math.js";
 import { byId, icon, make } from "./dom.js";
 
 /** @typedef {import("./types.js").Click} Click */

@@ -3,7 +3,7 @@
 import { Api } from "./api.js";
 import { Autosave } from "./autosave.js";
 import { ClickList } from "./click_list.js";
-import { Colouring } from "./colouring.js";
+import { Colouring } from "./coloring.js";
 import { Compare } from "./compare.js";
 import { Cursor } from "./cursor.js";
 import { askReplace, askToken, listen } from "./dialogs.js";

@@ -1,7 +1,7 @@
 /** The clicks as buttons on the photo: drag or arrow keys move one, Enter opens its colours, Delete removes it. */
 
 import { move, remove, toggleLock } from "./clicks.js";
-import { nameOf } from "./colour_math.js";
+import { nameOf } from "./color_math.js";
 import { icon, make } from "./dom.js";
 
 /** @typedef {import("./types.js").Click} Click */

@@ -1,6 +1,6 @@
 /** Swatches, and the grid of all colours that a pixel of one lightness can have. */
 
-import { nameOf } from "./colour_math.js";
+import { nameOf } from "./color_math.js";
 import { make } from "./dom.js";
 
 /** @typedef {{a: number, b: number, hex: string}} GridColour */

@@ -4,8 +4,8 @@
  */
 
 import { add, forServer, recolour, remove, toggleLock, usedColours } from "./clicks.js";
-import { ColourEntry } from "./colour_entry.js";
-import { fromRgb, nameOf } from "./colour_math.js";
+import { ColourEntry } from "./color_entry.js";
+import { fromRgb, nameOf } from "./color_math.js";
 import { byId } from "./dom.js";
 import { Newest } from "./newest.js";
 import { Palette, swatches } from "./palette.js";

@@ -4,7 +4,7 @@
  */
 
 import { MOST_CLICKS } from "./clicks.js";
-import { parseHex } from "./colour_math.js";
+import { parseHex } from "./color_math.js";
 import { Refusal } from "./refusal.js";
 
 /** @typedef {import("./types.js").Click} Click */

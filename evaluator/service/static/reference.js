@@ -1,7 +1,7 @@
 /** A picture to take colours from: any file of the person's, or the photo's own colours where it has some. */
 
 import { byId } from "./dom.js";
-import { fromRgb } from "./colour_math.js";
+import { fromRgb } from "./color_math.js";
 import { meanColour } from "./view.js";
 
 /** Long side of the reference picture; it is only looked at and picked from. */

@@ -1,7 +1,7 @@
 /** The place where the next click helps most: it pulses on the photo, with colours beside it. */
 
 import { add, forServer } from "./clicks.js";
-import { nameOf } from "./colour_math.js";
+import { nameOf } from "./color_math.js";
 import { byId } from "./dom.js";
 import { Newest } from "./newest.js";
 import { swatches } from "./palette.js";

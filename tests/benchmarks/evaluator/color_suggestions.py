@@ -32,7 +32,7 @@ from evaluator.service.inference.networks import Networks
 from evaluator.service.inference.suggest import places
 from evaluator.service.inference.suggest_colors import ALIKE
 from evaluator.system.threads import use_threads
-from kernels.clicks import hint_colours, no_clicks, stamp
+from kernels.clicks import hint_colors, no_clicks, place_patches
 from kernels.color import rgb_to_lab, to_uint8
 from tests.benchmarks.evaluator.suggestion_methods import METHODS, Method, Question, available
 from tests.benchmarks.harness import report
@@ -109,7 +109,7 @@ def read_photo(data: bytes, size: int) -> _Photo:
 
 async def hits_of_photo(engine: Engine, photo: _Photo, arguments: Arguments, methods: Sequence[str]) -> np.ndarray:
     """Hit rates (methods, numbers of clicks) over the suggested places of one photo."""
-    truth = hint_colours(photo.truth_ab, engine.hint_size)
+    truth = hint_colors(photo.truth_ab, engine.hint_size)
     clicks = no_clicks(photo.truth_ab)
     rates = np.zeros((len(methods), len(arguments.clicks)))
     for placed in range(max(arguments.clicks) + 1):
@@ -125,7 +125,7 @@ async def hits_of_photo(engine: Engine, photo: _Photo, arguments: Arguments, met
             rates[:, column] = [await _rate(METHODS[name], questions, truth, arguments.colors) for name in methods]
         flat = torch.tensor([found[0].row * clicks.shape[-1] + found[0].col])
         color = truth[:, :, found[0].row, found[0].col]
-        clicks = stamp(clicks, flat, color, engine.hint_size)
+        clicks = place_patches(clicks, flat, color, engine.hint_size)
     return rates
 
 

@@ -90,8 +90,8 @@ def plain(task: Task, colorizer: Colorizer, names: Sequence[str]) -> Values:
         rgb = decode_square(task.photos.read(index), task.cut.size)[None]
         photo = Photos.from_rgb(rgb, seed=task.protocol.seed, first_index=index)
         for policy_name, policy in task.policies.items():
-            moments = rollout(colorizer, policy, photo, budgets=every, hint_size=task.protocol.hint_size)
-            measured = [_measured(rgb, photo, moment.predicted_ab, names) for moment in moments]
+            steps = rollout(colorizer, policy, photo, budgets=every, hint_size=task.protocol.hint_size)
+            measured = [_measured(rgb, photo, step.predicted_ab, names) for step in steps]
             for metric in names:
                 row = [measured[clicks][metric] for clicks in task.protocol.clicks]
                 found.setdefault(policy_name, {}).setdefault(metric, []).append(row)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 """Programs to look for."""
-MOST_MILLISECONDS = 60_000
+MAX_MILLISECONDS = 60_000
 """Only a failure takes so long."""
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 _TIMES = """() => {
@@ -112,7 +112,7 @@ def _page(url: str, photo: bytes) -> "Iterator[Page]":
         try:
             # So small that the page wants no sharper picture of 1024 pixels after a rest.
             page = browser.new_context(viewport={"width": 640, "height": 640}).new_page()
-            page.set_default_timeout(MOST_MILLISECONDS)
+            page.set_default_timeout(MAX_MILLISECONDS)
             page.add_init_script(f"({_TIMES})()")
             page.goto(url)
             page.wait_for_selector("body[data-ready]")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.clicks import hint_colours, no_clicks, place
+from kernels.clicks import hint_colors, no_clicks, place
 from kernels.estimators import heatmap
 
 
@@ -55,7 +55,7 @@ def coloring() -> Callable[[Float[Tensor, "b 8 8"]], Float[Tensor, " b"]]:
 
     def loss(weights: Tensor) -> Tensor:
         ab = truth.float().expand(len(weights), -1, -1, -1)
-        clicks = place(no_clicks(ab), hint_colours(ab, 1), weights).double().flatten(2) @ similarity
+        clicks = place(no_clicks(ab), hint_colors(ab, 1), weights).double().flatten(2) @ similarity
         predicted = clicks[:, 1:] / (0.3 + clicks[:, :1])
         return (predicted - truth.flatten(2)).square().sum((1, 2))
 

@@ -29,7 +29,7 @@ import tyro
 from PIL import Image
 from torchvision.transforms import RandomCrop, Resize
 
-from evaluator.photos.decode import centre_crop, decode_rgb
+from evaluator.photos.decode import center_crop, decode_rgb
 from evaluator.photos.files import PHOTO_SUFFIXES, list_files
 from evaluator.system.environment import usable_cores
 from kernels.color import rgb_to_lab
@@ -47,7 +47,7 @@ TOLERANCE = 1e-3
 EXAMPLES = 256
 EXAMPLE_SIZE = (363, 272)
 """Width and height in pixels of the example photos."""
-_FEWEST_SHARDS = 4
+_MIN_SHARDS = 4
 """webdataset refuses fewer shards than workers."""
 
 
@@ -86,8 +86,8 @@ class Arguments:
                 f"--photos is {self.photos}, --batch-size {self.batch_size}, --repeats {self.repeats}, "
                 f"--source-repeats {self.source_repeats}; give at least one batch and one repeat"
             )
-        if not self.source_workers or not all(0 <= count <= _FEWEST_SHARDS for count in self.source_workers):
-            raise ValueError(f"--source-workers is {self.source_workers}; give numbers in 0 ... {_FEWEST_SHARDS}")
+        if not self.source_workers or not all(0 <= count <= _MIN_SHARDS for count in self.source_workers):
+            raise ValueError(f"--source-workers is {self.source_workers}; give numbers in 0 ... {_MIN_SHARDS}")
 
 
 def main(args: Sequence[str]) -> int:
@@ -155,7 +155,7 @@ def _prepare(options: Arguments, folder: Path, device: torch.device) -> Workload
         (loose / f"{number:06d}.jpg").write_bytes(data)
     shards = folder / "shards"
     files = sorted(loose.iterdir())
-    shard_size = max(1, min(256, len(files) // _FEWEST_SHARDS))
+    shard_size = max(1, min(256, len(files) // _MIN_SHARDS))
     build_all(plan_jobs([loose], shards, StoreSettings(), shard_size, 0), shards, 1, lambda count: None)
     return Workload(
         files=files, shards=shards, image_size=options.image_size, batch_size=options.batch_size, device=device
@@ -185,7 +185,7 @@ def _example_photos() -> Iterator[bytes]:
 def _difference(workload: Workload, lab: Conversion) -> float:
     """The largest difference of lightness and ab between the two ways, on a batch of identical pixels."""
     files = workload.files[: workload.batch_size]
-    rgb = torch.stack([centre_crop(decode_rgb(path.read_bytes()), workload.image_size) for path in files])
+    rgb = torch.stack([center_crop(decode_rgb(path.read_bytes()), workload.image_size) for path in files])
     ours = torch.cat(lab(rgb.to(workload.device)), dim=1).cpu()
     usual = torch.stack([torch.cat(usual_lab(photo.permute(1, 2, 0).numpy())) for photo in rgb])
     return (ours - usual).abs().max().item()
@@ -212,7 +212,7 @@ def _stages(
     encoded = [path.read_bytes() for path in files]
     images = [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
     decoded = [decode_rgb(data) for data in encoded]
-    crops = torch.stack([centre_crop(rgb, image_size) for rgb in decoded])
+    crops = torch.stack([center_crop(rgb, image_size) for rgb in decoded])
     arrays = [rgb.permute(1, 2, 0).numpy() for rgb in crops]
     scale, crop = Resize(image_size + SCALE_JITTER // 2), RandomCrop(image_size)
     steps: dict[str, Callable[[], object]] = {

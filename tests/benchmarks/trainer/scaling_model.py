@@ -16,7 +16,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What connects two neighbours of a ring."""
+    """What connects two neighbors of a ring."""
 
     bandwidth: float
     """Bytes per second that one process sends while it receives as many."""

@@ -45,7 +45,7 @@ COST = PhaseCost(
 
 
 def ring_by_hand(size: float, ranks: int, link: Link) -> float:
-    """Every rank sends one n-th of the bytes to its neighbour, 2 (n - 1) times, all at once."""
+    """Every rank sends one n-th of the bytes to its neighbor, 2 (n - 1) times, all at once."""
     return sum(link.latency + size / ranks / link.bandwidth for _ in range(2 * (ranks - 1)))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evaluator.baselines import Kernel, kernel
 from evaluator.baselines.kernel import click_shares
-from kernels.clicks import hint_colours, no_clicks, stamp
+from kernels.clicks import hint_colors, no_clicks, place_patches
 
 HEIGHT, WIDTH = 13, 21
 
@@ -21,15 +21,15 @@ def photo(seed: int, batch: int = 1, height: int = HEIGHT, width: int = WIDTH) -
 
 
 def clicked_map(truth: Tensor, positions: list[int], hint_size: int) -> Tensor:
-    clicks, colors = no_clicks(truth), hint_colours(truth, hint_size).flatten(2)
+    clicks, colors = no_clicks(truth), hint_colors(truth, hint_size).flatten(2)
     for position in positions:
         at = torch.full((len(truth),), position)
-        clicks = stamp(clicks, at, colors[:, :, position], hint_size)
+        clicks = place_patches(clicks, at, colors[:, :, position], hint_size)
     return clicks
 
 
 def by_loops(
-    lightness: np.ndarray, stamps: list[tuple[list[tuple[int, int]], np.ndarray]], k: Kernel
+    lightness: np.ndarray, patches: list[tuple[list[tuple[int, int]], np.ndarray]], k: Kernel
 ) -> np.ndarray:
     """The definition. Each click is given with its pixels, which no colorizer is told."""
     height, width = lightness.shape
@@ -38,7 +38,7 @@ def by_loops(
     for row in range(height):
         for col in range(width):
             colors, weights = np.zeros(2), 0.0
-            for pixels, color in stamps:
+            for pixels, color in patches:
                 each = [
                     math.exp(
                         -(((row - y) ** 2 + (col - x) ** 2) / side**2) / (2 * k.spread**2)
@@ -59,7 +59,7 @@ def pixels_of(clicks: Tensor, truth: Tensor, positions: list[int], hint_size: in
     for number, position in enumerate(positions):
         row, col = divmod(position, WIDTH)
         owner[max(0, row + low) : row + high, max(0, col + low) : col + high] = number
-    colors = hint_colours(truth, hint_size).flatten(2)[0].double().numpy()
+    colors = hint_colors(truth, hint_size).flatten(2)[0].double().numpy()
     owned = [(list(zip(*np.nonzero(owner == n), strict=True)), colors[:, p]) for n, p in enumerate(positions)]
     return [(pixels, color) for pixels, color in owned if pixels]
 
@@ -72,8 +72,8 @@ def test_the_kernel_is_the_mean_over_clicks_that_loops_find(hint_size: int, sett
     positions = [0, 5 * WIDTH + 9, 5 * WIDTH + 12, 7 * WIDTH + 10, HEIGHT * WIDTH - 1, 11 * WIDTH]
     clicks = clicked_map(truth, positions, hint_size)
     found = Kernel(**settings)(lightness, clicks)
-    stamps = pixels_of(clicks, truth, positions, hint_size)
-    expected = by_loops(lightness[0, 0].double().numpy(), stamps, Kernel(**settings))
+    patches = pixels_of(clicks, truth, positions, hint_size)
+    expected = by_loops(lightness[0, 0].double().numpy(), patches, Kernel(**settings))
     np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-6)
 
 

@@ -72,14 +72,14 @@ def test_one_row_per_photo_policy_and_budget(finished: Path):
     ]
 
 
-def test_the_automatic_colouring_s_psnr_is_scikit_image_s(bench: Bench, finished: Path, good: torch.Tensor):
+def test_the_automatic_coloring_s_psnr_is_scikit_image_s(bench: Bench, finished: Path, good: torch.Tensor):
     colorizer = load_colorizer(bench.networks / "colornet")
     rows = rows_of(finished).query("policy == 'random' and clicks == 0").set_index("photo")
     for rgb, name in zip(good, GOOD, strict=True):
         lightness, ab = rgb_to_lab(rgb[None])
         predicted = colorizer(lightness.expand(2, -1, -1, -1), torch.zeros(2, 3, 24, 24))[:1]
-        coloured = to_uint8(lab_to_rgb(lightness, predicted))[0]
-        expected = peak_signal_noise_ratio(rgb.numpy(), coloured.numpy(), data_range=255)
+        colored = to_uint8(lab_to_rgb(lightness, predicted))[0]
+        expected = peak_signal_noise_ratio(rgb.numpy(), colored.numpy(), data_range=255)
         assert rows.loc[name, "rgb_psnr"] == pytest.approx(expected, abs=1e-4)
         assert rows.loc[name, "ab_psnr"] == pytest.approx(
             peak_signal_noise_ratio(ab[0].double().numpy(), predicted[0].double().numpy(), data_range=2), abs=1e-4

@@ -175,7 +175,7 @@ def test_a_metric_alone_or_without_an_interval_shows_too_little(store, bench, ca
 
 
 def test_metrics_that_describe_have_no_veto(store, bench):
-    """Click distance and colourfulness have no better side; crowding is about the policy."""
+    """Click distance and colorfulness have no better side; crowding is about the policy."""
     extra = {"colourfulness": 50.0, "click_distance": 0.3, "click_crowding": 0.1}
     folders = {
         "champion": bench("old", rows=made_up_rows(seed=1).assign(**extra)),

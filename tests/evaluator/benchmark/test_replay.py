@@ -1,4 +1,4 @@
-"""The FID is taken on the very colourings that were measured, coloured again from the stored clicks."""
+"""The FID is taken on the very colorings that were measured, colored again from the stored clicks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from evaluator.photos.dataset import open_photos
 from evaluator.photos.prefetch import Cut
 from evaluator.policies import MaxErrorPolicy, RandomPolicy
 from evaluator.protocol.results import Protocol
-from evaluator.protocol.simulated_user import Robot
+from evaluator.protocol.simulated_user import SimulatedUser
 from tests.evaluator.benchmark.conftest import Bench
 from tests.evaluator.conftest import spread_clicks
 
@@ -36,8 +36,10 @@ class Recorded(Fid):
         return float(len(self.pairs))
 
 
-@pytest.mark.parametrize("robot", [Robot(), Robot(position_sigma=2.0, colour_sigma=8.0)], ids=["exact", "noisy"])
-def test_photos_are_coloured_again_exactly(bench: Bench, tmp_path: Path, robot: Robot):
+@pytest.mark.parametrize(
+    "robot", [SimulatedUser(), SimulatedUser(position_sigma=2.0, colour_sigma=8.0)], ids=["exact", "noisy"]
+)
+def test_photos_are_colored_again_exactly(bench: Bench, tmp_path: Path, robot: SimulatedUser):
     task = Task(
         colorizer=spread_clicks,
         policies={"random": RandomPolicy(), "max-error": MaxErrorPolicy()},

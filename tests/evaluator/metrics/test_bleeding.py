@@ -23,12 +23,12 @@ def blurred(ab: np.ndarray, sigma: float) -> np.ndarray:
     return gaussian_filter1d(ab, sigma, axis=-1, mode="nearest")
 
 
-def measured(*colourings: np.ndarray, truth: np.ndarray | None = None) -> list[float]:
+def measured(*colorings: np.ndarray, truth: np.ndarray | None = None) -> list[float]:
     truth = halves() if truth is None else truth
-    return bleeding(batch(*colourings), batch(*[truth] * len(colourings))).tolist()
+    return bleeding(batch(*colorings), batch(*[truth] * len(colorings))).tolist()
 
 
-def test_sharp_colourings_do_not_bleed_however_pale_and_whatever_their_tint():
+def test_sharp_colorings_do_not_bleed_however_pale_and_whatever_their_tint():
     sharp = halves()
     tint = np.array([0.2, 0.1])[:, None, None]
     assert measured(sharp, 0.3 * sharp, 0 * sharp, 0.7 * sharp + tint) == pytest.approx([0] * 4, abs=1e-6)
@@ -49,7 +49,7 @@ def test_a_border_in_the_wrong_place_bleeds():
     assert measured(shift(halves(), (0, 0, 1), order=0, mode="nearest"))[0] < 0.5
 
 
-def test_a_pale_colouring_bleeds_in_proportion_to_its_colour():
+def test_a_pale_coloring_bleeds_in_proportion_to_its_color():
     smeared = blurred(halves(), 3)
     full, half = measured(smeared, 0.5 * smeared)
     assert half == pytest.approx(full / 2, rel=1e-5)
@@ -62,7 +62,7 @@ def test_rows_and_columns_count_alike():
     torch.testing.assert_close(turned, upright)
 
 
-def test_a_photo_sharper_in_the_colouring_than_in_truth_is_below_zero():
+def test_a_photo_sharper_in_the_coloring_than_in_truth_is_below_zero():
     soft = blurred(halves(), 2)
     assert measured(halves(), truth=soft)[0] < -0.05
 

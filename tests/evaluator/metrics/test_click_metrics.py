@@ -99,7 +99,7 @@ def test_hint_error_is_the_distance_at_the_clicked_pixels(positions, hint_size):
     np.testing.assert_allclose(hint_error(predicted, clicks, positions), expected, rtol=1e-6)
 
 
-def test_hint_error_is_zero_for_a_colouring_that_keeps_its_clicks_and_nan_without_clicks(positions):
+def test_hint_error_is_zero_for_a_coloring_that_keeps_its_clicks_and_nan_without_clicks(positions):
     truth = random_ab(3)
     clicks = placed_clicks(truth, positions, 1)
     assert hint_error(clicks[:, 1:], clicks, positions).tolist() == [0.0, 0.0, 0.0]
@@ -140,7 +140,7 @@ def test_locality_without_clicks_or_without_far_pixels_is_nan(positions):
     assert locality(ab[..., :1, :1], ab[..., :1, :1], torch.zeros(3, 1, dtype=torch.int64)).isnan().all()
 
 
-def test_locality_needs_the_colouring_before_the_newest_click(positions):
+def test_locality_needs_the_coloring_before_the_newest_click(positions):
     with pytest.raises(ValueError, match="previous_ab"):
         locality(random_ab(8), None, positions)
 
@@ -168,7 +168,7 @@ def test_harm_is_that_of_the_mean_squared_error(positions):
     assert worse_clicks(after, before, truth, positions).tolist() == (errors[1] > errors[0]).tolist()
 
 
-def test_harm_is_undefined_without_a_click_and_needs_the_colouring_before_it(positions):
+def test_harm_is_undefined_without_a_click_and_needs_the_coloring_before_it(positions):
     truth = random_ab(16)
     assert worse_clicks(truth, None, truth, positions[:, :0]).isnan().all()
     with pytest.raises(ValueError, match="previous_ab"):

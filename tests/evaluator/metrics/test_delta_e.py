@@ -9,7 +9,7 @@ from evaluator.metrics.color import delta_e, delta_e_2000
 from kernels.color import rgb_to_lab
 
 SHARMA = np.array(
-    [  # table 1 of Sharma, Wu and Dalal (2005): two colours in CIE Lab and their difference
+    [  # table 1 of Sharma, Wu and Dalal (2005): two colors in CIE Lab and their difference
         (50.0000, 2.6772, -79.7751, 50.0000, 0.0000, -82.7485, 2.0425),
         (50.0000, 3.1571, -77.2803, 50.0000, 0.0000, -82.7485, 2.8615),
         (50.0000, 2.8361, -74.0200, 50.0000, 0.0000, -82.7485, 3.4412),
@@ -49,7 +49,7 @@ SHARMA = np.array(
 
 
 def in_house_scales(lab: np.ndarray, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
-    """Colours (n, 3) in CIE units as one photo of a single row: lightness (1,1,1,n) and ab (1,2,1,n)."""
+    """Colors (n, 3) in CIE units as one photo of a single row: lightness (1,1,1,n) and ab (1,2,1,n)."""
     columns = torch.from_numpy(np.asarray(lab)).T[None, :, None]
     return (columns[:, :1] / 100).to(dtype), (columns[:, 1:] / 128).to(dtype)
 
@@ -63,14 +63,14 @@ def test_the_authors_test_data_are_met_to_their_last_digit():
     np.testing.assert_allclose(differences(SHARMA[:, 3:6], SHARMA[:, :3]), SHARMA[:, 6], atol=5.1e-5)
 
 
-def random_colours(count: int, seed: int) -> np.ndarray:
+def random_colors(count: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.column_stack([rng.uniform(0, 100, count), rng.uniform(-110, 110, (count, 2))])
 
 
 @pytest.mark.parametrize("spread", [0.5, 10.0, 200.0])
-def test_random_colours_agree_with_scikit_image(spread):
-    first, other = random_colours(5000, 0), random_colours(5000, 1)
+def test_random_colors_agree_with_scikit_image(spread):
+    first, other = random_colors(5000, 0), random_colors(5000, 1)
     second = first + (other - first) * spread / 200
     expected = deltaE_ciede2000(first, second)
     np.testing.assert_allclose(differences(first, second), expected, atol=1e-9)
@@ -87,10 +87,10 @@ def test_greys_and_black_agree_with_scikit_image():
     assert found[2] == pytest.approx(100.0)
 
 
-colour = st.tuples(st.floats(0, 100), st.floats(-120, 120), st.floats(-120, 120))
+color = st.tuples(st.floats(0, 100), st.floats(-120, 120), st.floats(-120, 120))
 
 
-@given(colour, colour)
+@given(color, color)
 def test_it_is_a_symmetric_difference(first, second):
     there, back = (
         differences(np.array([first]), np.array([second])),
@@ -102,7 +102,7 @@ def test_it_is_a_symmetric_difference(first, second):
 
 
 def test_half_precision_is_compared_in_float32():
-    lightness, ab = (x.bfloat16() for x in in_house_scales(random_colours(50, 2)))
+    lightness, ab = (x.bfloat16() for x in in_house_scales(random_colors(50, 2)))
     found = delta_e_2000(lightness, ab, lightness, -ab)
     assert found.dtype == torch.float32
     assert torch.equal(found, delta_e_2000(lightness.float(), ab.float(), lightness.float(), -ab.float()))

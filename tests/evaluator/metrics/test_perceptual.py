@@ -105,7 +105,7 @@ def test_the_metric_looks_at_the_shown_picture_and_computes_the_truth_once(monke
         at = Comparison(lightness, predicted, ab, truth, shared=shared)
         found = METRICS["lpips"].measure(at)
         torch.testing.assert_close(found, lpips_distance(at.predicted_rgb, truth), atol=1e-6, rtol=0)
-    assert len(seen) == 1 + 3 + 2 * 3  # the truth once, three colourings, and the two of each check
+    assert len(seen) == 1 + 3 + 2 * 3  # the truth once, three colorings, and the two of each check
 
 
 @pytest.mark.usefixtures("weights")

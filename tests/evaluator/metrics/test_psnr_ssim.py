@@ -16,7 +16,7 @@ from evaluator.metrics.psnr_ssim import RGB_RANGE, ab_psnr, ab_ssim, rgb_psnr, r
 
 
 def smooth_ab(seed: int, batch: int = 3, height: int = 37, width: int = 50) -> torch.Tensor:
-    """Colour fields with edges, flat parts and noise, like a photo's ab, in [-0.7, 0.7]."""
+    """Color fields with edges, flat parts and noise, like a photo's ab, in [-0.7, 0.7]."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 2, 4, 5, generator=generator) * 1.2 - 0.6
     field = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)

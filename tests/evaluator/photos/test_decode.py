@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from evaluator.photos import decode
-from evaluator.photos.decode import BrokenPhoto, centre_crop, decode_rgb
+from evaluator.photos.decode import BrokenPhoto, center_crop, decode_rgb
 
 
 def saved(image: Image.Image, kind: str = "JPEG", **more) -> bytes:
@@ -91,4 +91,4 @@ def test_what_is_no_photo_is_broken():
 
 
 def test_small_photos_are_enlarged(photo: Image.Image):
-    assert centre_crop(decode_rgb(saved(photo)), 128).shape == (3, 128, 128)
+    assert center_crop(decode_rgb(saved(photo)), 128).shape == (3, 128, 128)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from evaluator.photos import decode
-from evaluator.photos.decode import BrokenPhoto, centre_crop, decode_rgb, decode_square, size_of
+from evaluator.photos.decode import BrokenPhoto, center_crop, decode_rgb, decode_square, size_of
 
 
 def saved(image: Image.Image, kind: str = "PNG", **more) -> bytes:
@@ -48,7 +48,7 @@ def test_pixels_without_a_known_range_are_named():
 
 def test_too_many_pixels_are_named_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch):
     data = saved(Image.new("L", (200, 100)))
-    monkeypatch.setattr(decode, "MOST_PIXELS", 19_999)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 19_999)
     with pytest.raises(BrokenPhoto, match=r"200 x 100 pixels are more than .* decompression bomb"):
         size_of(data)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_000)  # Pillow's own check raises at twice as many
@@ -64,11 +64,11 @@ def test_a_large_photo_is_shrunk_to_nearly_the_same_square(kind: str, mode: str,
     image = Image.fromarray(ramp).convert(mode)
     data = saved(image.convert("RGB") if mode == "P" and kind == "JPEG" else image, kind)
     whole = decode_square(data, 16)
-    assert torch.equal(whole, centre_crop(decode_rgb(data), 16))
+    assert torch.equal(whole, center_crop(decode_rgb(data), 16))
     monkeypatch.setattr(decode, "LARGE_PIXELS", 100_000)
     sizes = []
-    cut = decode.centre_crop
-    monkeypatch.setattr(decode, "centre_crop", lambda rgb, size: sizes.append(rgb.shape) or cut(rgb, size))
+    cut = decode.center_crop
+    monkeypatch.setattr(decode, "center_crop", lambda rgb, size: sizes.append(rgb.shape) or cut(rgb, size))
     shrunk = decode_square(data, 16)
     assert 64 <= min(sizes[0][1:]) < 130
     assert (whole.int() - shrunk.int()).abs().max() <= 6

@@ -85,7 +85,7 @@ def test_grey_and_tiny_photos_are_measured_when_asked_for():
     assert found["two"].enlarged
 
 
-def test_a_photo_with_a_little_colour_is_no_grey_photo():
+def test_a_photo_with_a_little_color_is_no_grey_photo():
     pixels = np.full((100, 100, 3), 90, np.uint8)
     pixels[:10, :10] = (200, 20, 20)
     assert isinstance(load({"dot": saved(Image.fromarray(pixels))}, Cut(size=100))["dot"], Ready)

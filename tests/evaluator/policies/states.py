@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evaluator.policies import State
-from kernels.clicks import stamp
+from kernels.clicks import place_patches
 from kernels.noise import sample_keys
 from tests.evaluator.conftest import spread_clicks
 
@@ -29,19 +29,19 @@ def state_of(batch: int = 4, height: int = 16, width: int = 16, seed: int = 0, h
     )
 
 
-def colours(state: State) -> tuple[Tensor, Tensor]:
-    """Present and true colours."""
+def colors(state: State) -> tuple[Tensor, Tensor]:
+    """Present and true colors."""
     assert state.predicted_ab is not None
     assert state.truth_ab is not None
     return state.predicted_ab, state.truth_ab
 
 
 def click(state: State, choice: Tensor) -> State:
-    """After one more click in each photo, in its pixel's true colour. The present colours stay."""
-    at = colours(state)[1].flatten(2).gather(2, choice[:, None, None].expand(-1, 2, 1))[:, :, 0]
+    """After one more click in each photo, in its pixel's true color. The present colors stay."""
+    at = colors(state)[1].flatten(2).gather(2, choice[:, None, None].expand(-1, 2, 1))[:, :, 0]
     return replace(
         state,
-        clicks=stamp(state.clicks, choice, at, state.hint_size),
+        clicks=place_patches(state.clicks, choice, at, state.hint_size),
         positions=torch.cat([state.positions, choice[:, None]], dim=1),
     )
 
@@ -49,7 +49,7 @@ def click(state: State, choice: Tensor) -> State:
 def photo_of(state: State, index: int) -> State:
     """One photo of a batch, alone."""
     row = slice(index, index + 1)
-    predicted, truth = colours(state)
+    predicted, truth = colors(state)
     return replace(
         state,
         lightness=state.lightness[row],

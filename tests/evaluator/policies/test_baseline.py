@@ -70,7 +70,7 @@ def test_the_first_n_grid_clicks_leave_no_large_hole_and_no_close_pair_for_every
         assert tree.query(places[:n], k=2)[0][:, 1].min() > 0.5 / np.sqrt(n)
 
 
-def test_grid_points_on_one_pixel_go_to_neighbours():
+def test_grid_points_on_one_pixel_go_to_neighbors():
     places = grid_places(6, 2, 3)
     assert len(np.unique(places, axis=0)) == 6
 

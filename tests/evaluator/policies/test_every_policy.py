@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluator.policies import GUIDES, NAMES, Policy, make
-from tests.evaluator.policies.states import click, colours, photo_of, state_of
+from tests.evaluator.policies.states import click, colors, photo_of, state_of
 
 
 def error_guide(lightness, predicted_ab, clicks, truth_ab):
@@ -68,9 +68,9 @@ def test_a_choice_does_not_depend_on_the_batch_around_it(policy, clicks):
 
 def test_a_choice_repeats_and_leaves_the_state_as_it_was(policy):
     state = click(state_of(4, 9, 9), torch.tensor([3, 22, 57, 80]))
-    before = [x.clone() for x in (state.clicks, *colours(state))]
+    before = [x.clone() for x in (state.clicks, *colors(state))]
     assert torch.equal(policy.choose(state), policy.choose(state))
-    assert all(map(torch.equal, before, (state.clicks, *colours(state))))
+    assert all(map(torch.equal, before, (state.clicks, *colors(state))))
 
 
 @pytest.mark.parametrize("field", ["predicted_ab", "truth_ab", "colorize"])

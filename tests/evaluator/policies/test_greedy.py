@@ -12,7 +12,7 @@ from evaluator.protocol.rollout import Photos, rollout
 from evaluator.registry.session import PhotoSession
 from kernels.clicks import clicked, place_clicks
 from tests.evaluator.conftest import spread_clicks
-from tests.evaluator.policies.states import click, colours, photo_of, place_of, state_of
+from tests.evaluator.policies.states import click, colors, photo_of, place_of, state_of
 
 
 def cell_of(place: tuple[int, int], height: int, width: int, side: int) -> tuple[int, int]:
@@ -54,7 +54,7 @@ def best_by_hand(state: State, side: int) -> list[int]:
     found = []
     for photo in range(len(places)):
         one = photo_of(state, photo)
-        _, truth = colours(one)
+        _, truth = colors(one)
         errors = []
         for place, possible in zip(places[photo].tolist(), free[photo].tolist(), strict=True):
             clicks = place_clicks(one.clicks, truth, torch.tensor([place]), state.hint_size)
@@ -108,7 +108,7 @@ def test_candidates_that_do_equally_well_give_way_to_the_first():
     assert torch.equal(GreedyPolicy().choose(state), candidates(state, 6)[0][:, 0])
 
 
-def test_expected_reduction_agrees_with_trying_both_colours_of_every_candidate_by_hand():
+def test_expected_reduction_agrees_with_trying_both_colors_of_every_candidate_by_hand():
     state = click(state_of(2, 10, 11), torch.tensor([17, 40]))
     present = spread_clicks(state.lightness, state.clicks)
     state = replace(state, predicted_ab=present)
@@ -156,21 +156,21 @@ def test_a_full_photo_has_no_candidates():
         candidates(state, 6)
 
 
-class TwoColours:
-    """A split colorizer by formula: grey, with a click's colour on the right half of the photo only.
+class TwoColors:
+    """A split colorizer by formula: grey, with a click's color on the right half of the photo only.
 
-    Its distribution knows two colours, one of them likelier.
+    Its distribution knows two colors, one of them likelier.
     """
 
     bins = torch.tensor([[0.0, 0.0], [0.05, 0.0], [0.5, 0.0]])
 
     def __call__(self, lightness, clicks):
-        return self.colour((lightness,), lightness, clicks)[0]
+        return self.color((lightness,), lightness, clicks)[0]
 
     def embed(self, lightness):
         return (lightness,)
 
-    def colour(self, embedding, lightness, clicks):
+    def color(self, embedding, lightness, clicks):
         ab = torch.zeros(len(clicks), 2, *clicks.shape[-2:])
         half = clicks.shape[-1] // 2
         ab[..., half:] = clicks[:, 1:, :, half:].sum((2, 3), keepdim=True)
@@ -180,20 +180,20 @@ class TwoColours:
         return torch.tensor([0.5, 0.4, 0.1]).expand(len(cells), 3)
 
 
-def test_the_likeliest_colours_leave_out_shades_of_a_likelier_one():
-    session = PhotoSession(TwoColours(), torch.rand(1, 1, 8, 8))
+def test_the_likeliest_colors_leave_out_shades_of_a_likelier_one():
+    session = PhotoSession(TwoColors(), torch.rand(1, 1, 8, 8))
     features = session.look(torch.zeros(1, 3, 8, 8)).features
     assert features is not None
-    found = session.likely_colours(features, torch.tensor([[0, 63]]), 8, 2)
+    found = session.likely_colors(features, torch.tensor([[0, 63]]), 8, 2)
     assert found is not None
-    colours, shares = found
-    assert torch.allclose(colours[0, :, :, 0], torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
+    colors, shares = found
+    assert torch.allclose(colors[0, :, :, 0], torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
     assert torch.allclose(shares, torch.tensor([5 / 6, 1 / 6]).expand(1, 2, 2))
 
 
-def test_expected_reduction_weighs_the_colours_of_a_distribution_by_how_likely_they_are():
+def test_expected_reduction_weighs_the_colors_of_a_distribution_by_how_likely_they_are():
     rgb = torch.randint(0, 255, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     photos = Photos.from_rgb(rgb, seed=0, first_index=0)
-    policy = ExpectedReductionPolicy(side=2, colours=2)
-    moments = list(rollout(TwoColours(), policy, photos, budgets=(1,)))
-    assert int(moments[0].positions[0, 0]) % 8 >= 4  # only there does a click change anything
+    policy = ExpectedReductionPolicy(side=2, colors=2)
+    steps = list(rollout(TwoColors(), policy, photos, budgets=(1,)))
+    assert int(steps[0].positions[0, 0]) % 8 >= 4  # only there does a click change anything

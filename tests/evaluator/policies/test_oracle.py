@@ -5,24 +5,24 @@ import pytest
 import torch
 from scipy import ndimage
 
-from evaluator.policies import BlurredErrorPolicy, MaxErrorPolicy, RegionCentrePolicy
+from evaluator.policies import BlurredErrorPolicy, MaxErrorPolicy, RegionCenterPolicy
 from evaluator.policies.oracle import peak
 from kernels.clicks import clicked
-from tests.evaluator.policies.states import click, colours, place_of, state_of
+from tests.evaluator.policies.states import click, colors, place_of, state_of
 
 
 def wrong_in_two_places():
     """Right but for a square of 9 x 9 around (8, 9) and a single pixel at (25, 25), which is far more wrong."""
     state = state_of(1, 32, 32)
-    predicted = colours(state)[1].clone()
+    predicted = colors(state)[1].clone()
     predicted[:, :, 4:13, 5:14] += 0.2
     predicted[:, :, 25, 25] += 0.9
     return replace(state, predicted_ab=predicted)
 
 
-def test_max_error_takes_the_pixel_farthest_from_its_true_colour():
+def test_max_error_takes_the_pixel_farthest_from_its_true_color():
     state = state_of()
-    predicted, truth = colours(state)
+    predicted, truth = colors(state)
     error = np.linalg.norm(predicted.numpy() - truth.numpy(), axis=1).reshape(4, -1)
     assert MaxErrorPolicy().choose(state).tolist() == error.argmax(1).tolist()
 
@@ -30,15 +30,15 @@ def test_max_error_takes_the_pixel_farthest_from_its_true_colour():
 def test_regions_are_clicked_in_their_middle_where_max_error_takes_an_extreme_pixel():
     state = wrong_in_two_places()
     assert place_of(state, MaxErrorPolicy().choose(state)) == [(25, 25)]
-    assert place_of(state, RegionCentrePolicy().choose(state)) == [(8, 9)]
+    assert place_of(state, RegionCenterPolicy().choose(state)) == [(8, 9)]
     assert place_of(state, BlurredErrorPolicy(blur=3 / 32).choose(state)) == [(8, 9)]
 
 
-def test_region_centre_keeps_away_from_earlier_clicks():
+def test_region_center_keeps_away_from_earlier_clicks():
     state = wrong_in_two_places()
-    state = click(state, RegionCentrePolicy().choose(state))
+    state = click(state, RegionCenterPolicy().choose(state))
     assert clicked(state.clicks).sum() == 1
-    ((row, col),) = place_of(state, RegionCentrePolicy().choose(state))
+    ((row, col),) = place_of(state, RegionCenterPolicy().choose(state))
     assert np.hypot(row - 8, col - 9) > 3
 
 
@@ -46,7 +46,7 @@ def test_region_centre_keeps_away_from_earlier_clicks():
 def test_blurred_error_agrees_with_scipy_click_by_click(height, width):
     """Blur of 3 px and discs of 5 px at 64 px; both grow with the shorter side."""
     state = state_of(2, height, width)
-    predicted, truth = (x.double().numpy() for x in colours(state))
+    predicted, truth = (x.double().numpy() for x in colors(state))
     scale = min(height, width) / 64
     rows, cols = np.indices((height, width))
     blurred = [ndimage.gaussian_filter(128 * np.hypot(*difference), 3 * scale) for difference in predicted - truth]

@@ -6,11 +6,11 @@ import torch
 from evaluator.policies import Imagination, UncertaintyPolicy, make
 from evaluator.policies.oracle import BLUR, INHIBITION, peak
 from kernels.clicks import clicked
-from tests.evaluator.policies.states import click, colours, place_of, state_of
+from tests.evaluator.policies.states import click, colors, place_of, state_of
 
 
 def test_a_part_that_no_imagined_click_can_change_is_never_chosen():
-    """A colorizer that listens to clicks in its right half only, and colours that half alone."""
+    """A colorizer that listens to clicks in its right half only, and colors that half alone."""
 
     def half_deaf(lightness, clicks):
         right = torch.zeros_like(clicks[:, 1:])
@@ -25,9 +25,9 @@ def test_a_part_that_no_imagined_click_can_change_is_never_chosen():
         state = click(state, choice)
 
 
-def test_imagined_clicks_are_the_present_colours_with_the_stated_noise_on_unclicked_pixels():
+def test_imagined_clicks_are_the_present_colors_with_the_stated_noise_on_unclicked_pixels():
     state = click(state_of(200, 6, 6), torch.full((200,), 14))
-    predicted, _ = colours(state)
+    predicted, _ = colors(state)
     seen = []
 
     def listening(lightness, clicks):
@@ -49,7 +49,7 @@ def test_imagined_clicks_are_the_present_colours_with_the_stated_noise_on_unclic
 
 def test_it_is_the_blurred_mean_square_change_away_from_clicks():
     state = click(state_of(2, 20, 20), torch.tensor([30, 200]))
-    predicted, _ = colours(state)
+    predicted, _ = colors(state)
     answers = [predicted + 0.1 * torch.randn(predicted.shape) for _ in range(3)]
     remaining = list(answers)
     policy = UncertaintyPolicy(imagination=Imagination(members=3))

@@ -19,14 +19,14 @@ from evaluator.policies import (
     MaxErrorPolicy,
     Policy,
     RandomPolicy,
-    RegionCentrePolicy,
+    RegionCenterPolicy,
     make,
 )
 from evaluator.protocol.evaluate import Protocol, Results, _Progress, _Run, evaluate
 from kernels.color import rgb_to_lab
 from trainer.networks import ColorNet
 
-POLICIES = {"random": RandomPolicy(), "max error": MaxErrorPolicy(), "region": RegionCentrePolicy()}
+POLICIES = {"random": RandomPolicy(), "max error": MaxErrorPolicy(), "region": RegionCenterPolicy()}
 PROTOCOL = Protocol(clicks=(0, 1, 3, 6), seed=3, batch_size=4)
 
 
@@ -177,7 +177,7 @@ def test_merging_refuses_parts_that_do_not_belong_together(colorizer, photos, re
         Results.merge([])
 
 
-def test_the_robot_user_clicks_in_the_true_colours_of_the_chosen_pixels(photos):
+def test_the_robot_user_clicks_in_the_true_colors_of_the_chosen_pixels(photos):
     seen = []
 
     def colorizer(lightness, clicks):
@@ -192,7 +192,7 @@ def test_the_robot_user_clicks_in_the_true_colours_of_the_chosen_pixels(photos):
     np.testing.assert_allclose(seen[-1][0], expected, atol=1e-5)
 
 
-def test_hint_size_stamps_a_patch_with_its_mean_colour(photos):
+def test_hint_size_stamps_a_patch_with_its_mean_color(photos):
     seen = []
 
     def colorizer(lightness, clicks):
@@ -206,7 +206,7 @@ def test_hint_size_stamps_a_patch_with_its_mean_colour(photos):
     np.testing.assert_allclose(seen[-1][0, 1:, 1, 1], patch.mean((0, 1)), atol=1e-5)
 
 
-def test_the_values_without_clicks_are_those_of_the_automatic_colouring(photos):
+def test_the_values_without_clicks_are_those_of_the_automatic_coloring(photos):
     grey = evaluate(
         lambda lightness, clicks: clicks[:, 1:] * 0, {"random": RandomPolicy()}, photos, Protocol(clicks=(0,))
     )
@@ -240,7 +240,7 @@ def test_the_network_runs_once_per_click_and_only_at_budgets_for_a_policy_that_d
     assert calls == [[0], [2], [5], [1], [2], [3], [4], [5]]
 
 
-def test_metrics_get_the_clicks_their_places_and_the_colours_before_the_newest(photos, monkeypatch):
+def test_metrics_get_the_clicks_their_places_and_the_colors_before_the_newest(photos, monkeypatch):
     seen = []
 
     def spy(at: Comparison) -> torch.Tensor:
@@ -288,7 +288,7 @@ def test_seconds_per_click_are_each_photos_own_and_divided_by_the_clicks(results
         assert len(np.unique(seconds[:, 3])) == 9
 
 
-def test_colours_that_are_not_finite_are_refused_with_the_photo(photos):
+def test_colors_that_are_not_finite_are_refused_with_the_photo(photos):
     third = rgb_to_lab(photos[2:3])[0]
 
     def broken(lightness, clicks):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from evaluator.baselines import BASELINES, Kernel, Levin
-from evaluator.policies import NAMES, RandomPolicy, RegionCentrePolicy, make
+from evaluator.policies import NAMES, RandomPolicy, RegionCenterPolicy, make
 from evaluator.protocol.evaluate import Protocol, Results, evaluate
 from evaluator.protocol.no_network import measure_ruler
 from evaluator.protocol.results import RULER
@@ -21,7 +21,7 @@ def assert_equal_values(one: Results, other: Results) -> None:
 
 
 def test_it_is_the_kernel_under_the_baseline_s_clicks(colorizer, photos):
-    policies = {"random": RandomPolicy(), "region-centre": RegionCentrePolicy()}
+    policies = {"random": RandomPolicy(), "region-centre": RegionCenterPolicy()}
     results = evaluate(colorizer, policies, photos, PROTOCOL, metrics=METRICS)
     joined = results.beside(measure_ruler(photos, PROTOCOL, metrics=METRICS))
     assert joined.policies == ["random", "region-centre", RULER]

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from evaluator.policies import MaxErrorPolicy, Policy, State, make
 from evaluator.protocol import rollout as module
-from evaluator.protocol.rollout import Moment, Photos, before_clicks, rollout
+from evaluator.protocol.rollout import Photos, RolloutStep, before_clicks, rollout
 from tests.evaluator.conftest import spread_clicks
 
-BLIND_TO_COLOURS = ["random", "gaussian", "grid", "farthest"]
+BLIND_TO_COLORS = ["random", "gaussian", "grid", "farthest"]
 
 
 @pytest.fixture
@@ -28,13 +28,15 @@ class Counting:
         return spread_clicks(lightness, clicks)
 
 
-def played(policy: Policy, batch: Photos, budgets: tuple[int, ...], **settings) -> tuple[list[Moment], list[int]]:
+def played(
+    policy: Policy, batch: Photos, budgets: tuple[int, ...], **settings
+) -> tuple[list[RolloutStep], list[int]]:
     """The moments at the budgets, and the clicks in each call of the colorizer."""
     colorizer = Counting()
     return list(rollout(colorizer, policy, batch, budgets=budgets, **settings)), colorizer.calls
 
 
-@pytest.mark.parametrize("name", BLIND_TO_COLOURS)
+@pytest.mark.parametrize("name", BLIND_TO_COLORS)
 @pytest.mark.parametrize("hint_size", [1, 6])
 def test_jumping_to_a_budget_gives_the_map_of_going_there_click_by_click(batch, name, hint_size):
     (jumped,), _ = played(make(name), batch, (7,), hint_size=hint_size)
@@ -53,34 +55,34 @@ def test_jumping_to_a_budget_gives_the_map_of_going_there_click_by_click(batch, 
         ("max-error", True, [0, 1, 2, 3, 4, 5, 6]),
     ],
 )
-def test_the_colorizer_is_called_only_where_its_colours_are_looked_at(batch, name, with_previous, expected):
+def test_the_colorizer_is_called_only_where_its_colors_are_looked_at(batch, name, with_previous, expected):
     _, calls = played(make(name), batch, (2, 3, 6), with_previous=with_previous)
     assert calls == expected
 
 
-def test_a_shared_start_is_not_coloured_again(batch):
+def test_a_shared_start_is_not_colored_again(batch):
     start = before_clicks(spread_clicks, batch)
-    moments, calls = played(make("max-error"), batch, (0, 1), start=start)
-    assert moments[0] is start
+    steps, calls = played(make("max-error"), batch, (0, 1), start=start)
+    assert steps[0] is start
     assert calls == [1]
 
 
 @pytest.mark.parametrize("name", ["grid", "max-error"])
-def test_previous_colours_are_those_just_before_the_newest_click(batch, name):
-    moments, _ = played(make(name), batch, (0, 1, 4, 5), with_previous=True)
+def test_previous_colors_are_those_just_before_the_newest_click(batch, name):
+    steps, _ = played(make(name), batch, (0, 1, 4, 5), with_previous=True)
     every, _ = played(make(name), batch, (0, 1, 2, 3, 4, 5))
-    assert moments[0].previous_ab is None
-    for moment, before in zip(moments[1:], (0, 3, 4), strict=True):
-        assert moment.previous_ab is not None
-        assert torch.equal(moment.previous_ab, every[before].predicted_ab)
-    assert all(moment.previous_ab is None for moment in every)
+    assert steps[0].previous_ab is None
+    for step, before in zip(steps[1:], (0, 3, 4), strict=True):
+        assert step.previous_ab is not None
+        assert torch.equal(step.previous_ab, every[before].predicted_ab)
+    assert all(step.previous_ab is None for step in every)
 
 
 def test_moments_stay_as_they_were_while_the_rollout_goes_on(batch):
-    moments = rollout(spread_clicks, MaxErrorPolicy(), batch, budgets=(1, 2))
-    first = next(moments)
+    steps = rollout(spread_clicks, MaxErrorPolicy(), batch, budgets=(1, 2))
+    first = next(steps)
     before = first.clicks.clone(), first.positions.clone(), first.predicted_ab.clone()
-    next(moments)
+    next(steps)
     assert all(map(torch.equal, before, (first.clicks, first.positions, first.predicted_ab)))
 
 
@@ -109,7 +111,7 @@ def test_a_policy_is_shown_only_what_it_declares_to_need(batch, needs):
         assert state.positions.tolist() == [list(range(step))] * 3
 
 
-def test_choosing_and_colouring_are_timed_and_what_the_caller_does_is_not(batch, monkeypatch):
+def test_choosing_and_coloring_are_timed_and_what_the_caller_does_is_not(batch, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
 
@@ -123,8 +125,8 @@ def test_choosing_and_colouring_are_timed_and_what_the_caller_does_is_not(batch,
             return super().choose(state)
 
     seconds = []
-    for moment in rollout(colorizer, Slow(False, False, False), batch, budgets=(0, 1, 4)):
-        seconds.append(moment.seconds)
+    for step in rollout(colorizer, Slow(False, False, False), batch, budgets=(0, 1, 4)):
+        seconds.append(step.seconds)
         clock[0] += 100.0
     assert seconds == [0.0, 2.5, 6.0]
 

@@ -4,19 +4,19 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from evaluator.policies import RandomPolicy, RegionCentrePolicy, State
+from evaluator.policies import RandomPolicy, RegionCenterPolicy, State
 from evaluator.protocol.evaluate import Protocol, Results, evaluate
 from evaluator.protocol.rollout import Photos, rollout
-from evaluator.protocol.simulated_user import EXACT, Robot
-from kernels.clicks import clicked, hint_colours, no_clicks
+from evaluator.protocol.simulated_user import EXACT, SimulatedUser
+from kernels.clicks import clicked, hint_colors, no_clicks
 from kernels.noise import box_muller, sample_keys, uniform
 
-CLUMSY = Robot(position_sigma=1.5, colour_sigma=6.0)
+CLUMSY = SimulatedUser(position_sigma=1.5, colour_sigma=6.0)
 BUDGETS = (0, 1, 3, 6)
 
 
-def measured(colorizer, photos: Tensor, robot: Robot, first_index: int = 0, **settings) -> Results:
-    policies = {"random": RandomPolicy(), "region": RegionCentrePolicy()}
+def measured(colorizer, photos: Tensor, robot: SimulatedUser, first_index: int = 0, **settings) -> Results:
+    policies = {"random": RandomPolicy(), "region": RegionCenterPolicy()}
     protocol = Protocol(clicks=BUDGETS, robot=robot, **settings)
     return evaluate(colorizer, policies, photos, protocol, first_index=first_index)
 
@@ -33,7 +33,7 @@ def test_the_gaussian_noise_is_gaussian_and_independent():
 def test_places_miss_by_a_rounded_gaussian_of_the_stated_width():
     count, size, sigma = 20_000, 65, 3.0
     middle = torch.full((count,), 32 * size + 32)
-    robot = Robot(position_sigma=sigma)
+    robot = SimulatedUser(position_sigma=sigma)
     hit = robot.reach(middle, torch.zeros(count, size, size, dtype=torch.bool), sample_keys(1, 0, count), 4)
     misses = torch.stack([hit // size - 32, hit % size - 32]).numpy()
     bins = np.arange(-7, 8)
@@ -45,12 +45,12 @@ def test_places_miss_by_a_rounded_gaussian_of_the_stated_width():
     assert abs(np.corrcoef(misses)[0, 1]) < 0.02
 
 
-def test_colours_miss_by_a_gaussian_of_the_stated_width_in_cie_units():
+def test_colors_miss_by_a_gaussian_of_the_stated_width_in_cie_units():
     count, sigma = 20_000, 10.0
-    colours = torch.tensor([0.2, -0.1]).view(1, 2, 1, 1).expand(count, 2, 1, 1)
+    colors = torch.tensor([0.2, -0.1]).view(1, 2, 1, 1).expand(count, 2, 1, 1)
     place = torch.zeros(count, dtype=torch.int64)
-    named = Robot(colour_sigma=sigma).name_colours(colours, place, sample_keys(2, 0, count), 0)
-    misses = (named - colours[0, :, 0, 0]).double().numpy() * 128 / sigma
+    named = SimulatedUser(colour_sigma=sigma).name_colors(colors, place, sample_keys(2, 0, count), 0)
+    misses = (named - colors[0, :, 0, 0]).double().numpy() * 128 / sigma
     for column in misses.T:
         assert stats.kstest(column, "norm").pvalue > 0.01
     assert abs(np.corrcoef(misses[:, 0], misses[:, 1])[0, 1]) < 0.02
@@ -58,31 +58,31 @@ def test_colours_miss_by_a_gaussian_of_the_stated_width_in_cie_units():
 
 def test_noise_stays_inside_the_photo_and_the_range_of_ab():
     keys = sample_keys(3, 0, 500)
-    wild = Robot(position_sigma=50.0, colour_sigma=500.0)
+    wild = SimulatedUser(position_sigma=50.0, colour_sigma=500.0)
     place = torch.arange(500) % 12
     hit = wild.reach(place, torch.zeros(500, 3, 4, dtype=torch.bool), keys, 0)
     assert {0, 3, 8, 11} <= set(hit.tolist()) <= set(range(12))
-    named = wild.name_colours(torch.zeros(500, 2, 3, 4), hit, keys, 0)
+    named = wild.name_colors(torch.zeros(500, 2, 3, 4), hit, keys, 0)
     assert named.abs().max() == 1.0
 
 
 def test_a_miss_onto_a_clicked_pixel_goes_to_an_unclicked_one(photos):
-    robot = Robot(position_sigma=0.4)
+    robot = SimulatedUser(position_sigma=0.4)
     batch = Photos.from_rgb(photos[:, :, :3, :3], seed=0, first_index=0)
-    clicks, colours = no_clicks(batch.truth_ab), batch.truth_ab
+    clicks, colors = no_clicks(batch.truth_ab), batch.truth_ab
     hits = torch.empty(9, 0, dtype=torch.int64)
     for step in range(9):
         state = State(lightness=batch.lightness, clicks=clicks, keys=batch.keys, positions=hits)
         choice = RandomPolicy().choose(state)
-        clicks, hit = robot.click(clicks, colours, choice, batch.keys, step=step, hint_size=1)
+        clicks, hit = robot.click(clicks, colors, choice, batch.keys, step=step, hint_size=1)
         hits = torch.cat([hits, hit[:, None]], dim=1)
     assert clicked(clicks).all()
     assert (hits.sort(dim=1).values == torch.arange(9)).all()
 
 
-def test_the_colour_is_that_of_the_place_that_was_hit(photos):
+def test_the_color_is_that_of_the_place_that_was_hit(photos):
     batch = Photos.from_rgb(photos, seed=0, first_index=0)
-    robot = Robot(position_sigma=3.0)
+    robot = SimulatedUser(position_sigma=3.0)
     choice = torch.full((9,), 300)
     clicks, hit = robot.click(no_clicks(batch.truth_ab), batch.truth_ab, choice, batch.keys, step=0, hint_size=1)
     assert (hit != choice).any()
@@ -96,8 +96,8 @@ def test_the_colour_is_that_of_the_place_that_was_hit(photos):
 @pytest.mark.parametrize("hint_size", [1, 2, 6])
 def test_the_click_map_can_be_made_again_from_the_stored_places(colorizer, photos, robot, hint_size):
     batch = Photos.from_rgb(photos, seed=4, first_index=2)
-    moments = rollout(colorizer, RandomPolicy(), batch, budgets=(5,), hint_size=hint_size, robot=robot)
-    (last,) = moments
+    steps = rollout(colorizer, RandomPolicy(), batch, budgets=(5,), hint_size=hint_size, robot=robot)
+    (last,) = steps
     assert torch.equal(robot.click_map(batch.truth_ab, last.positions, batch.keys, hint_size), last.clicks)
 
 
@@ -115,7 +115,7 @@ def test_a_clumsy_robot_is_the_same_for_every_split_and_every_repetition(coloriz
 
 
 def test_clumsiness_costs_quality_and_changes_nothing_before_the_first_click(colorizer, photos):
-    exact, clumsy = (measured(colorizer, photos, robot) for robot in (EXACT, Robot(colour_sigma=25.0)))
+    exact, clumsy = (measured(colorizer, photos, robot) for robot in (EXACT, SimulatedUser(colour_sigma=25.0)))
     for policy in exact.policies:
         before, after = (exact.values(policy, "ab_psnr") - clumsy.values(policy, "ab_psnr"))[:, [0, -1]].T
         assert (before == 0).all()
@@ -126,7 +126,7 @@ def test_different_seeds_make_different_errors():
     truth = torch.zeros(1, 2, 1, 1)
     place = torch.zeros(1, dtype=torch.int64)
     named = {
-        tuple(CLUMSY.name_colours(truth, place, sample_keys(seed, 0, 1), step)[0].tolist())
+        tuple(CLUMSY.name_colors(truth, place, sample_keys(seed, 0, 1), step)[0].tolist())
         for seed in range(3)
         for step in range(3)
     }
@@ -135,7 +135,7 @@ def test_different_seeds_make_different_errors():
 
 def test_the_robot_is_stated_in_words_and_in_every_row(colorizer, photos):
     assert EXACT.words == "true colours"
-    assert Robot(position_sigma=2.0).words == "places off by 2 px (standard deviation)"
+    assert SimulatedUser(position_sigma=2.0).words == "places off by 2 px (standard deviation)"
     assert CLUMSY.words == "places off by 1.5 px and a* and b* off by 6 CIE units (standard deviation)"
     for row in measured(colorizer, photos, CLUMSY).rows():
         assert (row["robot_position_sigma"], row["robot_colour_sigma"]) == (1.5, 6.0)
@@ -144,7 +144,7 @@ def test_the_robot_is_stated_in_words_and_in_every_row(colorizer, photos):
 @pytest.mark.parametrize("settings", [{"position_sigma": -1.0}, {"colour_sigma": float("nan")}])
 def test_a_robot_that_makes_no_sense_is_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))} is .*; it must be finite and at least 0"):
-        Robot(**settings)
+        SimulatedUser(**settings)
 
 
 def test_an_even_hint_is_the_mean_of_the_patch_with_one_more_pixel_below_and_right(photos):
@@ -152,7 +152,7 @@ def test_an_even_hint_is_the_mean_of_the_patch_with_one_more_pixel_below_and_rig
     batch = Photos.from_rgb(photos[:2], seed=0, first_index=0)
     places = torch.tensor([0, 11 * 24 + 23])
     clicks, _ = EXACT.click(
-        no_clicks(batch.truth_ab), hint_colours(batch.truth_ab, 6), places, batch.keys, step=0, hint_size=6
+        no_clicks(batch.truth_ab), hint_colors(batch.truth_ab, 6), places, batch.keys, step=0, hint_size=6
     )
     for photo, (rows, cols) in enumerate([(slice(0, 4), slice(0, 4)), (slice(9, 15), slice(21, 24))]):
         patch = batch.truth_ab[photo, :, rows, cols].double().mean((1, 2))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from evaluator.protocol.evaluate import Protocol, Results
-from evaluator.protocol.simulated_user import Robot
+from evaluator.protocol.simulated_user import SimulatedUser
 from evaluator.protocol.tables import plain_text, verdicts
 from tests.evaluator.made_up_results import made_up_results
 
@@ -42,7 +42,7 @@ def test_the_table_shows_policies_side_by_side_and_states_how_it_was_measured():
 
 
 def test_the_robot_is_stated_where_it_is_not_exact():
-    protocol = Protocol(clicks=(1,), robot=Robot(colour_sigma=5.0))
+    protocol = Protocol(clicks=(1,), robot=SimulatedUser(colour_sigma=5.0))
     results = made_up_results({"random": {"ab_psnr": np.array([[20.0]])}}, protocol)
     assert "a* and b* off by 5 CIE units (standard deviation), seed 0" in plain_text(results, width=150)
 

@@ -141,7 +141,7 @@ def test_any_size_is_padded_by_reflection_and_cropped_back(store: Store, coloriz
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (3, 2), (8, 8)])
-def test_tiny_photos_are_coloured(colorizer: LoadedColorizer, height: int, width: int):
+def test_tiny_photos_are_colored(colorizer: LoadedColorizer, height: int, width: int):
     ab = colorizer(*maps(1, 3, height=height, width=width))
     assert ab.shape == (3, 2, height, width)
     assert not ab.requires_grad

@@ -17,7 +17,7 @@ from evaluator.registry.session import PhotoSession, SplitColorizer
 from tests.evaluator.conftest import spread_clicks
 from tests.evaluator.policies.states import state_of
 from tests.trainer.split_networks import click_map, guide_head, photos, split_network
-from trainer.networks import ColorNet, Colouring, SplitColorNet
+from trainer.networks import Coloring, ColorNet, SplitColorNet
 
 RGB = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -40,9 +40,9 @@ class Counted(SplitColorNet):
         self.looked += len(lightness)
         return super().embed(lightness)
 
-    def colour(self, embedding: Any, lightness: Tensor, clicks: Tensor) -> Colouring:
+    def color(self, embedding: Any, lightness: Tensor, clicks: Tensor) -> Coloring:
         self.answered += len(clicks)
-        return super().colour(embedding, lightness, clicks)
+        return super().color(embedding, lightness, clicks)
 
 
 class Plain(nn.Module):
@@ -105,7 +105,7 @@ def test_other_colorizers_have_sessions_too():
         rows = torch.tensor([1, 1, 0])
         assert torch.equal(session.rows(rows, clicks[rows]), colorizer(lightness[rows], clicks[rows]))
     assert isinstance(split_network(), SplitColorizer)
-    for name in ("embed", "colour", "distribution", "bins"):  # as isinstance looks for them from Python 3.12 on
+    for name in ("embed", "color", "distribution", "bins"):  # as isinstance looks for them from Python 3.12 on
         assert inspect.getattr_static(split_network(), name) is not None
     assert not isinstance(ColorNet((4, 6)), SplitColorizer)
 
@@ -129,7 +129,7 @@ def test_a_rollout_looks_at_each_photo_once():
         moments = list(rollout(session, policy, photos_, start, budgets=(1, 2)))
         assert all(moment.features is not None for moment in moments)
     assert network.looked == 3
-    assert network.answered == 3 + 2 * 3 + 2 * (3 + 3 * 9)  # the start, colours after each click, greedy's trials
+    assert network.answered == 3 + 2 * 3 + 2 * (3 + 3 * 9)  # the start, colors after each click, greedy's trials
 
 
 def test_the_protocol_gives_a_split_network_the_numbers_of_a_plain_one():
@@ -159,7 +159,7 @@ def test_a_guide_that_reads_features_is_given_those_of_the_present_colors():
     policy = GuidePolicy(guide=guide, blind=True)
     clicks, positions = torch.zeros(3, 3, 64, 64), []
     for _ in range(3):
-        ab, features = network.colour(network.embed(photos_.lightness), photos_.lightness, clicks)
+        ab, features = network.color(network.embed(photos_.lightness), photos_.lightness, clicks)
         scores = guide(photos_.lightness, ab, clicks, features=features).masked_fill(clicks[:, 0] > 0, -torch.inf)
         chosen = scores.flatten(1).argmax(1)
         positions.append(chosen)

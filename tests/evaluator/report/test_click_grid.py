@@ -12,8 +12,8 @@ def grey_colorizer(lightness, clicks):
     return torch.zeros_like(clicks[:, 1:])
 
 
-def colour_close(page: Image.Image, colour: tuple[int, int, int], tolerance: int) -> np.ndarray:
-    return np.abs(np.asarray(page).astype(int) - colour).max(-1) <= tolerance
+def color_close(page: Image.Image, color: tuple[int, int, int], tolerance: int) -> np.ndarray:
+    return np.abs(np.asarray(page).astype(int) - color).max(-1) <= tolerance
 
 
 def red_photos(count: int = 2, size: int = 64) -> torch.Tensor:
@@ -35,13 +35,13 @@ def test_the_page_has_a_row_per_photo_and_policy_and_a_column_per_budget():
 @pytest.mark.parametrize(("size", "shown"), [(32, 192), (64, 192), (100, 200), (256, 256)])
 def test_photos_are_enlarged_by_a_whole_number(size, shown):
     page = click_grid(grey_colorizer, {"random": RandomPolicy()}, red_photos(1, size), clicks=(1,))
-    truth = colour_close(page, (200, 30, 40), 0)
+    truth = color_close(page, (200, 30, 40), 0)
     assert truth.any(axis=1).sum() >= shown
     assert np.flatnonzero(truth.sum(0) > shown // 2).size == shown
 
 
-def test_each_click_is_marked_at_its_place_in_the_colour_that_it_carries():
-    """The photo is red, its colouring grey: only markers are red in the column between grey and truth."""
+def test_each_click_is_marked_at_its_place_in_the_color_that_it_carries():
+    """The photo is red, its coloring grey: only markers are red in the column between grey and truth."""
     place = 20 * 64 + 41
 
     def guide(lightness, predicted_ab, clicks, truth_ab):
@@ -50,14 +50,14 @@ def test_each_click_is_marked_at_its_place_in_the_colour_that_it_carries():
         return logits
 
     page = click_grid(grey_colorizer, {"here": GuidePolicy(guide=guide, blind=True)}, red_photos(1), clicks=(1,))
-    red = colour_close(page, (200, 30, 40), 2)
+    red = color_close(page, (200, 30, 40), 2)
     left_of_truth = np.flatnonzero(red.sum(0) > 150).min()
     rows, cols = np.nonzero(red[:, :left_of_truth])
     top = np.flatnonzero(red.sum(1) > 150).min()
     left = left_of_truth - 10 - 192
     assert rows.mean() - top == pytest.approx(20.5 * 3, abs=1)
     assert cols.mean() - left == pytest.approx(41.5 * 3, abs=1)
-    white = colour_close(page, (255, 255, 255), 40)[top + 50 : top + 74, left + 112 : left + 138]
+    white = color_close(page, (255, 255, 255), 40)[top + 50 : top + 74, left + 112 : left + 138]
     assert white.sum() > 20
 
 
@@ -93,15 +93,15 @@ def test_a_title_and_long_names_fit_on_the_page():
 def test_numbered_dots_are_larger_and_carry_ink_that_stands_out():
     grey = torch.full((3, 64, 64), 128, dtype=torch.uint8)
     place = torch.tensor([20 * 64 + 41])
-    for colour, ink in (((250, 240, 60), (0, 0, 0)), ((40, 20, 60), (255, 255, 255))):
-        colours = torch.tensor([colour], dtype=torch.uint8)
+    for color, ink in (((250, 240, 60), (0, 0, 0)), ((40, 20, 60), (255, 255, 255))):
+        colors = torch.tensor([color], dtype=torch.uint8)
         plain, numbered = (
-            marked(grey, place, colours, newest=1, scale=3, numbered=with_number) for with_number in (False, True)
+            marked(grey, place, colors, newest=1, scale=3, numbered=with_number) for with_number in (False, True)
         )
         assert plain.size == numbered.size == (192, 192)
         changed = [(np.asarray(page) != 128).any(-1) for page in (plain, numbered)]
         assert changed[1].sum() > 1.3 * changed[0].sum()
         middle = numbered.crop((41 * 3 - 3, 20 * 3 - 3, 41 * 3 + 6, 20 * 3 + 6))
-        assert colour_close(middle, ink, 60).any()
+        assert color_close(middle, ink, 60).any()
         rows, cols = np.nonzero(changed[1])
         assert (rows.mean(), cols.mean()) == pytest.approx((20.5 * 3, 41.5 * 3), abs=1)

@@ -28,8 +28,8 @@ def curve_of(stages: Iterable[int], policies: list[str]) -> list[dict[str, Any]]
     ]
 
 
-def has_colour(picture: Image.Image, colour: tuple[int, int, int]) -> bool:
-    return bool((np.abs(np.asarray(picture).astype(int) - colour).max(-1) <= 4).any())
+def has_colour(picture: Image.Image, color: tuple[int, int, int]) -> bool:
+    return bool((np.abs(np.asarray(picture).astype(int) - color).max(-1) <= 4).any())
 
 
 def test_training_curves_draw_the_asked_policies():

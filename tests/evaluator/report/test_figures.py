@@ -71,7 +71,7 @@ def test_bars_state_the_share_that_never_reaches_the_level():
 
 
 def test_sixteen_policies_can_be_told_apart():
-    """By colour, marker and dash together; the first six by colour alone."""
+    """By color, marker and dash together; the first six by color alone."""
     names = ["random", *(f"policy{i}" for i in range(16))]
     found = looks(names)
     assert len(set(found.values())) == len(names)

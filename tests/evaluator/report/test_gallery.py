@@ -12,11 +12,11 @@ from torch import Tensor
 from evaluator.baselines import Kernel
 from evaluator.benchmark.store import to_table
 from evaluator.metrics import METRICS
-from evaluator.policies import RandomPolicy, RegionCentrePolicy
+from evaluator.policies import RandomPolicy, RegionCenterPolicy
 from evaluator.protocol.evaluate import Protocol, evaluate
 from evaluator.protocol.finished import Finished
 from evaluator.protocol.no_network import measure_ruler
-from evaluator.protocol.simulated_user import Robot
+from evaluator.protocol.simulated_user import SimulatedUser
 from evaluator.report import choose, render
 from evaluator.report.gallery import shown_budgets, shown_policies
 from tests.evaluator.made_up_run import made_up_rows, write_run
@@ -26,7 +26,7 @@ NAMES = [f"photo{i}.png" for i in range(9)]
 
 def measured(folder: Path, colorizer, photos: Tensor, protocol: Protocol) -> Finished:
     """A folder with what the protocol really measures."""
-    policies = {"random": RandomPolicy(), "region-centre": RegionCentrePolicy()}
+    policies = {"random": RandomPolicy(), "region-centre": RegionCenterPolicy()}
     metrics = ["ab_psnr", "ab_ssim", "rgb_psnr"]
     results = evaluate(colorizer, policies, photos, protocol, metrics=metrics)
     folder.mkdir()
@@ -36,9 +36,10 @@ def measured(folder: Path, colorizer, photos: Tensor, protocol: Protocol) -> Fin
 
 
 @pytest.mark.parametrize(
-    ("robot", "hint_size"), [(Robot(), 1), (Robot(), 3), (Robot(position_sigma=2.0, colour_sigma=8.0), 3)]
+    ("robot", "hint_size"),
+    [(SimulatedUser(), 1), (SimulatedUser(), 3), (SimulatedUser(position_sigma=2.0, colour_sigma=8.0), 3)],
 )
-def test_photos_are_coloured_again_as_they_were_measured(tmp_path, colorizer, photos, robot, hint_size):
+def test_photos_are_colored_again_as_they_were_measured(tmp_path, colorizer, photos, robot, hint_size):
     """The RGB PSNR under each thumbnail is the one in the Parquet file, for a noisy robot too."""
     protocol = Protocol(clicks=(0, 2, 7), robot=robot, hint_size=hint_size, seed=3)
     finished = measured(tmp_path / "run", colorizer, photos, protocol)
@@ -57,7 +58,7 @@ def test_photos_are_coloured_again_as_they_were_measured(tmp_path, colorizer, ph
     assert shots == len(picks) * 2 * 3
 
 
-def test_the_ruler_is_coloured_by_itself_or_left_out(tmp_path, colorizer, photos):
+def test_the_ruler_is_colored_by_itself_or_left_out(tmp_path, colorizer, photos):
     protocol = Protocol(clicks=(0, 7), hint_size=3)
     results = evaluate(colorizer, {"random": RandomPolicy()}, photos, protocol, metrics=["rgb_psnr"])
     table = to_table(results.beside(measure_ruler(photos, protocol, metrics=["rgb_psnr"])), NAMES)

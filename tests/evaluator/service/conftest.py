@@ -33,7 +33,7 @@ def fake_engine() -> Engine:
 
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., bytes]:
-    """`picture(seed, width, height, format)`: smooth colours with noise, as a file."""
+    """`picture(seed, width, height, format)`: smooth colors with noise, as a file."""
 
     def make(seed: int = 0, width: int = 96, height: int = 64, format: str = "JPEG", **options: object) -> bytes:
         return fakes.photo(width, height, seed, format, **options)

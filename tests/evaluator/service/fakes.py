@@ -14,7 +14,7 @@ from evaluator.registry.contract import pad_to_multiple
 
 
 def spread(lightness: Tensor, clicks: Tensor) -> Tensor:
-    """Each pixel takes the clicked colours around it; far from all clicks a warm tint by lightness.
+    """Each pixel takes the clicked colors around it; far from all clicks a warm tint by lightness.
 
     (B,1,h,w) and (B,3,h,w) -> (B,2,h,w) in [-1, 1]. Quick, of any size, and the same in any batch.
     """
@@ -29,24 +29,24 @@ def detail(lightness: Tensor, predicted_ab: Tensor, clicks: Tensor, truth_ab: Te
 
 
 class Split:
-    """`spread` as a split colorizer: photos are embedded, and colours near the predicted one are likely."""
+    """`spread` as a split colorizer: photos are embedded, and colors near the predicted one are likely."""
 
     source = "split by formula"
     bins = torch.cartesian_prod(*2 * [torch.arange(-60.0, 61.0, 10.0)]) / 128
 
     def __init__(self) -> None:
-        self.embedded = self.coloured = 0
+        self.embedded = self.colored = 0
 
     def __call__(self, lightness: Tensor, clicks: Tensor) -> Tensor:
-        return self.colour(self.embed(lightness), lightness, clicks)[0]
+        return self.color(self.embed(lightness), lightness, clicks)[0]
 
     def embed(self, lightness: Tensor) -> tuple[Tensor, ...]:
         self.embedded += 1
         return lightness, lightness.new_zeros(1)
 
-    def colour(self, embedding: Sequence[Tensor], lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
+    def color(self, embedding: Sequence[Tensor], lightness: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
         """Features: mean ab, entropy and spread of each cell of 4 x 4 pixels of the photo padded to 32."""
-        self.coloured += 1
+        self.colored += 1
         assert torch.equal(embedding[0], lightness)
         ab = spread(lightness, clicks)
         cells = F.avg_pool2d(pad_to_multiple(ab, 32, 64), 4)
@@ -58,7 +58,7 @@ class Split:
         return ab, torch.cat([cells, unsure, 0 * unsure], 1)
 
     def palette(self, features: Tensor) -> Tensor:
-        """A Gaussian of 10 CIE units around the cell's colour."""
+        """A Gaussian of 10 CIE units around the cell's color."""
         return -(torch.cdist(features[:, :2], self.bins) * 12.8).square() / 2
 
     def distribution(self, cells: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def _blur(maps: Tensor) -> Tensor:
 
 
 def photo(width: int, height: int, seed: int = 0, format: str = "JPEG", **options: object) -> bytes:
-    """A file of smooth colours with noise."""
+    """A file of smooth colors with noise."""
     draw = np.random.default_rng(seed)
     coarse = Image.fromarray(draw.integers(0, 256, (4, 6, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)

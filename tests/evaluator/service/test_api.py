@@ -16,7 +16,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 from starlette.testclient import TestClient
 
-from evaluator.service.api.state import MOST_CELLS, check_cells
+from evaluator.service.api.state import check_cells
 from evaluator.service.app import create_app
 from evaluator.service.errors import Problem
 from evaluator.service.inference.engine import Engine
@@ -69,7 +69,7 @@ def test_a_photo_gets_the_hash_of_its_file_as_id(client: TestClient, picture):
     assert client.get(f"/v1/photos/{first.json()['id']}").json() == first.json()
 
 
-def test_colours_are_kept_only_when_asked_for(client: TestClient, picture):
+def test_colors_are_kept_only_when_asked_for(client: TestClient, picture):
     content = picture(3, 120, 80)
     plain, kept = send(client, content), send(client, content, keep_colours="true")
     assert kept["id"] not in {plain["id"], send(client, content + b"keep")["id"]}
@@ -91,7 +91,7 @@ def test_the_grey_picture_has_the_photos_lightness(client: TestClient, picture):
     assert abs(rgb2lab(pixels.astype(np.uint8))[..., 0] - expected[..., 0]).mean() < 2
 
 
-def test_a_click_colours_the_place_that_was_clicked(client: TestClient, photo: dict):
+def test_a_click_colors_the_place_that_was_clicked(client: TestClient, photo: dict):
     click = {"row": 100, "col": 500, "colour": {"hex": "#2040e0"}}
     asked = {"photo": photo["id"], "clicks": [click], "preview": 320, "format": "png"}
     answer = client.post("/v1/colorize", json=asked)
@@ -107,7 +107,7 @@ def test_a_click_colours_the_place_that_was_clicked(client: TestClient, photo: d
 
 
 @pytest.mark.parametrize("colour", [{"hex": "#ff0000"}, {"rgb": [255, 0, 0]}, {"lab": [10, 80.09, 67.20]}])
-def test_a_colour_can_be_named_in_three_ways(client: TestClient, photo: dict, colour: dict):
+def test_a_color_can_be_named_in_three_ways(client: TestClient, photo: dict, colour: dict):
     def shown(named: dict) -> np.ndarray:
         asked = {"photo": photo["id"], "clicks": [{"row": 9, "col": 9, "colour": named}], "format": "png"}
         return np.asarray(decoded(client.post("/v1/colorize", json=asked))).astype(int)
@@ -123,7 +123,7 @@ def test_previews_come_in_three_formats(client: TestClient, photo: dict, kind: s
     assert decoded(answer).size == (512, 384)
 
 
-def test_suggested_places_are_apart_in_the_photo_and_have_colours(client: TestClient, photo: dict):
+def test_suggested_places_are_apart_in_the_photo_and_have_colors(client: TestClient, photo: dict):
     answer = client.post("/v1/suggest", json={"photo": photo["id"], "clicks": [], "places": 4, "colours": 3})
     assert answer.status_code == 200, answer.text
     places = answer.json()["places"]
@@ -155,7 +155,7 @@ def test_places_that_were_refused_are_not_suggested_again(client: TestClient, ph
     assert (answer.status_code, slug(answer)) == (422, "outside")
 
 
-def test_colours_are_suggested_at_any_place(client: TestClient, photo: dict):
+def test_colors_are_suggested_at_any_place(client: TestClient, photo: dict):
     asked = {"photo": photo["id"], "clicks": [], "row": 479, "col": 0, "colours": 5}
     colours = client.post("/v1/colours", json=asked).json()["colours"]
     assert len(colours) == 5
@@ -472,5 +472,5 @@ def test_clicks_that_cover_too_much_are_refused_in_words():
     few, many = torch.zeros(1, 3, 256, 256), torch.ones(1, 3, 256, 256)
     few[:, :, :3, :3] = 1.0
     check_cells(few)
-    with pytest.raises(Problem, match=f"cover 4096 cells .* {MOST_CELLS} are the most"):
+    with pytest.raises(Problem, match=f"cover 4096 cells .* {MAX_CELLS} are the most"):
         check_cells(many)

@@ -38,7 +38,7 @@ REPLACED = 180.0
 """Seconds for another replica; some 10 on an idle machine."""
 THREADS, EACH = 4, 40
 BEFORE_THE_KILL = 40
-MOST_WAITING, MOST_QUEUED = 4, 4
+MAX_WAITING, MAX_QUEUED = 4, 4
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         store=str(tmp_path_factory.mktemp("store")),
         rate=0.0,
         upload_workers=1,
-        most_waiting=MOST_WAITING,
+        most_waiting=MAX_WAITING,
     )
-    scale = Scale(replicas=2, most_queued=MOST_QUEUED, service=settings)
+    scale = Scale(replicas=2, most_queued=MAX_QUEUED, service=settings)
     # Ray puts sockets there, whose paths may have 107 characters; and it needs room for a minute only.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         try:
@@ -76,7 +76,7 @@ def photo(url: str, picture: Callable[..., bytes]) -> str:
     return sent.json()["id"]
 
 
-def coloured(photo: str, number: int) -> dict[str, Any]:
+def colored(photo: str, number: int) -> dict[str, Any]:
     """A request that no other number makes."""
     colour = {"rgb": [37 * number % 256, 101 * number % 256, 200]}
     click = {"row": number % 64, "col": number % 96, "colour": colour}
@@ -113,7 +113,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 @pytest.mark.distributed
 def test_too_many_requests_at_once_are_told_to_come_back(url: str, photo: str):
     def one(number: int) -> httpx.Response:
-        return httpx.post(f"{url}/v1/colorize", json=coloured(photo, number), timeout=DEADLINE)
+        return httpx.post(f"{url}/v1/colorize", json=colored(photo, number), timeout=DEADLINE)
 
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(one, range(1000, 1064)))
@@ -133,7 +133,7 @@ def test_a_replica_dies_under_load_and_every_request_is_answered_in_time(url: st
             found = []
             for turn in range(EACH):
                 number = turn * 2 + thread % 2  # two threads ask for the same, perhaps of different replicas
-                found.append((number, ask(client, "/v1/colorize", coloured(photo, number), DEADLINE)))
+                found.append((number, ask(client, "/v1/colorize", colored(photo, number), DEADLINE)))
                 answered.release()
             return found
 

@@ -1,4 +1,4 @@
-"""A split colorizer in the service: photos are looked at once, and all answers come from one colouring."""
+"""A split colorizer in the service: photos are looked at once, and all answers come from one coloring."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.gamut import shown
 from evaluator.service.inference.networks import Mismatch, Networks, load_runner, runner_of
 from evaluator.service.inference.runtimes import Unusable, convert, example, open_converted
-from evaluator.service.inference.suggest import colours_at, places, uncertainty
+from evaluator.service.inference.suggest import colors_at, places, uncertainty
 from evaluator.service.inference.suggest_colors import modes_in_gamut
 from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes
@@ -61,7 +61,7 @@ def test_a_photo_is_looked_at_once_and_each_click_is_answered_from_that():
             logits = await engine.logits(grey(), now.ab, clicks, features=now.features)
             assert torch.equal(logits, fakes.Head()(grey(), now.ab, clicks, features=now.features))
         assert torch.equal(await engine.colorize(grey(1), clicked(1, 1)), fakes.spread(grey(1), clicked(1, 1)))
-        assert (split.embedded, split.coloured) == (2, 5)
+        assert (split.embedded, split.colored) == (2, 5)
         await engine.close()
 
     run(test)
@@ -103,9 +103,9 @@ def test_another_network_never_gets_what_the_first_one_saw():
         def embed(self, lightness: Tensor) -> tuple[Tensor, ...]:
             return super().embed(lightness)[0], torch.ones(1)
 
-        def colour(self, embedding, lightness, clicks):
+        def color(self, embedding, lightness, clicks):
             assert float(embedding[1]) == 1.0
-            ab, features = super().colour(embedding, lightness, clicks)
+            ab, features = super().color(embedding, lightness, clicks)
             return ab + 0.1, features
 
     async def test() -> None:
@@ -176,7 +176,7 @@ def test_modes_are_likely_apart_and_can_be_shown():
     assert distance.min() >= MODE_DISTANCE
 
 
-def test_black_has_one_colour():
+def test_black_has_one_color():
     bins = fakes.Split.bins
     assert modes_in_gamut(torch.full((len(bins),), 1 / len(bins)), bins, 0.0, 5) == [((0.0, 0.0), 1.0)]
 
@@ -191,14 +191,14 @@ def test_uncertainty_is_of_the_photo_without_its_padding():
     assert float(found.max()) <= 1.0
 
 
-def test_the_predicted_colour_is_the_likeliest_suggestion():
+def test_the_predicted_color_is_the_likeliest_suggestion():
     async def test() -> None:
         engine = Engine.from_networks(fakes.Split(), fakes.Head())
         lightness, clicks = torch.full((1, 1, 40, 56), 0.6), clicked(8, 8, (20 / 128, 30 / 128))
         clicks[0, :, 4:12, 4:12] = clicks[0, :, 8:9, 8:9]
         ab, features = await engine.look(lightness, clicks)
-        given = await colours_at(engine, lightness, clicks, ab, 8, 8, 5, features=features)
-        assert given == await colours_at(engine, lightness, clicks, ab, 8, 8, 5)
+        given = await colors_at(engine, lightness, clicks, ab, 8, 8, 5, features=features)
+        assert given == await colors_at(engine, lightness, clicks, ab, 8, 8, 5)
         assert torch.dist(torch.tensor(given[0].ab) * 128, torch.tensor([20.0, 30.0])) < 10
         assert sum(one.probability for one in given) <= 1 + 1e-9
         await engine.close()
@@ -223,7 +223,7 @@ def split_client(tmp_path: Path, split: fakes.Split) -> Iterator[TestClient]:
         yield client
 
 
-def test_everything_about_one_set_of_clicks_comes_from_one_colouring(
+def test_everything_about_one_set_of_clicks_comes_from_one_coloring(
     split_client: TestClient, split: fakes.Split, picture: Callable[..., bytes]
 ):
     sent = split_client.post("/v1/photos", files={"file": ("photo", picture(1, 320, 240))}).json()
@@ -240,7 +240,7 @@ def test_everything_about_one_set_of_clicks_comes_from_one_colouring(
         ):
             answer = split_client.post(f"/v1/{path}", json={**asked, **more})
             assert answer.status_code == 200, answer.text
-        assert (split.embedded, split.coloured) == (1, number)
+        assert (split.embedded, split.colored) == (1, number)
 
 
 def test_a_batch_leaves_what_people_work_on(
@@ -265,7 +265,7 @@ def test_a_batch_leaves_what_people_work_on(
     assert (split.embedded, len(engine._embeddings)) == (3, kept)
 
 
-def test_preview_places_and_colours_come_in_one_answer_where_that_is_asked_for(
+def test_preview_places_and_colors_come_in_one_answer_where_that_is_asked_for(
     split_client: TestClient, split: fakes.Split, picture: Callable[..., bytes]
 ):
     sent = split_client.post("/v1/photos", files={"file": ("photo", picture(1, 320, 240))}).json()
@@ -276,7 +276,7 @@ def test_preview_places_and_colours_come_in_one_answer_where_that_is_asked_for(
     assert start == "data:image/jpeg;base64"
     alone = split_client.post("/v1/colorize", json={**asked, "preview": 128})
     assert base64.b64decode(content) == alone.content
-    assert split.coloured == 1
+    assert split.colored == 1
     assert split_client.post("/v1/suggest", json=asked).json()["preview"] is None
 
 
@@ -291,7 +291,7 @@ def test_uncertainty_is_a_transparent_picture_with_the_entropy_as_its_alpha(
     store = cast(FastAPI, split_client.app).state.service.store
     working = store.get(sent["id"]).working
     split = fakes.Split()
-    features = split.colour(split.embed(working), working, torch.zeros(1, 3, *working.shape[-2:]))[1]
+    features = split.color(split.embed(working), working, torch.zeros(1, 3, *working.shape[-2:]))[1]
     mean = float(uncertainty(features, *working.shape[-2:]).mean())
     assert np.asarray(unsure)[..., 3].mean() / 255 == pytest.approx(mean, abs=0.01)
 
@@ -343,8 +343,8 @@ def test_both_parts_run_in_onnx_runtime_and_are_kept(
     assert isinstance(guide, LoadedGuide)
     lightness, clicks = example(networks[0], 50, 90, 2)
     clicks[0] = 0  # another number of clicks for each photo
-    ab, features = colorizer.colour(colorizer.embed(lightness), lightness, clicks)
-    right, right_features = networks[0].colour(networks[0].embed(lightness), lightness, clicks)  # pyright: ignore
+    ab, features = colorizer.color(colorizer.embed(lightness), lightness, clicks)
+    right, right_features = networks[0].color(networks[0].embed(lightness), lightness, clicks)  # pyright: ignore
     assert (ab - right).abs().max() <= 1e-5
     assert (features - right_features).abs().max() <= 1e-4
     logits = guide(lightness, ab, clicks, features=features)
@@ -376,7 +376,7 @@ def test_torch_runs_what_onnx_runtime_cannot_and_the_log_says_why(
     run(test)
 
 
-def test_exported_networks_serve_clicks_places_and_colours(folders: tuple[Path, Path], cache: Path):
+def test_exported_networks_serve_clicks_places_and_colors(folders: tuple[Path, Path], cache: Path):
     async def test() -> None:
         engine = Engine(*map(str, folders), working_size=64, cache=cache, refresh_seconds=0.0)
         await engine.start()
@@ -390,7 +390,7 @@ def test_exported_networks_serve_clicks_places_and_colours(folders: tuple[Path, 
         assert (now.ab - whole).abs().max() <= 1e-5
         assert now.ab[0, :, 9, 9].tolist() == pytest.approx([0.3, 0.2])
         assert len(await places(engine, lightness, clicks, 3, now.ab, features=now.features)) == 3
-        given = await colours_at(engine, lightness, clicks, now.ab, 39, 55, 5, features=now.features)
+        given = await colors_at(engine, lightness, clicks, now.ab, 39, 55, 5, features=now.features)
         assert len({one.ab for one in given}) == len(given) == 5
         await engine.close()
 

@@ -49,12 +49,12 @@ class Case(NamedTuple):
 def cases(hint_size: int = 1, block: int = LARGEST_BLOCK) -> Iterator[Case]:
     """The kernels of a forward and a backward pass, photos of 16 tiles, as `triton_path` launches them."""
     warps = Plan(block, 16).warps
-    stamp = {"HINT_SIZE": hint_size, "STAMP_SIDE": max(4, 1 << (hint_size - 1).bit_length())}
+    place_patches = {"HINT_SIZE": hint_size, "STAMP_SIDE": max(4, 1 << (hint_size - 1).bit_length())}
     tile = {"BLOCK": block, "SINGLE": False, "HAS_TARGET": False}
     for name, sampled in (("argmax_ste", False), ("sampled", True)):
-        constants = {"SAMPLED": sampled, "SOFT": False, **tile, **stamp}
+        constants = {"SAMPLED": sampled, "SOFT": False, **tile, **place_patches}
         yield Case(f"reduce, {name}", FORWARD + "reduce_kernel", constants, warps)
-    yield Case("combine", FORWARD + "combine_kernel", {"SOFT": False, "TILES": 16, **stamp}, 4)
+    yield Case("combine", FORWARD + "combine_kernel", {"SOFT": False, "TILES": 16, **place_patches}, 4)
     warps = warps if hint_size == 1 else min(16, 2 * warps)
     for kind, name in enumerate(KINDS):
         shared = {"KIND": kind, "SAMPLES": 1, "HINT_SIZE": hint_size}

@@ -41,13 +41,13 @@ def job(kernel: Any, capability: int, warps: int, half: bool = False, **constant
     )
 
 
-def stamp(hint_size: int) -> dict[str, Any]:
+def place_patches(hint_size: int) -> dict[str, Any]:
     return {"HINT_SIZE": hint_size, "STAMP_SIDE": power_of_two(hint_size)}
 
 
 def forward_jobs(capability: int, block: int, hint_size: int) -> Iterator[Job]:
     """The forward pass over split photos, of every estimator."""
-    warps, size = cut(block * 4, block).warps, stamp(hint_size)
+    warps, size = cut(block * 4, block).warps, place_patches(hint_size)
     for sampled, soft in ((False, False), (True, False), (True, True)):
         constants = {"SAMPLED": sampled, "SOFT": soft, "HAS_TARGET": True, "SINGLE": False, "BLOCK": block}
         yield job(triton_forward.reduce_kernel, capability, warps, **constants, **size)
@@ -72,7 +72,7 @@ def backward_jobs(capability: int, block: int, hint_size: int, kinds: Iterable[i
 def single_jobs(hint_size: int, block: int = LARGEST_BLOCK, kinds: Iterable[int] = KINDS) -> Iterator[Job]:
     """Both passes over photos of one tile."""
     constants = {"SAMPLED": True, "SOFT": False, "HAS_TARGET": True, "SINGLE": True, "BLOCK": block}
-    yield job(triton_forward.reduce_kernel, 90, 8, **constants, **stamp(hint_size))
+    yield job(triton_forward.reduce_kernel, 90, 8, **constants, **place_patches(hint_size))
     warps = 8 if hint_size == 1 else 16
     for kind in kinds:
         shared: dict[str, Any] = {
@@ -124,7 +124,7 @@ def test_photos_of_one_tile_spill_nothing():
 
 def test_combining_many_tiles_and_the_noise_alone():
     jobs = [
-        job(triton_forward.combine_kernel, 90, 4, SOFT=soft, TILES=tiles, **stamp(hint_size))
+        job(triton_forward.combine_kernel, 90, 4, SOFT=soft, TILES=tiles, **place_patches(hint_size))
         for soft, tiles, hint_size in ((False, 1024, 31), (True, 16, 1))
     ]
     jobs.append(job(triton_common.gumbel_kernel, 90, 4, BLOCK=1024))

@@ -117,7 +117,7 @@ def test_the_backward_pass_may_run_elsewhere_than_the_forward_pass():
     with triton_on("cpu"):
         there = choose_click(leaf, *inputs[1:3], keys=inputs.keys, **settings)
     here = choose_click(leaf, *inputs[1:3], keys=inputs.keys, **settings)
-    weights = torch.randn(there.recipe.clicks.shape, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(there.clicks.shape, generator=torch.Generator().manual_seed(0))
     found, expected = (torch.autograd.grad((c.clicks * weights).sum(), leaf)[0] for c in (there, here))
     torch.testing.assert_close(found, expected)
 

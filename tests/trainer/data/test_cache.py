@@ -52,7 +52,7 @@ def test_any_range_is_the_shard_s_and_comes_from_the_disk_the_second_time(tmp_pa
         assert len(shard.asked) == 1
 
 
-def test_only_missing_parts_are_asked_for_neighbours_together(tmp_path: Path):
+def test_only_missing_parts_are_asked_for_neighbors_together(tmp_path: Path):
     shard = Shard(1)
     cache = ShardCache(tmp_path, 10**6, [shard.entry])
     shard.through(cache, 2000, 2100)

@@ -22,7 +22,7 @@ def first_batches(count: int, images_seen: int = 0, **settings) -> list[Tensor]:
     return batches
 
 
-def test_photographs_are_real_colour_photographs():
+def test_photographs_are_real_color_photographs():
     for name, image in photographs().items():
         lab = skimage.color.rgb2lab(np.asarray(image))
         chroma = np.hypot(lab[..., 1], lab[..., 2])
@@ -136,10 +136,10 @@ def test_a_crop_shows_the_place_that_was_asked_for(image_size: int):
     for side, x, y in ((100.0, 0.0, 0.0), (150.0, 1.0, 1.0), (301.0, 0.5, 0.0), (80.0, 0.3, 0.6)):
         crop = pyramid.crop(side, x, y, image_size).astype(float)
         left, top = x * (401 - side), y * (301 - side)
-        centres = (np.arange(image_size) + 0.5) * side / image_size - 0.5
+        centers = (np.arange(image_size) + 0.5) * side / image_size - 0.5
         inner = slice(2, -2)  # at a border antialiasing can only look inwards
-        np.testing.assert_allclose(crop[5, inner, 0], ((left + centres) * 255 / 400)[inner], atol=2)
-        np.testing.assert_allclose(crop[inner, 5, 1], ((top + centres) * 255 / 300)[inner], atol=2)
+        np.testing.assert_allclose(crop[5, inner, 0], ((left + centers) * 255 / 400)[inner], atol=2)
+        np.testing.assert_allclose(crop[inner, 5, 1], ((top + centers) * 255 / 300)[inner], atol=2)
 
 
 def test_a_crop_is_antialiased():

@@ -217,7 +217,7 @@ def photo_folder(tmp_path: Path, jpeg: Callable) -> Path:
     return folder
 
 
-def test_a_validation_set_is_sorted_and_cropped_at_the_centre(photo_folder: Path):
+def test_a_validation_set_is_sorted_and_cropped_at_the_center(photo_folder: Path):
     rgb, names = photos_from(str(photo_folder), 44)
     assert names == ["a.jpeg", "b.jpg", "below/c.jpg"]
     with Image.open(photo_folder / "b.jpg") as image:

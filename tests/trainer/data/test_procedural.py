@@ -37,7 +37,7 @@ def test_sizes_show_the_same_scene():
     assert same.max() < different / 2
 
 
-def test_scenes_are_colourful_and_have_light_and_dark():
+def test_scenes_are_colorful_and_have_light_and_dark():
     pictures = np.stack([scene(key, 32) for key in range(200)])
     lab = skimage.color.rgb2lab(pictures.transpose(0, 2, 3, 1))
     chroma = np.hypot(lab[..., 1], lab[..., 2])

@@ -159,7 +159,7 @@ def test_workers_share_a_rank_s_lanes_evenly_and_in_order(batch_size: int, worke
 
 
 def test_a_batch_mixes_the_epoch_and_its_lanes_blocks_hold_enough_to_shuffle():
-    """32 photos come from at least 8 of 20 shards, and consecutive ones of a lane are not neighbours in a tar."""
+    """32 photos come from at least 8 of 20 shards, and consecutive ones of a lane are not neighbors in a tar."""
     batch = next(global_batches(0, 0, 32, 1, 1, [100] * 20, block_for(32)))
     assert len({shard for _, shard, _ in batch}) >= 8
     lane = list(islice(lane_stream(0, 0, Lane(3, 32), [100] * 20, block_for(32)), 40))

@@ -250,7 +250,7 @@ def test_a_resumed_training_asks_only_for_what_was_not_seen(tmp_path: Path, make
     sizes = [shards.manifest.shards[shard].sizes[index] for shard, index in left]
     ranges = asked(range_server)
     assert len(ranges) <= len(left)
-    # Nothing but the photos, each with its header, and the padding between neighbours.
+    # Nothing but the photos, each with its header, and the padding between neighbors.
     assert sum(last + 1 - first for _, first, last in ranges) <= sum(size + 1024 for size in sizes)
 
 

@@ -3,7 +3,7 @@
 import torch
 from scipy import stats
 
-from kernels.clicks import hint_colours
+from kernels.clicks import hint_colors
 from kernels.color import rgb_to_lab
 from kernels.noise import sample_keys
 from trainer.recipes.lab_batch import prepare_scene, random_clicks
@@ -35,7 +35,7 @@ def test_a_photos_scene_depends_on_its_place_in_the_stream_alone():
     assert torch.equal(random_clicks(whole, 5, (1, 1))[2:4], random_clicks(part, 5, (1, 1)))
 
 
-def test_random_clicks_are_uniform_in_number_and_place_and_true_in_colour():
+def test_random_clicks_are_uniform_in_number_and_place_and_true_in_color():
     scene = prepare_scene(photos(3000, 16), sample_keys(0, 0, 3000))
     clicks = random_clicks(scene, 4, (1, 1))
     mask = clicks[:, 0].bool()
@@ -61,7 +61,7 @@ def test_random_clicks_have_the_hint_size():
     assert set(one.int().tolist()) <= {0, 4, 6, 9}  # 4 and 6 at corners and edges
     inner = (one == 9).nonzero()[0, 0]
     row, col = (clicks[inner, 0] > 0).nonzero()[4].tolist()
-    assert torch.allclose(clicks[inner, 1:, row, col], hint_colours(scene.truth_ab, 3)[inner, :, row, col])
+    assert torch.allclose(clicks[inner, 1:, row, col], hint_colors(scene.truth_ab, 3)[inner, :, row, col])
 
 
 def test_each_random_click_draws_its_own_hint_size():

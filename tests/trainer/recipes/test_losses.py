@@ -42,7 +42,7 @@ def test_distances_are_those_that_the_authors_publish(perceptual: Perceptual, na
     assert found.item() == pytest.approx(distance, abs=0.002)
 
 
-def test_the_term_reaches_the_colours_but_not_the_metric(perceptual: Perceptual):
+def test_the_term_reaches_the_colors_but_not_the_metric(perceptual: Perceptual):
     lightness, ab = rgb_to_lab(picture("ex_ref.png"))
     predicted = (ab * 0.5).requires_grad_()
     perceptual(lightness, predicted, picture("ex_ref.png")).backward()

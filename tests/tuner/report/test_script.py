@@ -14,7 +14,7 @@ from tuner.report.figures import HEIGHT, MARGIN, STEP, TOP
 from tuner.report.page import write_report
 
 CHROMIUM = Path("/usr/bin/chromium")
-MOST_MILLISECONDS = 60_000
+MAX_MILLISECONDS = 60_000
 """Only a failure takes so long, or a machine with much else to do."""
 pytestmark = pytest.mark.browser
 
@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, folder: Path, *, scripts: bool = True) -> Page:
     context = browser.new_context(java_script_enabled=scripts)
     page = context.new_page()
-    page.set_default_timeout(MOST_MILLISECONDS)
+    page.set_default_timeout(MAX_MILLISECONDS)
     page.goto((folder / "sweep.html").as_uri())
     return page
 

@@ -62,7 +62,7 @@ def test_a_batch_becomes_a_zip_with_a_file_for_each_photo(tmp_path: Path):
     asyncio.run(asyncio.wait_for(story(), 120))
 
 
-def test_a_project_is_coloured_by_its_own_clicks(tmp_path: Path):
+def test_a_project_is_colored_by_its_own_clicks(tmp_path: Path):
     click = {"row": 1, "col": 2, "colour": {"hex": "#102030"}, "size": 3, "locked": True}
     photo = {"id": IDS[0], "name": "cat.jpg", "width": 4, "height": 4}
     project = {"format": "chromaclick-project", "version": 1, "photo": photo, "clicks": [click]}

@@ -109,7 +109,7 @@ def test_a_photo_without_exif_has_none(photo: Image.Image):
 
 
 def deep_png(pixels: np.ndarray) -> bytes:
-    """By hand: Pillow cannot write 16-bit colour."""
+    """By hand: Pillow cannot write 16-bit color."""
     height, width = pixels.shape[:2]
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -194,7 +194,7 @@ def test_a_kind_of_tiff_that_is_not_read_is_named_and_not_called_damaged(dtype, 
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_a_lab_tiff_gives_its_lightness_bit_by_bit_and_its_colours(
+def test_a_lab_tiff_gives_its_lightness_bit_by_bit_and_its_colors(
     photo: Image.Image, byteorder: Literal["<", ">"]
 ):
     lab = rgb2lab(np.asarray(photo))
@@ -227,7 +227,7 @@ def test_near_grey_is_told(photo: Image.Image):
     assert parse(saved(faint), LIMITS, False).grey
 
 
-def test_colours_are_kept_only_if_asked_and_small(picture: Callable[..., bytes]):
+def test_colors_are_kept_only_if_asked_and_small(picture: Callable[..., bytes]):
     data = picture(1, 1500, 900, "PNG")
     assert parse(data, LIMITS, False).colours is None
     colours = parse(data, LIMITS, True).colours

@@ -51,7 +51,7 @@ def test_a_photo_comes_back_as_it_was(store: PhotoStore):
         assert found.colours_kept
 
 
-def test_a_photo_without_colours_says_so(store: PhotoStore):
+def test_a_photo_without_colors_says_so(store: PhotoStore):
     found = store.put(IDS[0], grey())
     assert not found.colours_kept
     with pytest.raises(ValueError, match="keep_colours"):
@@ -112,7 +112,7 @@ def test_an_id_cannot_name_a_path(store: PhotoStore, name: str):
     assert sorted(store.folder.parent.rglob("*")) == before
 
 
-def test_keeping_colours_gives_another_id():
+def test_keeping_colors_gives_another_id():
     assert photo_id(b"x", False) == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
     kept = b"chromaclick: with colours\0" + hashlib.sha256(b"x").digest()
     assert photo_id(b"x", True) == hashlib.sha256(kept).hexdigest()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluator.service.inference.click_map import PlacedClick, click_map
-from kernels.clicks import stamp
+from kernels.clicks import place_patches
 
 unit = st.floats(-1, 1, width=32)
 clicks_on_a_small_photo = st.lists(
@@ -26,7 +26,7 @@ def test_it_is_what_stamping_one_click_after_the_other_gives(clicks: list[Placed
     expected = torch.zeros(1, 3, 9, 13)
     for click in clicks:
         place = torch.tensor([click.row * 13 + click.col])
-        expected = stamp(expected, place, torch.tensor([click.ab]), click.size)
+        expected = place_patches(expected, place, torch.tensor([click.ab]), click.size)
     assert torch.equal(click_map(clicks, 9, 13), expected)
 
 

@@ -12,7 +12,7 @@ bytes_ = st.integers(0, 255)
 
 
 @given(bytes_, bytes_, bytes_)
-def test_a_colour_is_the_same_as_hex_as_rgb_and_by_scikit_image(red, green, blue):
+def test_a_color_is_the_same_as_hex_as_rgb_and_by_scikit_image(red, green, blue):
     expected = rgb2lab(np.array([[[red, green, blue]]]) / 255)[0, 0]
     for colour in ({"hex": f"#{red:02x}{green:02X}{blue:02x}"}, {"rgb": [red, green, blue]}):
         assert ab_of(colour) == pytest.approx(expected[1:] / 128, abs=1e-5)
@@ -29,7 +29,7 @@ def test_lab_is_taken_as_it_is():
     assert ab_of({"lab": [3.0, -64.0, 32.0]}) == (-0.5, 0.25)
 
 
-def test_an_object_with_such_an_attribute_is_a_colour_too():
+def test_an_object_with_such_an_attribute_is_a_color_too():
     @dataclass
     class Named:
         lab: list[float]
@@ -52,12 +52,12 @@ def test_an_object_with_such_an_attribute_is_a_colour_too():
         ({"lab": [50, float("nan"), 0]}, "nan"),
     ],
 )
-def test_what_is_no_colour_is_told(colour, what):
+def test_what_is_no_color_is_told(colour, what):
     with pytest.raises(ValueError, match=what):
         ab_of(colour)
 
 
-@pytest.mark.filterwarnings("ignore:.*negative Z values:UserWarning")  # scikit-image about colours out of gamut
+@pytest.mark.filterwarnings("ignore:.*negative Z values:UserWarning")  # scikit-image about colors out of gamut
 @settings(deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([8, 16, 32]))
 def test_the_palette_is_what_srgb_gives_back(tenths, step):
@@ -71,7 +71,7 @@ def test_the_palette_is_what_srgb_gives_back(tenths, step):
     assert not found & {(a, b) for _, a, b in lab[apart > 1.01]}
 
 
-def test_every_palette_holds_grey_and_its_codes_are_shown_colours():
+def test_every_palette_holds_grey_and_its_codes_are_shown_colors():
     for lightness in (0.0, 0.3, 50.0, 99.0, 100.0):
         palette = {(a, b): code for a, b, code in in_gamut(lightness, 8)}
         red, green, blue = bytes.fromhex(palette[0.0, 0.0][1:])

@@ -1,4 +1,4 @@
-"""Suggested places are the guide's; suggested colours are distinct, can be shown, and cover the evidence."""
+"""Suggested places are the guide's; suggested colors are distinct, can be shown, and cover the evidence."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from evaluator.service.inference import suggest_colors
 from evaluator.service.inference.click_map import PlacedClick, click_map
 from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.gamut import in_gamut
-from evaluator.service.inference.suggest import NEIGHBOURHOOD, Suggested, colours_at, peaks, places
+from evaluator.service.inference.suggest import NEIGHBORHOOD, Suggested, colors_at, peaks, places
 from evaluator.service.inference.suggest_colors import ALIKE, cover
 from kernels.color import lab_to_rgb, rgb_to_lab
 from tests.evaluator.service import fakes
@@ -31,7 +31,7 @@ def proposed(count: int, lightness: Tensor, clicks: Tensor, row: int, col: int) 
     async def ask() -> list[Suggested]:
         engine = Engine.from_networks(fakes.spread, fakes.detail)
         predicted = await engine.colorize(lightness, clicks)
-        found = await colours_at(engine, lightness, clicks, predicted, row, col, count)
+        found = await colors_at(engine, lightness, clicks, predicted, row, col, count)
         await engine.close()
         return found
 
@@ -67,7 +67,7 @@ def test_the_first_place_is_where_the_guides_policy_clicks(clicks: list[PlacedCl
     assert asyncio.run(ask()) == int(GuidePolicy(guide=fakes.detail, blind=True).choose(state))
 
 
-def test_places_are_apart_and_have_the_share_of_their_neighbourhood():
+def test_places_are_apart_and_have_the_share_of_their_neighborhood():
     logits = torch.full((64, 96), -50.0)
     logits[10, 10], logits[10, 12], logits[40, 70] = 2.0, 1.0, 1.5
     first, second = peaks(logits, torch.zeros(64, 96, dtype=torch.bool), 2)
@@ -77,7 +77,7 @@ def test_places_are_apart_and_have_the_share_of_their_neighbourhood():
     assert second.probability == pytest.approx(np.exp(1.5) / total)
 
 
-def test_no_place_is_clicked_already_or_in_anothers_neighbourhood():
+def test_no_place_is_clicked_already_or_in_anothers_neighborhood():
     torch.manual_seed(0)
     taken = torch.rand(64, 64) < 0.5
     found = peaks(3 * torch.randn(64, 64), taken, 10)
@@ -85,7 +85,7 @@ def test_no_place_is_clicked_already_or_in_anothers_neighbourhood():
     spots = np.array([(place.row, place.col) for place in found])
     assert not taken[spots[:, 0], spots[:, 1]].any()
     distances = np.linalg.norm(spots[:, None] - spots[None], axis=-1) + 99 * np.eye(10)
-    assert distances.min() > NEIGHBOURHOOD * 64
+    assert distances.min() > NEIGHBORHOOD * 64
     assert 0 < sum(place.probability for place in found) <= 1
 
 
@@ -115,7 +115,7 @@ def test_scores_that_are_far_apart_still_give_places():
 
 
 @pytest.mark.parametrize(("lightness", "nearest"), [(0.01, (0.0, -6 / 128)), (0.99, (0.0, 6 / 128))])
-def test_of_colours_that_cover_the_same_the_likeliest_is_proposed(lightness: float, nearest: tuple[float, float]):
+def test_of_colors_that_cover_the_same_the_likeliest_is_proposed(lightness: float, nearest: tuple[float, float]):
     grey_alone = suggest_colors.kernel(torch.tensor([[0.0, 0.0, 1.0]]))
     assert cover(lightness, grey_alone, 5) == [(nearest, pytest.approx(1.0))]
 
@@ -134,7 +134,7 @@ def test_distinct_colors_that_can_be_shown_are_proposed_the_likeliest_first(clic
         ab = torch.tensor(one.ab).view(1, 2, 1, 1)
         back, back_ab = rgb_to_lab(lab_to_rgb(light, ab))
         assert (100 * (back - light)).abs() <= 1.5
-        assert (128 * (back_ab - ab)).abs().max() <= 2.5  # clipping a clipped colour clips a little more
+        assert (128 * (back_ab - ab)).abs().max() <= 2.5  # clipping a clipped color clips a little more
     shares = [one.probability for one in found]
     assert shares == sorted(shares, reverse=True)
     assert 0 < sum(shares) <= 1 + 1e-9
@@ -147,7 +147,7 @@ def test_black_and_white_get_suggestions_too(level: float):
     assert all(-1 <= value <= 1 for one in found for value in one.ab)
 
 
-def test_a_colour_covers_what_looks_alike():
+def test_a_color_covers_what_looks_alike():
     palette = [(a, b) for a, b, _ in in_gamut(50.0, suggest_colors.GRID_STEP)]
     heavy, light = palette.index((48.0, 30.0)), palette.index((-30.0, 36.0))
     density = torch.zeros(len(palette), dtype=torch.float64)
@@ -167,7 +167,7 @@ def test_colors_look_different_from_each_other():
     assert min(apart(level, *pair) for pair in pairs) > ALIKE / 2
 
 
-def test_near_a_click_its_colour_is_among_the_suggestions():
+def test_near_a_click_its_color_is_among_the_suggestions():
     lightness = torch.full((1, 1, 32, 48), 0.6)
     clicks = click_map([PlacedClick(10, 10, (0.25, 0.3), 9)], 32, 48)
     found = proposed(5, lightness, clicks, 10, 10)

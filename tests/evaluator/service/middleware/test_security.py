@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from evaluator.service.errors import MEDIA_TYPE, Problem, install
 from evaluator.service.middleware.metrics import Metrics, Monitoring
 from evaluator.service.middleware.security import (
-    MOST_JSON_BYTES,
+    MAX_JSON_BYTES,
     BodyLimit,
     Gatekeeper,
     RateLimit,
@@ -127,17 +127,17 @@ def test_a_body_is_cut_off_while_it_comes_in():
 
     announced, streamed = call(
         Settings(),
-        post(content=bytes(MOST_JSON_BYTES + 1)),
+        post(content=bytes(MAX_JSON_BYTES + 1)),
         lambda client: client.post("/v1/echo", content=endless()),
     )
     assert announced.status_code == streamed.status_code == 413
     assert slug(announced) == slug(streamed) == "too-large"
-    assert taken <= MOST_JSON_BYTES + 2**17
+    assert taken <= MAX_JSON_BYTES + 2**17
 
 
 def test_uploads_may_be_larger_than_json():
     settings = Settings(most_upload_mib=8)
-    content = bytes(MOST_JSON_BYTES + 1)
+    content = bytes(MAX_JSON_BYTES + 1)
     passed, refused = call(
         settings,
         lambda client: client.post("/v1/photos", content=content),

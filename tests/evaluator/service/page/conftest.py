@@ -24,11 +24,11 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-MOST_MILLISECONDS = 60_000
+MAX_MILLISECONDS = 60_000
 """Only a failure takes so long, or a machine with much else to do."""
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 """Of a test; there is something to wait for in each of its steps."""
-expect.set_options(timeout=MOST_MILLISECONDS)
+expect.set_options(timeout=MAX_MILLISECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, headless=True)
         browser.drivers = drivers  # pyright: ignore[reportAttributeAccessIssue]
         yield browser
-        with ended_after(drivers, MOST_MILLISECONDS / 1000):
+        with ended_after(drivers, MAX_MILLISECONDS / 1000):
             browser.close()
             playwright.stop()
 
@@ -74,7 +74,7 @@ def bounded(request: pytest.FixtureRequest) -> Iterator[None]:
     if "browser" not in request.fixturenames:
         yield
         return
-    with ended_after(request.getfixturevalue("browser").drivers, MOST_SECONDS):
+    with ended_after(request.getfixturevalue("browser").drivers, MAX_SECONDS):
         yield
 
 
@@ -143,7 +143,7 @@ def open_page(browser: Browser, watch: Watch) -> Iterator[OpenPage]:
     def open_(width: int = 1100, height: int = 720, **options: object) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)  # pyright: ignore[reportArgumentType]
         contexts.append(context)
-        context.set_default_timeout(MOST_MILLISECONDS)
+        context.set_default_timeout(MAX_MILLISECONDS)
         page = context.new_page()
         watch.follow(page)
         page.goto(watch.server.url)
@@ -168,8 +168,8 @@ def grey_photo() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def colour_photo() -> bytes:
-    """The same with its colours."""
+def color_photo() -> bytes:
+    """The same with its colors."""
     return encoded(Image.fromarray(data.coffee()).resize((300, 200)))
 
 

@@ -6,7 +6,7 @@ import io
 from PIL import Image
 from playwright.sync_api import JSHandle, Page, expect
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 def run(page: Page, module: str, body: str, argument: object = None) -> object:
@@ -51,7 +51,7 @@ def expect_shown(page: Page, clicks: int) -> None:
 
 
 def opened(page: Page, content: bytes, suggestions: bool = False) -> None:
-    """The page with a photo and its first colours; suggestions could lie where the test clicks."""
+    """The page with a photo and its first colors; suggestions could lie where the test clicks."""
     choose(page, content)
     expect_shown(page, 0)
     if not suggestions:
@@ -78,8 +78,8 @@ def click(page: Page, down: float, right: float) -> None:
     page.mouse.click(*point(page, down, right))
 
 
-def colour(page: Page, down: float, right: float, text: str) -> None:
-    """Click a place and type its colour: nothing here waits for the server."""
+def color(page: Page, down: float, right: float, text: str) -> None:
+    """Click a place and type its color: nothing here waits for the server."""
     click(page, down, right)
     page.fill("#hex", text)
     page.press("#hex", "Enter")
@@ -96,14 +96,14 @@ _SEEN = """([x, y]) => {
 }"""
 
 
-def seen(page: Page, down: float, right: float) -> Colour:
-    """The colour on the stage."""
+def seen(page: Page, down: float, right: float) -> Color:
+    """The color on the stage."""
     red, green, blue = page.evaluate(_SEEN, list(point(page, down, right)))
     return red, green, blue
 
 
 def expect_grey(page: Page, down: float, right: float, *, grey: bool) -> None:
-    """Wait until the stage shows a grey there, or a colour."""
+    """Wait until the stage shows a grey there, or a color."""
     wanted = "<= 1" if grey else "> 1"
     body = f"(place) => {{ const c = ({_SEEN})(place); return Math.max(...c) - Math.min(...c) {wanted}; }}"
     page.wait_for_function(body, arg=list(point(page, down, right)))
@@ -129,7 +129,7 @@ def expect_change(page: Page, by: int) -> None:
     )
 
 
-def difference(one: Colour, other: Colour) -> int:
+def difference(one: Color, other: Color) -> int:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 

@@ -86,7 +86,7 @@ def test_nothing_is_wider_than_a_phone(open_page, grey_photo: bytes):
     assert box["x"] + box["width"] <= 360
 
 
-def test_place_is_seen_above_the_colours_on_a_phone(open_page, grey_photo: bytes):
+def test_place_is_seen_above_the_colors_on_a_phone(open_page, grey_photo: bytes):
     page = open_page(width=360, height=740, has_touch=True, is_mobile=True)
     steps.opened(page, grey_photo)
     page.touchscreen.tap(*steps.point(page, 0.9, 0.5))
@@ -131,11 +131,11 @@ def test_pulse_moves_otherwise(page: Page, grey_photo: bytes):
 def test_errors_and_steps_are_announced(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
     expect(page.locator("#status")).to_have_attribute("role", "status")
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     expect(page.locator("#status")).to_have_text("Coloured red.")
 
 
-def test_focus_returns_to_the_photo_when_the_colours_close(page: Page, grey_photo: bytes):
+def test_focus_returns_to_the_photo_when_the_colors_close(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
     steps.click(page, 0.5, 0.5)
     expect(page.locator("#picker-title")).to_be_focused()
@@ -146,7 +146,7 @@ def test_focus_returns_to_the_photo_when_the_colours_close(page: Page, grey_phot
 def test_focus_is_not_lost_with_what_had_it(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
     for share in (0.2, 0.5, 0.8):
-        steps.colour(page, share, share, "#c03030")
+        steps.color(page, share, share, "#c03030")
     page.get_by_role("button", name="Remove click 2").focus()
     for left in ("Remove click 2", "Remove click 1"):
         page.keyboard.press("Enter")

@@ -21,7 +21,7 @@ def test_photo_of_24_megapixels(page: Page):
     steps.choose(page, encoded(Image.fromarray(ramp)), "huge.jpg")
     steps.expect_shown(page, 0)
     expect(page.locator("#photo-name")).to_contain_text("6000 × 4000")
-    steps.colour(page, 0.5, 0.5, "#c03030")
+    steps.color(page, 0.5, 0.5, "#c03030")
     steps.expect_shown(page, 1)
     page.keyboard.press("e")
     page.check("input[value=jpeg]")
@@ -78,7 +78,7 @@ def test_damaged_project_says_what_is_wrong(page: Page, content: bytes, said: st
 
 def test_photo_and_project_dropped_together(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     steps.expect_shown(page, 1)
     project = steps.downloaded(page, "#save")
     page.keyboard.press("Control+z")

@@ -101,7 +101,7 @@ def test_project_with_an_impossible_click_is_refused(blank: Page, click: object,
         ("#12345g", None),
     ],
 )
-def test_hex_colours_are_read(blank: Page, text: str, colour: str | None):
+def test_hex_colors_are_read(blank: Page, text: str, colour: str | None):
     assert run(blank, "colour_math", "return m.parseHex(argument);", text) == colour
 
 
@@ -118,7 +118,7 @@ def test_hex_colours_are_read(blank: Page, text: str, colour: str | None):
         ("#6f7f6a", "muted green"),
     ],
 )
-def test_colours_have_names_to_be_heard(blank: Page, colour: str, name: str):
+def test_colors_have_names_to_be_heard(blank: Page, colour: str, name: str):
     assert run(blank, "colour_math", "return m.nameOf(argument);", colour) == name
 
 

@@ -28,14 +28,14 @@ def test_uncertainty_lies_over_the_photo_and_follows_the_clicks(page: Page, grey
     expect(stage).to_have_attribute("data-unsure-clicks", "0")
     expect(button).to_have_attribute("aria-pressed", "true")
     steps.expect_change(page, by=20)
-    steps.colour(page, 0.4, 0.4, "#c03030")
+    steps.color(page, 0.4, 0.4, "#c03030")
     expect(stage).to_have_attribute("data-unsure-clicks", "1")
     page.keyboard.press("u")
     expect(stage).to_have_attribute("data-unsure-clicks", "")
     expect(button).to_have_attribute("aria-pressed", "false")
 
 
-def test_suggestions_come_with_the_colours_of_the_palette(page: Page, grey_photo: bytes):
+def test_suggestions_come_with_the_colors_of_the_palette(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo, suggestions=True)
     swatch = page.locator("#suggestion-swatches .swatch").first
     expect(swatch).to_have_attribute("aria-label", re.compile(r", \d+ %$"))
@@ -43,9 +43,9 @@ def test_suggestions_come_with_the_colours_of_the_palette(page: Page, grey_photo
     steps.expect_shown(page, 1)
 
 
-def test_a_dragged_marker_recolours_with_one_request_at_a_time(page: Page, grey_photo: bytes):
+def test_a_dragged_marker_recolors_with_one_request_at_a_time(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     steps.expect_shown(page, 1)
     under_way, at_once, rows = set[Request](), [0], list[int]()
 

@@ -39,7 +39,7 @@ _SUGGESTIONS = f"""{_PRELUDE}
 """
 
 
-def test_undo_within_the_popover_ends_the_step_that_colours_amend(blank: Page):
+def test_undo_within_the_popover_ends_the_step_that_colors_amend(blank: Page):
     body = """
         picker.openAt({ row: 1, col: 2 });
         choose('#ff0000');
@@ -54,7 +54,7 @@ def test_undo_within_the_popover_ends_the_step_that_colours_amend(blank: Page):
     assert run(blank, "picker", _PICKER + body) == [["#00ff00"], ["#ff0000"]]
 
 
-def test_change_elsewhere_ends_the_step_that_colours_amend(blank: Page):
+def test_change_elsewhere_ends_the_step_that_colors_amend(blank: Page):
     body = """
         session.change(c.add(session.clicks, { row: 9, col: 9, hex: '#ffffff' }));
         picker.openAt({ row: 1, col: 2 });
@@ -101,7 +101,7 @@ def test_suggestion_of_another_photo_or_of_older_clicks_is_not_accepted(blank: P
     assert run(blank, "suggestions", _SUGGESTIONS + body) == outcome
 
 
-def test_a_place_is_asked_for_once_when_the_present_clicks_are_coloured(blank: Page):
+def test_a_place_is_asked_for_once_when_the_present_clicks_are_colored(blank: Page):
     body = """
         session.open(photo('a'));
         const before = session.clicks;

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.browser
 
 def test_project_is_saved_and_reopened(page: Page, open_page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
-    steps.colour(page, 0.6, 0.6, "#3030c0")
+    steps.color(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.6, 0.6, "#3030c0")
     steps.expect_shown(page, 2)
     page.get_by_role("button", name="Lock click 2").click()
     content = steps.downloaded(page, "#save")
@@ -44,14 +44,14 @@ def test_project_asks_for_its_photo_where_the_server_has_it_no_more(page: Page, 
     expect(page.locator("#status")).to_contain_text("not the project's photo")
 
 
-def test_work_is_not_replaced_unasked(page: Page, grey_photo: bytes, colour_photo: bytes):
+def test_work_is_not_replaced_unasked(page: Page, grey_photo: bytes, color_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     steps.expect_shown(page, 1)
-    steps.drop(page, colour_photo, "other.jpg")
+    steps.drop(page, color_photo, "other.jpg")
     page.get_by_role("dialog", name="Open something else?").get_by_role("button", name="Cancel").click()
     steps.expect_shown(page, 1)
-    steps.drop(page, colour_photo, "other.jpg")
+    steps.drop(page, color_photo, "other.jpg")
     page.get_by_role("button", name="Open without saving").click()
     steps.expect_shown(page, 0)
     expect(page.locator("#photo-name")).to_contain_text("other.jpg")

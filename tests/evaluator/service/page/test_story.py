@@ -39,7 +39,7 @@ def test_from_drop_to_exported_file(page: Page, grey_photo: bytes):
     expect(page.locator("#status")).to_contain_text("Saved coffee-coloured.png")
 
 
-def test_first_colours_come_without_any_click(page: Page, grey_photo: bytes):
+def test_first_colors_come_without_any_click(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
     assert len(set(steps.seen(page, 0.5, 0.5))) > 1  # its channels differ: no longer grey
 
@@ -70,8 +70,8 @@ def test_pasted_photo_opens(page: Page, grey_photo: bytes):
 
 def test_undo_and_redo_follow_every_step(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
-    steps.colour(page, 0.7, 0.7, "#3030c0")
+    steps.color(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.7, 0.7, "#3030c0")
     steps.expect_shown(page, 2)
     both = steps.seen(page, 0.7, 0.7)
     page.keyboard.press("Control+z")

@@ -1,4 +1,4 @@
-"""The suggested place: other colours, other places."""
+"""The suggested place: other colors, other places."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -8,7 +8,7 @@ from tests.evaluator.service.page import steps
 pytestmark = pytest.mark.browser
 
 
-def test_next_colour_another_place_and_skip(page: Page, grey_photo: bytes):
+def test_next_color_another_place_and_skip(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo, suggestions=True)
     swatches = page.locator("#suggestion-swatches .swatch")
     expect(swatches.first).to_be_visible()
@@ -57,7 +57,7 @@ def test_skipped_place_is_not_suggested_again_until_asked_for(page: Page, grey_p
     expect(pulse).to_be_visible()
 
 
-def test_the_next_place_is_asked_for_when_the_colouring_is_there(page: Page, grey_photo: bytes):
+def test_the_next_place_is_asked_for_when_the_coloring_is_there(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo, suggestions=True)
     expect(page.locator("#pulse:not(.stale)")).to_be_visible()
     order: list[str] = []
@@ -70,7 +70,7 @@ def test_the_next_place_is_asked_for_when_the_colouring_is_there(page: Page, gre
     assert first == ["colorize", "colorize answered", "suggest"]
 
 
-def test_a_colouring_that_fails_does_not_take_the_next_place_with_it(page: Page, grey_photo: bytes, watch):
+def test_a_coloring_that_fails_does_not_take_the_next_place_with_it(page: Page, grey_photo: bytes, watch):
     steps.opened(page, grey_photo, suggestions=True)
     expect(page.locator("#pulse:not(.stale)")).to_be_visible()
     watch.expected = ("500",)

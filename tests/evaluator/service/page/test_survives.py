@@ -31,8 +31,8 @@ def mortal(watch, tmp_path: Path) -> Iterator[Server]:
 
 def test_reload_keeps_photo_clicks_and_undo(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
-    steps.colour(page, 0.7, 0.7, "#3030c0")
+    steps.color(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.7, 0.7, "#3030c0")
     steps.expect_shown(page, 2)
     expect(page.locator("#saved")).to_have_text("Saved in this browser")
     colour = steps.seen(page, 0.3, 0.3)
@@ -46,12 +46,12 @@ def test_reload_keeps_photo_clicks_and_undo(page: Page, grey_photo: bytes):
 
 def test_server_killed_and_restarted_in_the_middle(mortal: Server, page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     steps.expect_shown(page, 1)
     mortal.kill()
-    steps.colour(page, 0.7, 0.7, "#3030c0")
+    steps.color(page, 0.7, 0.7, "#3030c0")
     expect(page.locator("#connection")).to_contain_text("The server does not answer")
-    steps.colour(page, 0.3, 0.7, "#30a040")
+    steps.color(page, 0.3, 0.7, "#30a040")
     expect(page.locator("#counter")).to_have_text("3 clicks")
     mortal.start()
     steps.expect_shown(page, 3)
@@ -68,7 +68,7 @@ def test_photo_is_sent_again_to_a_server_that_lost_it(
         path.rmdir() if path.is_dir() else path.unlink()
     mortal.start()
     with page.expect_request(lambda request: request.url.endswith("/v1/photos")):
-        steps.colour(page, 0.3, 0.3, "#c03030")
+        steps.color(page, 0.3, 0.3, "#c03030")
     steps.expect_shown(page, 1)
     expect(page.get_by_role("alert").first).to_be_hidden()
 
@@ -86,7 +86,7 @@ def test_upload_to_a_dead_server_waits_for_it(mortal: Server, page: Page, grey_p
 def test_of_twenty_quick_clicks_the_last_one_wins(page: Page, server: Server, grey_photo: bytes):
     steps.opened(page, grey_photo)
     for number in range(20):
-        steps.colour(page, 0.1 + 0.04 * number, 0.15 + 0.7 * (number * 0.618 % 1), f"#{(40 + 9 * number):02x}40a0")
+        steps.color(page, 0.1 + 0.04 * number, 0.15 + 0.7 * (number * 0.618 % 1), f"#{(40 + 9 * number):02x}40a0")
     steps.expect_shown(page, 20)
     project = json.loads(steps.downloaded(page, "#save"))
     assert len(project["clicks"]) == 20
@@ -111,8 +111,8 @@ def test_stale_answer_never_overwrites_a_newer_one(page: Page, grey_photo: bytes
 
     page.route("**/v1/colorize", hold_the_first)
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/colorize")) as failed:
-        steps.colour(page, 0.3, 0.3, "#c03030")
-        steps.colour(page, 0.7, 0.7, "#3030c0")
+        steps.color(page, 0.3, 0.3, "#c03030")
+        steps.color(page, 0.7, 0.7, "#3030c0")
     assert failed.value == held[0].request  # taken back as soon as there was a newer question
     steps.expect_shown(page, 2)
 
@@ -161,7 +161,7 @@ def test_full_server_is_waited_for_as_long_as_it_asks(page: Page, watch, grey_ph
         return route.fulfill(status=429, headers={"Retry-After": "2"}, content_type=PROBLEM, body="{}")
 
     page.route("**/v1/colorize", refuse_once)
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     expect(page.locator("#connection")).to_contain_text("Trying again in 2 s")
     steps.expect_shown(page, 1)
     expect(page.locator("#connection")).to_be_hidden()
@@ -191,7 +191,7 @@ def test_request_that_died_with_its_replica_is_sent_again(page: Page, watch, gre
         return route.fulfill(status=500, content_type="text/plain", body="Internal Server Error")
 
     page.route("**/v1/colorize", die_once)
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     steps.expect_shown(page, 1)
     assert len(died) == 1
 
@@ -201,7 +201,7 @@ def test_problem_is_said_where_the_eye_is(page: Page, watch, grey_photo: bytes):
     steps.opened(page, grey_photo)
     body = json.dumps({"type": "https://chromaclick.invalid/problems/broken", "detail": "the network is ill"})
     page.route("**/v1/colorize", lambda route: route.fulfill(status=500, content_type=PROBLEM, body=body))
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     expect(page.locator("#alert")).to_contain_text("the network is ill")
     page.get_by_role("button", name="Close this message").click()
     expect(page.locator("#alert")).to_be_hidden()

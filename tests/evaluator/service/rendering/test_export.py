@@ -54,7 +54,7 @@ def full_lab(stored: StoredPhoto, ab: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.1, 0.5, 3.0])
-def test_tiff_keeps_lightness_bit_by_bit_whatever_the_colours(stored: StoredPhoto, strength: float):
+def test_tiff_keeps_lightness_bit_by_bit_whatever_the_colors(stored: StoredPhoto, strength: float):
     ab = colours(stored, strength)
     with tifffile.TiffFile(io.BytesIO(render(stored, ab, "tiff"))) as file:
         page = file.pages.first
@@ -76,7 +76,7 @@ def test_strips_of_a_large_photo_are_the_whole(stored: StoredPhoto, monkeypatch)
     assert np.abs(tiff[0].view(np.int16)[..., 1:].astype(int) - tiff[1].view(np.int16)[..., 1:]).max() <= 1
 
 
-def test_png_is_the_colours_by_scikit_image(stored: StoredPhoto):
+def test_png_is_the_colors_by_scikit_image(stored: StoredPhoto):
     ab = colours(stored, 0.1)
     with Image.open(io.BytesIO(render(stored, ab, "png"))) as image:
         assert image.size == (stored.width, stored.height) == (320, 451)
@@ -85,7 +85,7 @@ def test_png_is_the_colours_by_scikit_image(stored: StoredPhoto):
     assert np.abs(rgb - expected).max() <= 0.53  # rounding, and the table of the gamma near black
 
 
-def test_png_moves_lightness_by_rounding_alone_where_colours_can_be_shown(stored: StoredPhoto):
+def test_png_moves_lightness_by_rounding_alone_where_colors_can_be_shown(stored: StoredPhoto):
     lab = full_lab(stored, colours(stored, 0.1))
     shown = np.abs(rgb2lab(lab2rgb(lab)) - lab).max(axis=-1) < 0.01
     assert shown.mean() > 0.8
@@ -95,7 +95,7 @@ def test_png_moves_lightness_by_rounding_alone_where_colours_can_be_shown(stored
     assert apart.mean() < 0.1
 
 
-def test_a_grey_photo_without_colours_has_exactly_its_grey_levels_again(tmp_path: Path):
+def test_a_grey_photo_without_colors_has_exactly_its_grey_levels_again(tmp_path: Path):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     file = io.BytesIO()
     Image.fromarray(levels).save(file, "PNG")

@@ -30,7 +30,7 @@ def opened(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
 @pytest.mark.parametrize(("long_side", "size"), [(150, (150, 100)), (300, (300, 200)), (1024, (300, 200))])
-def test_a_preview_has_its_format_size_and_colour(stored: StoredPhoto, format, long_side, size):
+def test_a_preview_has_its_format_size_and_color(stored: StoredPhoto, format, long_side, size):
     ab = torch.full((1, 2, *stored.working.shape[-2:]), 0.1)
     image = opened(encode_preview(stored, ab, long_side, format))
     assert (image.format, image.size) == (format.upper(), size)
@@ -56,7 +56,7 @@ def test_the_grey_photo_is_grey(stored: StoredPhoto):
     assert np.abs(np.asarray(image) - expected).mean() < 3
 
 
-def test_the_reference_is_the_photo_s_own_colours(stored: StoredPhoto):
+def test_the_reference_is_the_photo_s_own_colors(stored: StoredPhoto):
     image = opened(encode_reference(stored, 1024))
     assert image.size == (300, 200)
     assert np.abs(np.asarray(image).astype(int) - stored.reference()).mean() < 3

@@ -71,7 +71,7 @@ def test_the_smallest_photos_have_colors_too(side: int):
 
 
 def test_a_color_edge_comes_where_lightness_has_it():
-    """A disc of another colour and lightness, at a place that falls between small pixels."""
+    """A disc of another color and lightness, at a place that falls between small pixels."""
     rows, cols = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
     inside = ((rows - 121.3).square() + (cols - 130.9).square() < 70**2).float()[None, None]
     lightness, ab = 0.3 + 0.4 * inside, torch.cat((0.5 * inside - 0.2, 0.3 - 0.4 * inside), dim=1)
@@ -81,7 +81,7 @@ def test_a_color_edge_comes_where_lightness_has_it():
     assert ours < float((bilinear - ab).abs().mean()) / 2
 
 
-def test_colours_stay_in_range(small: tuple[Tensor, Tensor]):
+def test_colors_stay_in_range(small: tuple[Tensor, Tensor]):
     found = upsample_ab(2 * small[0], small[1], random(1, 1, 50, 50) * 5)
     assert float(found.abs().max()) <= 1
 

@@ -1,6 +1,6 @@
 /** A colour by its numbers: the hex field and the three of RGB follow each other. */
 
-import { fromRgb, parseHex, toRgb } from "./colour_math.js";
+import { fromRgb, parseHex, toRgb } from "./color_math.js";
 import { byId } from "./dom.js";
 
 export class ColourEntry {

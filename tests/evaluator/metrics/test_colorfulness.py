@@ -39,6 +39,6 @@ def test_grey_has_none(level):
     assert colourfulness(torch.full((2, 3, 5, 4), level, dtype=torch.uint8)).tolist() == [0.0, 0.0]
 
 
-def test_a_single_coloured_photo_has_no_spread():
+def test_a_single_colored_photo_has_no_spread():
     rgb = torch.tensor([250, 10, 3], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 31, 17)
     assert colourfulness(rgb).item() == pytest.approx(0.3 * math.hypot(240, 127))

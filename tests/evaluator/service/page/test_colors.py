@@ -1,4 +1,4 @@
-"""The popover: where colours come from, and what becomes of a click."""
+"""The popover: where colors come from, and what becomes of a click."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.evaluator.service.page import steps
 pytestmark = pytest.mark.browser
 
 
-def test_colours_tried_in_one_popover_are_one_step(page: Page, grey_photo: bytes):
+def test_colors_tried_in_one_popover_are_one_step(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
     steps.click(page, 0.5, 0.5)
     for text in ("#c03030", "#30c030", "#3030c0"):
@@ -21,9 +21,9 @@ def test_colours_tried_in_one_popover_are_one_step(page: Page, grey_photo: bytes
     steps.expect_shown(page, 0)
 
 
-def test_click_is_moved_recoloured_locked_and_removed(page: Page, grey_photo: bytes):
+def test_click_is_moved_recolored_locked_and_removed(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     steps.expect_shown(page, 1)
     page.mouse.move(*steps.point(page, 0.3, 0.3))
     page.mouse.down()
@@ -61,9 +61,9 @@ def _clicks(request) -> list[dict]:
     return (request.post_data_json or {}).get("clicks") or [{"row": -1}] if request.post_data else [{"row": -1}]
 
 
-def test_colours_by_numbers_used_and_from_the_photo(page: Page, grey_photo: bytes):
+def test_colors_by_numbers_used_and_from_the_photo(page: Page, grey_photo: bytes):
     steps.opened(page, grey_photo)
-    steps.colour(page, 0.3, 0.3, "#c03030")
+    steps.color(page, 0.3, 0.3, "#c03030")
     steps.expect_shown(page, 1)
     red = steps.seen(page, 0.3, 0.3)
 
@@ -90,8 +90,8 @@ def test_colours_by_numbers_used_and_from_the_photo(page: Page, grey_photo: byte
     steps.expect_shown(page, 2)
 
 
-def test_eyedropper_takes_the_photos_own_colours(page: Page, colour_photo: bytes):
-    steps.opened(page, colour_photo)
+def test_eyedropper_takes_the_photos_own_colors(page: Page, color_photo: bytes):
+    steps.opened(page, color_photo)
     steps.click(page, 0.5, 0.5)
     page.click("summary")
     page.click("#reference-own")
@@ -99,19 +99,19 @@ def test_eyedropper_takes_the_photos_own_colours(page: Page, colour_photo: bytes
     page.locator("#reference").focus()
     page.keyboard.press("Enter")
     steps.expect_shown(page, 1)
-    middle = np.asarray(steps.as_picture(colour_photo))[99:102, 149:152].reshape(-1, 3).mean(axis=0)
+    middle = np.asarray(steps.as_picture(color_photo))[99:102, 149:152].reshape(-1, 3).mean(axis=0)
     text = page.input_value("#hex")
     taken = (int(text[1:3], 16), int(text[3:5], 16), int(text[5:], 16))
     assert np.abs(np.subtract(taken, middle)).max() < 12
 
 
-def test_eyedropper_takes_colours_of_another_picture(page: Page, grey_photo: bytes, colour_photo: bytes):
+def test_eyedropper_takes_colors_of_another_picture(page: Page, grey_photo: bytes, color_photo: bytes):
     steps.opened(page, grey_photo)
     steps.click(page, 0.5, 0.5)
     page.click("summary")
     expect(page.locator("#reference-own")).to_be_hidden()
     page.set_input_files("#reference-file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no picture"})
     expect(page.locator("#reference-error")).to_contain_text("cannot show a.txt")
-    page.set_input_files("#reference-file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": colour_photo})
+    page.set_input_files("#reference-file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": color_photo})
     page.click("#reference")
     steps.expect_shown(page, 1)
