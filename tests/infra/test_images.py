@@ -52,7 +52,6 @@ from evaluator.registry.mlflow_registry import connect, load_colorizer
 from evaluator.service.images import samples
 from evaluator.service.images.decode import Limits, parse
 from evaluator.service.inference.runtimes import convert, open_converted
-from tests import ROOT
 
 with tempfile.TemporaryDirectory() as scratch:
     network = load_colorizer(words[0])
