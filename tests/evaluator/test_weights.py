@@ -1,6 +1,5 @@
 """Networks are packed into the package all or none, and the name `shipped` loads them where they are whole."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ from evaluator.benchmark.networks import Networks, load_networks
 from evaluator.registry.contract import FILE_NAME, Contract
 from evaluator.registry.mlflow_registry import load_colorizer, load_guide
 from evaluator.registry.networks import LoadedSplitColorizer
-from evaluator.service.inference.engine import Engine
 from evaluator.service.inference.gamut import ab_of
 from evaluator.weights import pack
 from evaluator.weights.__main__ import main as pack_command
@@ -237,27 +235,6 @@ def test_every_archive_is_plain(packed: Path):
     for file in packed.rglob("*.pt2"):
         with zipfile.ZipFile(file) as archive:
             assert not [name for name in archive.namelist() if name.endswith((".pkl", ".so", ".py"))]
-
-
-def test_the_service_answers_from_the_shipped_networks_before_a_quicker_runtime_is_ready(
-    shipped: Path, tmp_path: Path
-):
-    async def start() -> tuple[list[str], list[str], float]:
-        engine = Engine("shipped", "shipped", working_size=64, cache=tmp_path)
-        await engine.start()
-        lightness, clicks = torch.rand(1, 1, 64, 64), torch.zeros(1, 3, 64, 64)
-        first = [about["runtime"] for about in engine.describe().values()]
-        before = await engine.colorize(lightness, clicks)
-        await engine.settled()
-        later = [about["runtime"] for about in engine.describe().values()]
-        after = await engine.colorize(lightness, clicks)
-        await engine.close()
-        return first, later, float((before - after).abs().max())
-
-    first, later, difference = asyncio.run(start())
-    assert first == ["torch", "torch"]
-    assert later == ["onnxruntime", "onnxruntime"]
-    assert difference < 1e-4
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ async def converted(
     try:
         return await in_daemon_thread(open_converted, network, sizes, cache)
     except FileNotFoundError as error:
-        raise Unusable(f"{error.filename} was removed after its conversion") from error
+        raise Unusable(f"{error.filename} is missing; {uri} may be another network now") from error
 
 
 async def _convert_elsewhere(kind: str, uri: str, tracking_uri: str | None, cache: Path) -> None:
