@@ -248,7 +248,7 @@ def grey_photo(tmp_path: Path) -> Path:
 def test_colorize_gives_clicked_pixels_their_exact_color(
     shipped: Path, grey_photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    clicks = tmp_path / "recipe.clicks.json"
+    clicks = tmp_path / "clicks.json"
     clicks.write_text(json.dumps([{"row": 50, "col": 20, "colour": {"hex": "#7080a0"}}]))
     out = tmp_path / "new" / "colored.png"
     words = [str(grey_photo), "--out", str(out), "--click", "10,60,#a08070", "--clicks", str(clicks)]
@@ -270,7 +270,7 @@ def test_colorize_gives_clicked_pixels_their_exact_color(
 def test_colorize_says_in_one_line_what_is_bad(
     shipped: Path, grey_photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    broken, clicks = tmp_path / "broken.jpg", tmp_path / "recipe.clicks.json"
+    broken, clicks = tmp_path / "broken.jpg", tmp_path / "clicks.json"
     broken.write_bytes(b"no photo")
     clicks.write_text('[{"row": 1, "col": 2, "colour": {"hex": "red"}}]')
     out = ["--out", str(tmp_path / "out.png"), "--work", str(tmp_path)]

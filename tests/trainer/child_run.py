@@ -33,7 +33,7 @@ def main(work: Path, parent: str, number: str) -> None:
             if step % 20 == 0:
                 tracker.set_tags({"number": number, "latest": step})
                 tracker.flush()
-        tracker.log_picture(Image.new("RGB", (4, 4)), "recipe.clicks.png")
+        tracker.log_picture(Image.new("RGB", (4, 4)), "clicks.png")
     print(tracker.run_id)
 
 

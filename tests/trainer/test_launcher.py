@@ -80,6 +80,6 @@ def test_what_cannot_be_done_is_refused_with_exit_code_2(
     message: str,
 ):
     launched(monkeypatch, **environment)
-    assert main(["--run.work", str(tmp_path / "runs"), "--loss.perceptual", "off", *words]) == 2
+    assert main(["--run.work", str(tmp_path / "runs"), "--recipe.loss.perceptual", "off", *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -118,7 +118,7 @@ def test_a_run_leaves_tables_pictures_and_registered_networks(finished: Path):
     for name in (
         "config.json",
         "results.json",
-        "recipe.clicks.png",
+        "clicks.png",
         "curves.png",
         "validation.txt",
         "validation.csv",
@@ -154,7 +154,7 @@ def test_mlflow_has_the_whole_run(finished: Path):
     for policy in ("editnet-blind", "no network"):
         assert f"validation/{policy}/ab_psnr_at_2" in run.data.metrics
     kept = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert kept >= {"recipe.clicks.png", "curves.png", "validation.txt", "validation.csv", "config.json"}
+    assert kept >= {"clicks.png", "curves.png", "validation.txt", "validation.csv", "config.json"}
 
 
 def test_registered_networks_are_the_trained_ones(finished: Path):

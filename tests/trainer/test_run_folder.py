@@ -72,7 +72,7 @@ def test_other_settings_are_refused_whatever_the_first_start_has_left(config: Co
     with_checkpoint(open_run(config, resume=False, or_start=True).folder.path)
     other = override(config, {"recipe.loss.entropy": 0.5})
     with pytest.raises(
-        ValueError, match=r"other settings: loss\.entropy is 0\.01 there and 0\.5 here; give the same"
+        ValueError, match=r"other settings: recipe\.loss\.entropy is 0\.01 there and 0\.5 here; give the same"
     ):
         open_run(other, resume=False, or_start=True)
 

@@ -16,6 +16,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 from starlette.testclient import TestClient
 
+from evaluator.service.api import state
 from evaluator.service.api.state import check_cells
 from evaluator.service.app import create_app
 from evaluator.service.errors import Problem
@@ -472,5 +473,5 @@ def test_clicks_that_cover_too_much_are_refused_in_words():
     few, many = torch.zeros(1, 3, 256, 256), torch.ones(1, 3, 256, 256)
     few[:, :, :3, :3] = 1.0
     check_cells(few)
-    with pytest.raises(Problem, match=f"cover 4096 cells .* {MAX_CELLS} are the most"):
+    with pytest.raises(Problem, match=f"cover 4096 cells .* {state.MAX_CELLS} are the most"):
         check_cells(many)

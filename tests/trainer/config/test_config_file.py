@@ -32,7 +32,8 @@ def test_a_run_s_own_config_is_read_back(write, preset: str):
 
 
 def test_names_may_be_dotted_or_nested_and_the_rest_is_the_preset(write):
-    path = write("preset: small\nloss.entropy: 0.5\nchoice:\n  temperature: {shape: exponential, end: 1e-1}\n")
+    nested = "recipe:\n  choice:\n    temperature: {shape: exponential, end: 1e-1}\n"
+    path = write(f"preset: small\nrecipe.loss.entropy: 0.5\n{nested}")
     found, before = flatten(read_config(path)), flatten(small())
     assert {name: value for name, value in found.items() if value != before[name]} == {
         "recipe.loss.entropy": 0.5, "recipe.choice.temperature.shape": "exponential",
@@ -53,7 +54,7 @@ def test_yaml_numbers_are_as_they_look_and_nothing_is_a_date(write):
 
 
 def test_options_win_over_the_file_and_a_preset_before_it_is_what_it_fills_up(write):
-    path = str(write("preset: small\nloss.entropy: 0.5\nseed: 3\n"))
+    path = str(write("preset: small\nrecipe.loss.entropy: 0.5\nseed: 3\n"))
     assert parse(["--config", path]).config == override(small(), {"recipe.loss.entropy": 0.5, "seed": 3})
     assert parse([f"--config={path}", "--seed", "4", "--resume"]).config.seed == 4
     assert parse(["tiny", "--config", path]).config == override(tiny(), {"recipe.loss.entropy": 0.5, "seed": 3})
@@ -62,8 +63,11 @@ def test_options_win_over_the_file_and_a_preset_before_it_is_what_it_fills_up(wr
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
-        ("recipe.loss.entropi: 1", ["there is no setting 'recipe.loss.entropi'; did you mean loss.entropy?"]),
-        ("loss:\n  entropy: high", ["recipe.loss.entropy cannot be 'high'; it is a number"]),
+        (
+            "recipe.loss.entropi: 1",
+            ["there is no setting 'recipe.loss.entropi'; did you mean recipe.loss.entropy?"],
+        ),
+        ("recipe:\n  loss:\n    entropy: high", ["recipe.loss.entropy cannot be 'high'; it is a number"]),
         ("recipe.loss.target: reggion", ["recipe.loss.target cannot be 'reggion'", "did you mean region?"]),
         (
             "recipe.color_widths: [8, 8.5]",

@@ -150,7 +150,7 @@ def test_runs_can_be_compared(place: Place, client: "MlflowClient"):
         filter_string="metrics.`validation/ab_psnr_10` > 29.5",
         order_by=["metrics.`validation/ab_psnr_10` DESC"],
     )
-    assert [run.data.params["recipe.choice.estimator"] for run in found] == ["gumbel", "argmax_ste"]
+    assert [run.data.params["choice.estimator"] for run in found] == ["gumbel", "argmax_ste"]
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
