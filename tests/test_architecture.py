@@ -25,9 +25,10 @@ MAY_IMPORT = {  # a room, and the rooms that it may import beside itself; the lo
     "evaluator.policies evaluator.protocol evaluator.registry evaluator.report",
     "evaluator.service.images": "kernels evaluator.system evaluator.photos",
     "evaluator.service.inference": "kernels evaluator.system evaluator.metrics evaluator.registry "
-    "evaluator.weights",
+    "evaluator.weights evaluator.service.settings",
     "evaluator.service.rendering": "kernels evaluator.service.images",
-    "evaluator.service.middleware": "evaluator.service",
+    "evaluator.service.middleware": "evaluator.service evaluator.service.settings",
+    "evaluator.service.settings": "evaluator.system evaluator.registry",
     "evaluator.service": "evaluator.system evaluator.registry evaluator.service.*",
     "evaluator.service.api": "evaluator.system evaluator.registry evaluator.service evaluator.service.*",
     "evaluator": "kernels evaluator.*",

@@ -6,6 +6,8 @@ from accelerate.commands.launch import launch_command_parser
 
 from tests import ROOT
 
+pytestmark = pytest.mark.infra
+
 LAUNCH = ROOT / "launch"
 ONE_PROCESS = ["cpu.yaml", "gpu.yaml"]
 SEVERAL_PROCESSES = {"ddp.yaml": (1, 8), "ddp_nodes.yaml": (2, 16)}

@@ -22,7 +22,7 @@ from evaluator.registry.mlflow_registry import default_tracking_uri, new_client
 from tests import ROOT
 from tests.launch_stubs import environment, finished, write_stubs
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.infra, pytest.mark.launch]
 EVERY = 8
 """Photos of a step, and between checkpoints."""
 SMALL = (

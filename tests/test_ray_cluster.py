@@ -10,6 +10,8 @@ import pytest
 
 from tests import ROOT
 
+pytestmark = pytest.mark.infra
+
 SCRIPT = ROOT / "launch" / "ray_cluster.sh"
 NOTE = 'echo "$(basename "$0") $*" >> "$CALLS"\n'
 # Ends by SIGTERM alone, as `ray start --block` does.

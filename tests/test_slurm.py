@@ -13,6 +13,8 @@ from tests import ROOT
 from tests.launch_stubs import NOTE, calls, environment, session, write_stubs
 from trainer.main import parse
 
+pytestmark = pytest.mark.infra
+
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 LINES = SCRIPT.read_text().splitlines()
 WORDS = [line.removeprefix("#SBATCH --").partition("=") for line in LINES if line.startswith("#SBATCH")]

@@ -10,6 +10,8 @@ from tests import ROOT
 from tests.launch_stubs import calls, environment, write_stubs
 from trainer.main import parse
 
+pytestmark = pytest.mark.infra
+
 SCRIPT = ROOT / "launch" / "torchrun.sh"
 STUBS = {
     "torchrun": 'printf "%s\\n" "$@" > "$CALLS"\n'

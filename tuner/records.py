@@ -26,6 +26,12 @@ Direction = Literal["max", "min"]
 Status = Literal["running", "finished", "stopped", "failed"]
 
 
+def short_name(path: str) -> str:
+    """A setting without its groups: `temperature.end` for `recipe.choice.temperature.end`."""
+    name = path.removeprefix("recipe.")
+    return name.partition(".")[2] or name
+
+
 @dataclass(frozen=True)
 class Measure:
     """A metric that trials report, and its direction."""

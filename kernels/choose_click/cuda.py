@@ -100,7 +100,7 @@ def _forward(tensors: Tensors, settings: Settings, placed: Tensor, choice: Tenso
     soft = settings.estimator == "gumbel_softmax_soft"
     partials = placed.new_empty(batch, plan.tiles, triton_forward.PARTIALS)
     candidates = choice.new_empty(batch, plan.tiles, dtype=torch.int32)
-    place_patches = {"HINT_SIZE": settings.hint_size, "STAMP_SIDE": power_of_two(settings.hint_size)}
+    place_patches = {"HINT_SIZE": settings.hint_size, "PATCH_SIDE": power_of_two(settings.hint_size)}
     noise = (settings.stream, settings.draw)
     name = "reduce_single" if plan.single else "reduce_split"
     _launch(name, triton_forward.reduce_kernel, (plan.tiles, batch), plan.warps)(

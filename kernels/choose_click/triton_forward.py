@@ -185,7 +185,7 @@ def _patch_corner(choice, width, HINT_SIZE: tl.constexpr):
 @triton.jit
 @no_type_check
 def _patch_pixels(choice, height, width, HINT_SIZE: tl.constexpr, PATCH_SIDE: tl.constexpr):
-    """Pixels of the hint patch, (STAMP_SIDE, STAMP_SIDE), and which of them lie in patch and photo."""
+    """Pixels of the hint patch, (PATCH_SIDE, PATCH_SIDE), and which of them lie in patch and photo."""
     first_row, first_col = _patch_corner(choice, width, HINT_SIZE)
     steps = tl.arange(0, PATCH_SIDE)
     rows, cols = (first_row + steps)[:, None], (first_col + steps)[None, :]

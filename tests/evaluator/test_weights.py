@@ -23,6 +23,8 @@ from evaluator.weights.__main__ import main as pack_command
 from kernels.color import lab_to_uint8, rgb_to_lab
 from tests.evaluator.split_run import write_split_run
 
+pytestmark = pytest.mark.launch
+
 CONFIG = {
     "data.train": "/home/somebody/shards64",
     "data.more": ["s3://bucket/a/b.tar", "/mnt/c d"],

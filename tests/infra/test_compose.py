@@ -16,6 +16,8 @@ from evaluator.service.settings import from_environment
 from tests import ROOT
 from trainer.monitoring.prometheus import HELP, PREFIX
 
+pytestmark = pytest.mark.infra
+
 INFRA = ROOT / "infra"
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

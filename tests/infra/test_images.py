@@ -17,6 +17,8 @@ from packaging.utils import canonicalize_name
 from tests import ROOT
 from tests.infra import installed
 
+pytestmark = pytest.mark.infra
+
 INFRA = ROOT / "infra"
 IMAGES = ("service", "evaluator", "mlflow")
 TRAINING = {"accelerate", "boto3", "deepspeed", "ray", "transformers", "triton", "webdataset"}

@@ -19,6 +19,8 @@ from torch.distributed.run import get_args_parser
 from tests import ROOT
 from trainer.main import parse
 
+pytestmark = pytest.mark.infra
+
 FOLDER = ROOT / "infra" / "k8s"
 JOB: dict[str, Any] = yaml.safe_load((FOLDER / "trainjob.yaml").read_text())
 RUNTIME: dict[str, Any] = yaml.safe_load((FOLDER / "runtime.yaml").read_text())

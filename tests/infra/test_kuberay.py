@@ -19,6 +19,8 @@ from trainer.config.overrides import overridden
 from tuner.config import Options
 from tuner.search.presets import PRESETS
 
+pytestmark = pytest.mark.infra
+
 FOLDER = ROOT / "infra" / "kuberay"
 JOB: dict[str, Any] = yaml.safe_load((FOLDER / "rayjob.yaml").read_text())
 CLUSTER: dict[str, Any] = yaml.safe_load((FOLDER / "raycluster.yaml").read_text())

@@ -28,7 +28,7 @@ from trainer.monitoring.mlflow_tracker import Place, Tracker
 
 INFRA = ROOT / "infra"
 BUCKET = "networks"
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.infra, pytest.mark.slow, pytest.mark.launch]
 
 
 @dataclass(frozen=True)

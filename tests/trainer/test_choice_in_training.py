@@ -10,7 +10,7 @@ from kernels.choose_click import cuda, use
 from kernels.choose_click.reference import choose_click_chain
 from kernels.estimators import ESTIMATORS
 from tests.trainer.small_training import build, small_config
-from trainer.recipes import pingpong
+from trainer.recipes import pingpong_losses
 
 STEPS = 50
 BATCH = 2
@@ -67,7 +67,7 @@ def test_fifty_steps_give_the_losses_of_the_readable_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
 ):
     fused = losses_of(tmp_path / "fused", recipe__choice__estimator=estimator)
-    monkeypatch.setattr(pingpong, "choose_click", choose_click_chain)
+    monkeypatch.setattr(pingpong_losses, "choose_click", choose_click_chain)
     assert_same_losses(
         fused, losses_of(tmp_path / "chain", recipe__choice__estimator=estimator), 1e-4, of_norms=1e-2
     )

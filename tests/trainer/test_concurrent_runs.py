@@ -14,9 +14,11 @@ from trainer.config.presets import tiny
 from trainer.monitoring.mlflow_tracker import PARENT, Tracker
 from trainer.monitoring.tracker import Place
 
+pytestmark = pytest.mark.launch
+
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.launch
 def test_four_runs_at_once_lose_nothing(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with Tracker(Place(work=tmp_path, folder=tmp_path / "parent", name="sweep", tracking_uri=uri)) as parent:

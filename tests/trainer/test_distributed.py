@@ -24,7 +24,7 @@ from trainer.recipes.base import Phase
 from trainer.recipes.lab_batch import prepare_scene
 from trainer.recipes.schedules import Decay
 
-pytestmark = pytest.mark.distributed
+pytestmark = pytest.mark.launch
 PROGRAM = Path(__file__).with_name("small_training.py")
 RANKS, STEPS = 2, 2
 # Two steps of 8 photos in each stage, of an embedded round of 4096.

@@ -22,6 +22,8 @@ from trainer.engines.zero_config import ZeroSettings, zero_settings
 from trainer.monitoring.console import Screen
 from trainer.recipes.base import Recipe, Stage
 
+pytestmark = pytest.mark.launch
+
 TABLE = Path(__file__).with_name("engine_table.py")
 SAYS = {
     "borrowed_unfrozen": "it was unfrozen while borrowed: leave requires_grad to `borrow`",
@@ -64,7 +66,7 @@ ASKED = {
 ALL_IN_PARTS = '{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}'
 
 
-@pytest.mark.distributed
+@pytest.mark.launch
 @pytest.mark.parametrize(
     "engine",
     ["DDP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ZeRO 0", "ZeRO 1", "ZeRO 2")), "ZeRO 3"],
@@ -121,7 +123,7 @@ def test_a_checkpoint_goes_on_whatever_its_memory_layout_was(channels_last: bool
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.launch
 @pytest.mark.parametrize("file", ["zero1.yaml", "zero2.yaml", "zero3.yaml"])
 def test_the_whole_command_runs_with_deepspeed_and_its_run_is_published(tmp_path: Path, file: str):
     from tests.trainer.test_main import SMALL

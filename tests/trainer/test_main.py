@@ -312,7 +312,7 @@ def test_sigterm_saves_and_the_same_command_with_resume_ends_like_an_uninterrupt
 
     other = [*SMALL, "--recipe.loss.entropy", "0.5"]
     assert main(["--run.work", str(tmp_path), "--resume", *other]) == 2
-    assert "stopped: loss.entropy is 0.01 there and 0.5 here" in capsys.readouterr().err
+    assert "stopped: recipe.loss.entropy is 0.01 there and 0.5 here" in capsys.readouterr().err
 
     assert main(["--run.work", str(tmp_path), "--resume", *SMALL]) == 0
     stopped, whole = (

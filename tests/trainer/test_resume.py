@@ -10,6 +10,8 @@ import torch
 
 from tests.trainer.small_training import WEIGHTS_FILE
 
+pytestmark = pytest.mark.launch
+
 PROGRAM = Path(__file__).with_name("small_training.py")
 
 

@@ -23,6 +23,8 @@ from tuner.plan import FINISHED, SWEEPS, Plan
 from tuner.records import BEST_FILE, REPORT_FILE, Sweep, Trial, best, read_trials
 from tuner.sweep import Objective, run
 
+pytestmark = pytest.mark.launch
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:

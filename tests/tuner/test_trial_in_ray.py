@@ -17,7 +17,7 @@ from tuner.trial import WAITING, Setup, run_trial
 ray = pytest.importorskip("ray")
 from ray import tune  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.slow, pytest.mark.launch]
 STEP = 8 / 4096
 SWITCHES = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

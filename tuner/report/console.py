@@ -10,7 +10,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuner.records import BEST_FILE, LEGS_FILE, REPORT_FILE, TRIALS_FILE, Sweep, Trial, best, common_error
+from tuner.records import (
+    BEST_FILE,
+    LEGS_FILE,
+    REPORT_FILE,
+    TRIALS_FILE,
+    Sweep,
+    Trial,
+    best,
+    common_error,
+    short_name,
+)
 from tuner.report.analysis import front
 
 _PLAIN_WIDTH = 118
@@ -118,7 +128,7 @@ def pareto_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
 
 def settings(values: Mapping[str, Any]) -> str:
     """Searched values in one line, by the last parts of their names."""
-    return " ".join(f"{_short(path)}={_value(value)}" for path, value in values.items())
+    return " ".join(f"{short_name(path)}={_value(value)}" for path, value in values.items())
 
 
 def number(value: float | None) -> str:
@@ -130,11 +140,6 @@ def _rank(sweep: Sweep, trial: Trial) -> tuple[int, float, int]:
     value = trial.value(sweep.metric.name)
     sign = -1.0 if sweep.metric.direction == "max" else 1.0
     return _ORDER.index(trial.status), float("inf") if value is None else sign * value, trial.number
-
-
-def _short(path: str) -> str:
-    """Short name of a setting: `temperature.start` of choice.temperature.start, `entropy` of loss.entropy."""
-    return ".".join(path.split(".")[1:]) or path
 
 
 def _value(value: Any) -> str:

@@ -13,7 +13,7 @@ from evaluator.report.figures import INK, Picture, dress, looks, new_figure
 from trainer.config import Config
 from trainer.config.overrides import overridden
 from trainer.recipes.schedules import Schedule
-from tuner.records import Measure, Sweep, Trial, best
+from tuner.records import Measure, Sweep, Trial, best, short_name
 from tuner.report.analysis import (
     NOWHERE,
     Importance,
@@ -160,7 +160,7 @@ def _trial_words(trial: Trial, is_best: bool) -> str:
 def _titles(scale: SettingScale | MetricScale) -> tuple[str, str]:
     if isinstance(scale, SettingScale):
         path = scale.domain.path
-        return ".".join(path.split(".")[1:]) or path, path
+        return short_name(path), path
     end = "more is better" if scale.measure.direction == "max" else "less is better"
     return scale.measure.name, f"{scale.measure.label} ({end}; the best is at the top)"
 

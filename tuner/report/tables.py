@@ -200,7 +200,3 @@ def _rank(sweep: Sweep, trial: Trial) -> tuple[int, float, int]:
 
 def _end(measure: Measure) -> str:
     return "more is better" if measure.direction == "max" else "less is better"
-
-
-def _short(path: str) -> str:
-    return ".".join(path.split(".")[1:]) or path

@@ -29,7 +29,7 @@ class FakeJob(RunningJob):
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.launch
 def test_one_and_two_processes_take_turns(report_of: Callable):
     rows = report_of("scaling", "--photos", 2, "--repeats", 1)["rows"]
     both = [found for found in rows if "communication share" in found]

@@ -128,7 +128,7 @@ def last_only(loss: Callable[[Step], Mapping[str, Term]]) -> Callable[[Step], Ma
         def color(*inputs: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
-            with torch.set_grad_enabled(calls > step.config.recipe.clicks.interactions):
+            with torch.set_grad_enabled(calls > step.config.clicks.interactions):
                 return network(*inputs)
 
         return loss(replace(step, networks={**step.networks, COLOR: color}))

@@ -11,7 +11,7 @@ ALONE = Way(seconds=360.0, values={0: 20.0, 1: 22.0, 2: 18.0, 3: 21.0})
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.launch
 def test_both_ways_train_the_same_trials(report_of: Callable):
     rounds = {"pretrain_color": 0.05, "pretrain_edit": 0.02, "ping": 0.01, "pong": 0.01, "cycles": 1}
     short = [f"recipe.rounds.{name}={value}" for name, value in rounds.items()]

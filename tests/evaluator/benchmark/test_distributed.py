@@ -9,7 +9,7 @@ from tests.evaluator.benchmark.conftest import Bench
 from tests.evaluator.benchmark.test_command import assert_same_numbers, rows_of
 from tests.trainer.test_distributed import launch_program
 
-pytestmark = pytest.mark.distributed
+pytestmark = pytest.mark.launch
 
 
 def test_two_processes_give_the_numbers_of_one(bench: Bench, tmp_path: Path):

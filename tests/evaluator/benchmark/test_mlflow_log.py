@@ -8,6 +8,8 @@ from evaluator.benchmark import mlflow_log
 from evaluator.registry.mlflow_registry import new_client
 from tests.evaluator.benchmark.conftest import Bench
 
+pytestmark = pytest.mark.launch
+
 
 @pytest.mark.parametrize(
     ("switch", "colorizer", "server", "expected"),

@@ -24,6 +24,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.benchmarks.evaluator.service_process import memory_of
 
+pytestmark = pytest.mark.launch
+
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 MAX_MEMORY = 1.5 * 2**30
 """In bytes, at the end: the service and its two parsers take 1 GiB when nothing is asked of them."""
@@ -71,6 +73,8 @@ def known(server: str, picture) -> str:
     return answer.json()["id"]
 
 
+# schemathesis draws from `random` now and then, which hypothesis warns of.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["good", "bad"])
 def test_made_up_requests_are_answered_as_documented(server: str, known: str, mode: GenerationMode):
     schema = schemathesis.openapi.from_url(f"{server}/openapi.json")

@@ -110,7 +110,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.launch
 def test_too_many_requests_at_once_are_told_to_come_back(url: str, photo: str):
     def one(number: int) -> httpx.Response:
         return httpx.post(f"{url}/v1/colorize", json=colored(photo, number), timeout=DEADLINE)
@@ -124,7 +124,7 @@ def test_too_many_requests_at_once_are_told_to_come_back(url: str, photo: str):
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.launch
 def test_a_replica_dies_under_load_and_every_request_is_answered_in_time(url: str, photo: str):
     answered = threading.Semaphore(0)
 
@@ -159,7 +159,7 @@ def test_a_replica_dies_under_load_and_every_request_is_answered_in_time(url: st
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.launch
 def test_networks_cannot_be_changed_in_one_replica_alone(url: str):
     answer = httpx.put(f"{url}/v1/models", json={"colorizer": "models:/colornet/2"}, timeout=DEADLINE)
     assert (answer.status_code, answer.headers["Content-Type"]) == (409, "application/problem+json")

@@ -19,6 +19,8 @@ from evaluator.service.serve import run
 from evaluator.service.settings import Settings
 from tests.evaluator.service import fakes
 
+pytestmark = pytest.mark.launch
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ from tests.evaluator.service import fakes
 from tests.evaluator.service.conftest import BASE_URL, wait_until_ready
 from tests.evaluator.split_run import write_split_run
 
+pytestmark = pytest.mark.launch
+
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 120))

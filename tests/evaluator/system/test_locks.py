@@ -22,6 +22,8 @@ from trainer.checkpoint import Checkpoints
 from trainer.main import main
 from trainer.run_folder import start_run
 
+pytestmark = pytest.mark.launch
+
 
 @contextmanager
 def holder(path: Path, then: str = "sys.stdin.read()") -> Iterator[subprocess.Popen[str]]:

@@ -42,7 +42,7 @@ def job(kernel: Any, capability: int, warps: int, half: bool = False, **constant
 
 
 def place_patches(hint_size: int) -> dict[str, Any]:
-    return {"HINT_SIZE": hint_size, "STAMP_SIDE": power_of_two(hint_size)}
+    return {"HINT_SIZE": hint_size, "PATCH_SIDE": power_of_two(hint_size)}
 
 
 def forward_jobs(capability: int, block: int, hint_size: int) -> Iterator[Job]:

@@ -11,10 +11,12 @@ import torch
 from tests import ROOT
 from tests.kernels.choose_click.two_processes import PHOTOS, gradients
 
+pytestmark = pytest.mark.launch
+
 PROGRAM = Path(__file__).with_name("two_processes.py")
 
 
-@pytest.mark.distributed
+@pytest.mark.launch
 def test_two_processes_average_to_the_gradient_of_the_whole_batch(tmp_path: Path):
     file = tmp_path / "gradients.pt"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

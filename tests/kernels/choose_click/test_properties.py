@@ -41,8 +41,10 @@ def check_algebra(inputs: Inputs, call: dict[str, Any]) -> None:
     taken = clicked(inputs.clicks)
     assert not taken.flatten(1).gather(1, click.choice[:, None]).any()
     assert not gradient[taken].any()
-    # Every estimator's Jacobian is a softmax's: what one pixel gains the others lose.
-    torch.testing.assert_close(gradient.sum((1, 2)), torch.zeros(len(gradient)), rtol=0, atol=1e-4)
+    # Every estimator's Jacobian is a softmax's: what one pixel gains the others lose. In float32, terms of up to
+    # 1 / (T tau) = 200 cancel.
+    lost = gradient.double().sum((1, 2)).abs() / gradient.double().abs().sum((1, 2)).clamp(min=1.0)
+    assert lost.max() < 1e-3
     if call["estimator"] in HARD:
         assert (clicked(click.clicks) | ~taken).all()
         expected = place_clicks(inputs.clicks, inputs.truth_ab, click.choice, call["hint_size"])

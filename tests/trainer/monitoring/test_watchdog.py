@@ -19,6 +19,8 @@ from torch.distributed import HashStore, TCPStore  # pyright: ignore[reportPriva
 
 from trainer.monitoring.watchdog import EXIT_CODE, Report, Watchdog, judge
 
+pytestmark = pytest.mark.launch
+
 PROGRAM = Path(__file__).parents[1] / "small_training.py"
 
 
@@ -176,7 +178,7 @@ def test_a_job_whose_machines_were_suspended_goes_on(
     assert exits.empty(), capfd.readouterr().err
 
 
-@pytest.mark.distributed
+@pytest.mark.launch
 @pytest.mark.parametrize(
     ("stopped", "said"),
     [

@@ -153,23 +153,25 @@ def test_all_trials_are_lines_and_rows_with_their_errors_and_the_best_is_marked(
 def test_the_findings_name_the_best_the_estimators_and_what_entropy_goes_along_with(page: Page):
     words = page.all_words
     assert "2 failed, 30 finished, 8 stopped" in words
-    assert re.search(r"Best: trial \d+ with ab PSNR, dB, range 2, at 5 clicks, guide blind 25\.\d+: choice", words)
+    assert re.search(
+        r"Best: trial \d+ with ab PSNR, dB, range 2, at 5 clicks, guide blind 25\.\d+: recipe.choice", words
+    )
     assert re.search(
         r"Estimators by mean ab_psnr, the best first: gumbel_softmax 24\.\d+ ± 0\.\d+ \(n = 6\)", words
     )
-    assert re.search(r"Rank correlation of loss.entropy over 30 trials with ab_psnr .*dispersion \+1\.00", words)
+    assert re.search(r"Rank correlation of recipe.loss.entropy over 30 .* ab_psnr .*dispersion \+1\.00", words)
     assert "too few to trust" in words
 
 
 def test_groups_have_means_spreads_and_a_mark_on_the_best_mean(page: Page):
-    heading, *rows = page.table("By choice.estimator")
+    heading, *rows = page.table("By recipe.choice.estimator")
     assert heading == ["recipe.choice.estimator", "trials", *METRICS]
     marked = {
         row[0]: [name for name, cell in zip(heading, row, strict=True) if "best mean" in cell] for row in rows
     }
     assert marked["gumbel_softmax"][:2] == ["ab_psnr", "lpips"]
     assert all("±" in cell for row in rows for cell in row[2:])
-    assert page.table("By loss.entropy")[1][0] == "0"
+    assert page.table("By recipe.loss.entropy")[1][0] == "0"
 
 
 def test_machine_versions_commit_and_the_command_are_stated(page: Page, folder: Path):

@@ -175,7 +175,7 @@ def put_and_get(folder: Path, most: int, first: int) -> int:
     return found
 
 
-@pytest.mark.distributed
+@pytest.mark.launch
 def test_two_processes_share_a_store(tmp_path: Path):
     one = PhotoStore(tmp_path / "other", 2**20, 32)
     one.put(IDS[0], grey())

@@ -15,6 +15,8 @@ from evaluator.service.images.store import PhotoStore, photo_id
 from evaluator.service.images.upload import UploadWorkers
 from evaluator.system.threads import Overloaded
 
+pytestmark = pytest.mark.launch
+
 FRAGILE = (sys.executable, "-m", "tests.evaluator.service.fragile_parser")
 
 

@@ -29,6 +29,8 @@ from evaluator.service.inference.runtimes import (
 from trainer import export
 from trainer.networks import ColorNet, EditNet
 
+pytestmark = pytest.mark.launch
+
 SIZES = ((32, 32), (32, 24))
 
 
