@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests import ROOT
 
 MAY_IMPORT = {  # a room, and the rooms that it may import beside itself; the longest name that fits counts
@@ -123,6 +125,7 @@ def test_files_are_few_in_a_room_and_replace_no_library():
         assert len(names) <= 13, f"{folder} holds {len(names)} files"
 
 
+@pytest.mark.training
 def test_an_error_message_waits_for_no_package_that_only_a_training_needs():
     """Torchvision brings torch's compiler: with it and matplotlib it took nearly twice as long."""
     program = "import sys, trainer.main; print(*{'matplotlib', 'torch._dynamo', 'torchvision'} & {*sys.modules})"

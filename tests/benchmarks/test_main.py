@@ -48,6 +48,7 @@ def test_a_refusal_ends_with_code_1_and_bad_input_with_2(
     assert str(error) in capsys.readouterr().err
 
 
+@pytest.mark.training
 def test_kernels_are_measured_with_little_more_than_torch():
     """As on a bare machine with a GPU."""
     block = "import sys; sys.modules |= dict.fromkeys(['tyro', 'PIL', 'skimage', 'scipy', 'mlflow', 'pandas'])"

@@ -37,6 +37,7 @@ def test_powers_are_nearly_exact(function, power: float, least: float):
 @pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="compiling for the CPU needs a C++ compiler"
 )
+@pytest.mark.training
 def test_the_compiled_function_is_as_exact():
     rgb = every_third_color()
     assert largest_difference(torch.compile(photo_to_lab)(rgb), rgb) < 1e-4

@@ -63,6 +63,7 @@ def assert_same_losses(
         for name in ESTIMATORS
     ],
 )
+@pytest.mark.training
 def test_fifty_steps_give_the_losses_of_the_readable_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
 ):

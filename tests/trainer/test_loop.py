@@ -215,6 +215,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path: Path):
     assert torch.isfinite(kernel(training.engines["a"])).all()
 
 
+@pytest.mark.training
 def test_a_stop_request_saves_and_the_next_run_continues(tmp_path: Path):
     stop = StopRequest()
     config = small_config(tmp_path)
@@ -253,12 +254,14 @@ def test_a_stop_request_during_validation_is_answered_after_it(tmp_path: Path):
     assert (training.progress.stage, training.progress.stage_images) == (1, 0)
 
 
+@pytest.mark.training
 def test_training_can_only_continue_on_the_data_it_was_reading(tmp_path: Path):
     train(tmp_path)
     with pytest.raises(ValueError, match="cannot continue in the middle of an epoch: image_size was 16 and is 24"):
         build(small_config(tmp_path, data__image_size=24), tmp_path)
 
 
+@pytest.mark.training
 def test_every_stage_is_validated_with_the_guides_trained_so_far(tmp_path: Path):
     training = train(tmp_path)
     stages = groupby(training.progress.curve, key=itemgetter("stage"))
@@ -268,6 +271,7 @@ def test_every_stage_is_validated_with_the_guides_trained_so_far(tmp_path: Path)
     assert policies == [alone, guided, guided, guided]
 
 
+@pytest.mark.training
 def test_the_ruler_is_measured_once_and_joins_every_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
 
@@ -288,6 +292,7 @@ def test_the_ruler_is_measured_once_and_joins_every_validation(tmp_path: Path, m
     assert training.results.policies[-1] == "no network"
 
 
+@pytest.mark.training
 def test_the_estimators_all_train(tmp_path: Path):
     alone = {"recipe__rounds__pretrain_color": 0.0, "recipe__rounds__pretrain_edit": 0.0, "validation__photos": 2}
     for estimator in ESTIMATORS:
@@ -298,6 +303,7 @@ def test_the_estimators_all_train(tmp_path: Path):
         assert training.progress.skipped_steps == 0
 
 
+@pytest.mark.training
 def test_both_targets_train_and_differ(tmp_path: Path):
     weights = []
     for target in ("error", "region"):
@@ -308,6 +314,7 @@ def test_both_targets_train_and_differ(tmp_path: Path):
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.training
 def test_every_preset_takes_a_step_of_each_phase(tmp_path: Path, preset: str):
     """With its own settings, but small photos and networks of one channel, so that none is broken unseen."""
     config = PRESETS[preset]()

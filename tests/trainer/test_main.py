@@ -19,6 +19,8 @@ from trainer.config.presets import PRESETS
 from trainer.main import main, parse
 from trainer.run_folder import start_run
 
+pytestmark = pytest.mark.training
+
 SMALL = (
     *(
         "--recipe.network",

@@ -64,6 +64,7 @@ def test_a_saved_graph_equals_its_network_at_other_batches_and_sizes(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.training
 def test_seven_levels_keep_height_and_width_free():
     network = Seven()
     exported = export.export(network, export.describe(network, "colornet"))
@@ -77,6 +78,7 @@ def test_seven_levels_keep_height_and_width_free():
 
 @pytest.mark.parametrize(("variant", "inputs"), [("blind", 3), ("oracle", 4)])
 @torch.no_grad()
+@pytest.mark.training
 def test_guides_export_with_and_without_the_truth(variant, inputs):
     network = EditNet(variant, (4, 6, 8))
     contract = export.describe(network, f"editnet-{variant}", variant=variant, temperature=0.5)

@@ -28,6 +28,7 @@ def test_only_an_elastic_training_that_stopped_early_is_started_again(
     assert exit_code(finished) == code
 
 
+@pytest.mark.training
 def test_a_training_on_a_stream_of_tars_is_resumed_and_says_that_the_order_is_another(
     tmp_path: Path, numbered_shards: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -17,6 +17,8 @@ from trainer import export
 from trainer.networks import GuideHead, SplitColorNet
 from trainer.networks.split import color_bins
 
+pytestmark = pytest.mark.training
+
 
 @dataclass(frozen=True)
 class Published:
@@ -200,8 +202,8 @@ def test_contracts_name_features_and_weights(published: Published, loaded: Loade
 
 def test_a_folder_without_its_parts_says_what_is_missing(published: Published, tmp_path: Path):
     shutil.copytree(published.folder / "colornet", tmp_path / "colornet")
-    (tmp_path / "colornet" / PART_FILES["colour"]).unlink()
-    with pytest.raises(ValueError, match=r"colour\.pt2 is missing"):
+    (tmp_path / "colornet" / PART_FILES["color"]).unlink()
+    with pytest.raises(ValueError, match=r"color\.pt2 is missing"):
         load(tmp_path / "colornet")
 
 

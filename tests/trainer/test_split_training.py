@@ -170,6 +170,7 @@ def test_tries_of_a_state_that_both_guides_see_are_made_once(tmp_path: Path):
     assert counts == [1 + 1 + tries + 1, 1 + 1 + 3 + 1]  # look, automatic colors, tries, the choice
 
 
+@pytest.mark.training
 def test_the_geometric_law():
     """Its mean before the cap is 8, and 0 is the likeliest; a part of a batch draws what the whole one does."""
     clicked = random_clicks(scene(6000, size=8), 1, (1, 1), "geometric")[:, 0].sum()
@@ -241,6 +242,7 @@ def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.session.conclude", lambda *_: None)
 
 
+@pytest.mark.training
 def test_a_training_begins_with_another_runs_networks(
     tmp_path: Path, before: tuple[Path, dict[str, dict[str, Tensor]]], monkeypatch: pytest.MonkeyPatch
 ):
@@ -292,6 +294,7 @@ def test_a_training_without_imagenets_weights_ends_with_code_2(
     assert not (tmp_path / "pretrained").exists()
 
 
+@pytest.mark.training
 def test_a_split_training_goes_on_bit_by_bit(tmp_path: Path, before: tuple[Path, dict[str, dict[str, Tensor]]]):
     """From a checkpoint in each phase; guides are heads that learn gains."""
     whole = before[1]
@@ -312,12 +315,14 @@ def test_a_split_training_goes_on_bit_by_bit(tmp_path: Path, before: tuple[Path,
                 assert torch.equal(tensor, whole[name][key]), f"{name}.{key} from {number}"
 
 
+@pytest.mark.training
 def test_half_precision_trains(tmp_path: Path):
     few = {f"recipe__rounds__{name}": 8 / 4096 for name in ("pretrain_color", "pretrain_edit", "ping", "pong")}
     found = trained(tmp_path, engine__precision="bf16", validation__photos=1, **few)[1]
     assert all(tensor.isfinite().all() for tensors in found.values() for tensor in tensors.values())
 
 
+@pytest.mark.training
 def test_gains_teach_a_guide_where_a_click_helps(tmp_path: Path):
     """One bright square of each grey photo has a color: a blind guide finds it, told by nothing but gains."""
     settings = config(tmp_path, recipe__clicks__interactions=1, recipe__choice__hint_size=(3, 3))

@@ -72,6 +72,7 @@ def assert_same(one: dict[str, dict[str, torch.Tensor]], other: dict[str, dict[s
             assert torch.equal(tensor, other[network][name]), f"{network}.{name}"
 
 
+@pytest.mark.training
 def test_a_training_from_a_shared_pretraining_equals_one_from_scratch(tmp_path: Path, steps: list[str]):
     config = small_config(tmp_path, **SHORT)
     scratch = train(override(config, {"run.name": "scratch"}), Hooks(quiet=True))
@@ -206,6 +207,7 @@ def test_the_fingerprint_knows_what_a_split_pretraining_reads(tmp_path: Path):
     assert [name for name in (*unread, "recipe.loss.target", "recipe.clicks.interactions") if changes(name)] == []
 
 
+@pytest.mark.training
 def test_a_shared_pretraining_begins_with_the_other_run_too(tmp_path: Path, steps: list[str]):
     """Like a training from scratch that does, its guides included; another beginning is another pretraining."""
     config = small_config(tmp_path, **SHORT, validation__photos=1)

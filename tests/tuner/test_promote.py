@@ -21,6 +21,8 @@ from trainer.networks import ColorNet, EditNet
 from tuner.__main__ import main
 from tuner.promote import Contest, Retraining, promote
 
+pytestmark = pytest.mark.training
+
 COLORIZER, GUIDE = "colornet", "editnet-blind"
 METRICS = ["ab_psnr", "ab_ssim", "rgb_psnr"]
 

@@ -142,6 +142,7 @@ def test_a_trial_that_diverges_ends_with_its_message(
     assert tracking.ends[0] == "FAILED"
 
 
+@pytest.mark.training
 def test_an_interrupted_trial_goes_on_in_its_folder_and_run_to_the_same_end(setup: Setup):
     whole, before, after = Reports(), Reports(end_at="pretrain-edit"), Reports()
     _train(next_leg(first_leg(setup, trial="whole"), None, {}, None), whole)
@@ -157,6 +158,7 @@ def test_an_interrupted_trial_goes_on_in_its_folder_and_run_to_the_same_end(setu
     assert after[0]["seconds"] > 100
 
 
+@pytest.mark.training
 def test_a_trial_that_had_ended_unnoticed_reports_its_end_again(setup: Setup, tracking: type[Ended]):
     first, again = Reports(), Reports()
     _train(next_leg(first_leg(setup), None, {}, None), first)
@@ -166,6 +168,7 @@ def test_a_trial_that_had_ended_unnoticed_reports_its_end_again(setup: Setup, tr
     assert again[0]["ab_psnr"] == first[-1]["ab_psnr"]
 
 
+@pytest.mark.training
 def test_a_report_lost_between_checkpoint_and_report_is_made_up_for(setup: Setup):
     whole, before, after = Reports(), Reports(end_at="pretrain-edit"), Reports()
     _train(next_leg(first_leg(setup, trial="whole"), None, {}, None), whole)
@@ -177,6 +180,7 @@ def test_a_report_lost_between_checkpoint_and_report_is_made_up_for(setup: Setup
     assert [{name: report[name] for name in numbers[0]} for report in after] == numbers
 
 
+@pytest.mark.training
 def test_another_trial_s_weights_begin_a_new_folder_in_the_same_run(setup: Setup, tmp_path: Path):
     better, own, after = Reports(), Reports(end_at="pretrain-edit"), Reports()
     with pytest.raises(SystemExit):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from evaluator.report.tables import Cell, Table
 from tuner.config import Budget, startup
 from tuner.plan import FIRST_BUDGET
-from tuner.records import Measure, Sweep, Trial, best, common_error
+from tuner.records import Measure, Sweep, Trial, best, common_error, short_name
 from tuner.report.analysis import QUESTIONS, Group, Importance, association, by_setting, comparable, written
 
 
@@ -112,7 +112,7 @@ def trial_table(sweep: Sweep, trials: Sequence[Trial]) -> Table:
     leader = best(trials, sweep.metric)
     paths = [entry["path"] for entry in sweep.space]
     copied, broken = (any(getattr(trial, name) for trial in trials) for name in ("parent", "error"))
-    columns = ["status", *(measure.name for measure in sweep.metrics), *map(_short, paths)]
+    columns = ["status", *(measure.name for measure in sweep.metrics), *map(short_name, paths)]
     columns += ["photos seen", "stage", "seconds", *["weights of"] * copied, *["error"] * broken]
     numbers = {trial.id: str(trial.number) for trial in trials}
     rows = []
@@ -147,7 +147,7 @@ def leg_table(sweep: Sweep, trials: Sequence[Trial], leader: Trial) -> Table:
         rows.append((f"{leg.images_seen:,}", cells))
         before = leg.values
     caption = f"Trial {leader.number}: settings from each number of photos on"
-    return Table(caption, "photos", ["trial", *map(_short, paths)], rows)
+    return Table(caption, "photos", ["trial", *map(short_name, paths)], rows)
 
 
 def pareto_table(sweep: Sweep, kept: Sequence[Trial], count: int) -> Table:
@@ -165,7 +165,7 @@ def pareto_table(sweep: Sweep, kept: Sequence[Trial], count: int) -> Table:
         f"Of {count} trials with all metrics, the {len(kept)} that no other one beats on every metric "
         f"({', '.join(f'{measure.name}: {_end(measure)}' for measure in sweep.metrics)})"
     )
-    return Table(caption, "trial", [*(measure.name for measure in sweep.metrics), *map(_short, names)], rows)
+    return Table(caption, "trial", [*(measure.name for measure in sweep.metrics), *map(short_name, names)], rows)
 
 
 def group_table(caption: str, corner: str, groups: Sequence[Group], measures: Sequence[Measure]) -> Table:

@@ -13,6 +13,7 @@ from tests.benchmarks.harness import Refused
 QUICK = ["--size=20", "--clicks=0,1,3", "--policies=random,max-error", "--threads=1"]
 
 
+@pytest.mark.training
 def test_both_ways_find_the_same_numbers_and_are_timed(report_of: Callable):
     content = report_of("evaluate", *QUICK, "--count", 3, "--repeats", 1)
     assert [row["policies"] for row in content["rows"]] == ["random", "max-error", TOGETHER]

@@ -37,6 +37,7 @@ def photos(tmp_path: Path, jpeg: Callable[..., bytes]) -> Path:
     return folder
 
 
+@pytest.mark.training
 def test_all_ways_and_sources_are_measured(photos: Path, report_of: Callable):
     pytest.importorskip("moto.server", reason="the S3 stand-in needs moto[server]")
     environment = dict(os.environ)
@@ -62,6 +63,7 @@ def test_ways_that_disagree_are_not_timed(
     assert "the two ways differ by" in capsys.readouterr().err
 
 
+@pytest.mark.training
 def test_sources_that_disagree_are_not_timed(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

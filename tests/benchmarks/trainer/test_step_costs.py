@@ -82,6 +82,7 @@ def test_two_counts_say_what_three_interactions_cost(counted: dict[str, tuple[Ph
     assert len(json.loads((tmp_path / "costs.json").read_text())) == 12
 
 
+@pytest.mark.training
 def test_stages_do_not_share_the_clicks_that_were_tried(tmp_path: Path):
     """Both guides' phases of one batch do: the second has fewer to try."""
     config = small_config(tmp_path, **SPLIT, recipe__clicks__interactions=1)

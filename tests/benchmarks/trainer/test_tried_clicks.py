@@ -9,6 +9,7 @@ from evaluator.registry.session import PhotoSession
 from tests.benchmarks.__main__ import main
 
 
+@pytest.mark.training
 def test_both_networks_are_timed_under_both_policies(report_of: Callable):
     content = report_of("tried_clicks", "--size", 64, "--repeats", 1)
     policies = ("GreedyPolicy", "ExpectedReductionPolicy")

@@ -24,6 +24,8 @@ from tests import ROOT
 from tests.evaluator.benchmark.conftest import Bench
 from trainer.data.loader import photos_from
 
+pytestmark = pytest.mark.training
+
 GOOD = [f"p{number:02d}.jpg" for number in range(11)]
 KILLED = Path(__file__).with_name("killed.py")
 

@@ -90,6 +90,7 @@ def champion(store: Store, name: str = "colornet") -> str | None:
     return mlflow_registry.champion(store.uri, name)
 
 
+@pytest.mark.training
 def test_a_better_challenger_becomes_champion_and_the_registry_says_why(store, better, capsys):
     assert main(**better, work=store.work) == 0
     assert champion(store) == "2"
@@ -188,6 +189,7 @@ def test_metrics_that_describe_have_no_veto(store, bench):
     assert main(**folders, work=store.work) == 0
 
 
+@pytest.mark.training
 def test_one_number_of_clicks_can_decide(store, bench):
     """Better after 20 clicks only."""
     rows = made_up_rows(seed=2)
@@ -269,6 +271,7 @@ def test_a_network_that_is_not_the_registered_one_is_no_evidence(store, bench, b
         main(champion=better["champion"], challenger=impostor, work=store.work)
 
 
+@pytest.mark.training
 def test_wrong_questions_say_what_to_do(store, bench, better, tmp_path):
     def ask(**change: Any):
         return main(**(better | {"work": store.work} | change))

@@ -39,6 +39,7 @@ class Recorded(Fid):
 @pytest.mark.parametrize(
     "robot", [SimulatedUser(), SimulatedUser(position_sigma=2.0, colour_sigma=8.0)], ids=["exact", "noisy"]
 )
+@pytest.mark.training
 def test_photos_are_colored_again_exactly(bench: Bench, tmp_path: Path, robot: SimulatedUser):
     task = Task(
         colorizer=spread_clicks,

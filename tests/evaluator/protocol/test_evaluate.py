@@ -58,6 +58,7 @@ def test_results_hold_every_photo_policy_metric_and_budget(results, photos):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
+@pytest.mark.training
 def test_results_do_not_depend_on_the_batch_size(colorizer, photos, results, batch_size):
     protocol = Protocol(clicks=(0, 1, 3, 6), seed=3, batch_size=batch_size)
     assert_same(evaluate(colorizer, POLICIES, photos, protocol), results)
@@ -90,6 +91,7 @@ def every_policy() -> dict[str, Policy]:
 
 
 @pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.training
 def test_no_policy_depends_on_the_batch_size_or_on_the_split(network, photos, batch_size):
     def protocol(size: int) -> Protocol:
         return Protocol(clicks=(1, 4), hint_size=2, batch_size=size)
@@ -103,6 +105,7 @@ def test_no_policy_depends_on_the_batch_size_or_on_the_split(network, photos, ba
 
 
 @pytest.mark.parametrize("size", [24, 40])
+@pytest.mark.training
 def test_no_number_depends_on_threads_or_batch_size(network, photos, threads, size):
     everything = [name for name, metric in METRICS.items() if not metric.unavailable() and metric.smallest <= size]
     larger = torch.nn.functional.interpolate(photos, size=(size, size))

@@ -56,6 +56,7 @@ def test_it_improves_with_clicks(photos):
         ({"first_index": 1}, "differ in photos"),
     ],
 )
+@pytest.mark.training
 def test_only_like_results_are_joined(photos, change, message):
     results = evaluate(Kernel(), {"random": RandomPolicy()}, photos, PROTOCOL, metrics=METRICS)
     with pytest.raises(ValueError, match=message):
@@ -66,6 +67,7 @@ def test_only_like_results_are_joined(photos, change, message):
 
 
 @pytest.mark.parametrize("baseline", [Kernel(), Levin()], ids=lambda one: one.name)
+@pytest.mark.training
 def test_every_policy_clicks_for_a_baseline_and_batches_change_nothing(baseline, photos):
     policies = {name: make(name, colorizer=baseline) for name in NAMES}
     protocol = Protocol(clicks=(0, 2))

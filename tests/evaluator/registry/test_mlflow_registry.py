@@ -23,6 +23,8 @@ from trainer import export
 from trainer.monitoring.mlflow_tracker import Place, Tracker
 from trainer.networks import ColorNet, EditNet
 
+pytestmark = pytest.mark.training
+
 VARIANTS: dict[str, Variant | None] = {"colornet": None, "editnet-blind": "blind", "editnet-oracle": "oracle"}
 
 

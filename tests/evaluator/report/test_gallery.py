@@ -39,6 +39,7 @@ def measured(folder: Path, colorizer, photos: Tensor, protocol: Protocol) -> Fin
     ("robot", "hint_size"),
     [(SimulatedUser(), 1), (SimulatedUser(), 3), (SimulatedUser(position_sigma=2.0, colour_sigma=8.0), 3)],
 )
+@pytest.mark.training
 def test_photos_are_colored_again_as_they_were_measured(tmp_path, colorizer, photos, robot, hint_size):
     """The RGB PSNR under each thumbnail is the one in the Parquet file, for a noisy robot too."""
     protocol = Protocol(clicks=(0, 2, 7), robot=robot, hint_size=hint_size, seed=3)

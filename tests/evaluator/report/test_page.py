@@ -290,6 +290,7 @@ def test_no_clicks_make_no_map(tmp_path: Path):
     assert "No clicks were placed" in build(Finished.read(write_run(tmp_path, rows))).read_text()
 
 
+@pytest.mark.training
 def test_a_full_page_stays_below_ten_megabytes(tmp_path: Path):
     """26 photographs, two for each of 13 metrics, of four policies at five budgets."""
     astronaut = Image.fromarray(data.astronaut())

@@ -373,6 +373,7 @@ def test_networks_that_cannot_be_loaded_are_named(tmp_path):
         assert "accelerate launch trainer/main.py" in answer.json()["detail"]
 
 
+@pytest.mark.training
 def test_networks_are_changed_while_the_service_runs(tmp_path, registry, picture):
     engine = Engine(tracking_uri=registry.uri, runtimes=("torch",))  # compilers take a minute
     app = create_app(Settings(store=str(tmp_path)), engine)
@@ -453,6 +454,7 @@ def test_the_documentation_has_every_problem_and_example(client: TestClient):
 
 
 @pytest.mark.parametrize("path", ["colorize", "suggest", "heatmap"])
+@pytest.mark.training
 def test_who_waits_longer_than_the_deadline_is_told_to_come_back(tmp_path, picture, path: str):
     leave = threading.Event()
 

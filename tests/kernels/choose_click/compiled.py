@@ -26,14 +26,14 @@ POINTERS = {
         ("logits", "clicks", "truth", "target", "placed", "statistics", "partials", "grad", "grad_statistics"),
         "*fp32",
     ),
-    **dict.fromkeys(("candidate", "out", "colours", "weights"), "*fp32"),
+    **dict.fromkeys(("candidate", "out", "colors", "weights"), "*fp32"),
 }
 WHOLE = ("stream", "draw", "height", "width", "tiles", "pixels")
 STRIDES = tuple(
-    f"{name}_{axis}" for name in ("logits", "clicks", "truth", "target", "grad", "colours") for axis in "bc"
+    f"{name}_{axis}" for name in ("logits", "clicks", "truth", "target", "grad", "colors") for axis in "bc"
 )
 SIGNATURE = POINTERS | {"temperature": "fp32", "tau": "fp32"} | dict.fromkeys((*WHOLE, *STRIDES), "i32")
-PIXEL_STRIDES = {f"{name}_p": 1 for name in ("logits", "clicks", "truth", "target", "grad", "colours")}
+PIXEL_STRIDES = {f"{name}_p": 1 for name in ("logits", "clicks", "truth", "target", "grad", "colors")}
 KINDS = ("argmax_ste", "gumbel_softmax", "reinmax", "gumbel_rao")
 
 
@@ -49,12 +49,12 @@ class Case(NamedTuple):
 def cases(hint_size: int = 1, block: int = LARGEST_BLOCK) -> Iterator[Case]:
     """The kernels of a forward and a backward pass, photos of 16 tiles, as `triton_path` launches them."""
     warps = Plan(block, 16).warps
-    place_patches = {"HINT_SIZE": hint_size, "PATCH_SIDE": max(4, 1 << (hint_size - 1).bit_length())}
+    sides = {"HINT_SIZE": hint_size, "PATCH_SIDE": max(4, 1 << (hint_size - 1).bit_length())}
     tile = {"BLOCK": block, "SINGLE": False, "HAS_TARGET": False}
     for name, sampled in (("argmax_ste", False), ("sampled", True)):
-        constants = {"SAMPLED": sampled, "SOFT": False, **tile, **place_patches}
+        constants = {"SAMPLED": sampled, "SOFT": False, **tile, **sides}
         yield Case(f"reduce, {name}", FORWARD + "reduce_kernel", constants, warps)
-    yield Case("combine", FORWARD + "combine_kernel", {"SOFT": False, "TILES": 16, **place_patches}, 4)
+    yield Case("combine", FORWARD + "combine_kernel", {"SOFT": False, "TILES": 16, **sides}, 4)
     warps = warps if hint_size == 1 else min(16, 2 * warps)
     for kind, name in enumerate(KINDS):
         shared = {"KIND": kind, "SAMPLES": 1, "HINT_SIZE": hint_size}

@@ -10,10 +10,12 @@ from kernels.choose_click import triton_backward, triton_common, triton_forward
 from kernels.choose_click.tiling import LARGEST_BLOCK, SMALLEST_BLOCK, cut, power_of_two
 from tests.kernels.cross_compile import Compiled, Job, cross_compile
 
+pytestmark = pytest.mark.interpreter
+
 INTEGERS = {"keys": "*i64", "choices": "*i64", "candidates": "*i32"}
 FLOATS = (
     *("logits", "clicks", "truth", "target", "placed", "statistics", "partials", "grad", "grad_statistics"),
-    *("candidate", "out", "colours", "weights"),
+    *("candidate", "out", "colors", "weights"),
 )
 KINDS = range(4)
 FLAGS = {"HAS_GRAD": True, "HAS_GRAD_STATISTICS": True, "HAS_TARGET": True}

@@ -110,6 +110,7 @@ def test_every_setting_has_a_type_that_its_own_default_fits():
         assert override(preset(), checked(as_json(preset()), preset())) == preset()
 
 
+@pytest.mark.training
 def test_a_run_is_repeated_and_resumed_by_its_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Resuming finds the run that the file belongs to; this one is finished."""
     short = (*SMALL, "--recipe.rounds.pretrain-edit", "0", "--recipe.rounds.cycles", "0", "--run.no-publish")

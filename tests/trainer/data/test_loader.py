@@ -59,6 +59,7 @@ def test_batches_are_contiguous_uint8_of_one_size(numbered_shards: Path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batches", [1, 4, 5, 9])  # an epoch ends within batch 6 of 4
+@pytest.mark.training
 def test_a_resumed_loader_continues_exactly(numbered_shards: Path, workers: int, batches: int):
     def fresh() -> ShardLoader:
         return ShardLoader(str(numbered_shards), 10, 4, seed=1, workers=workers, shuffle_block=6)
@@ -78,6 +79,7 @@ def together(shards: Path, ranks: int, workers: int, count: int, seen: int = 0) 
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 2), (2, 0), (2, 2), (4, 0), (8, 0)])
+@pytest.mark.training
 def test_global_batches_do_not_depend_on_ranks_and_workers(numbered_shards: Path, ranks: int, workers: int):
     assert torch.equal(together(numbered_shards, ranks, workers, 7), together(numbered_shards, 1, 0, 7))
 

@@ -112,6 +112,7 @@ def test_a_position_is_found_in_the_epoch_where_counting_finds_it(total, number,
 
 @repeatedly
 @given(counts=counts_lists, world=worlds(), seed=st.integers(0, 1000), block=st.integers(1, 9))
+@pytest.mark.training
 def test_batches_are_the_same_for_any_number_of_ranks_and_workers(counts, world, seed, block):
     batch, shapes = world
     alone = list(islice(global_batches(seed, 0, batch, 1, 1, counts, block), 8))

@@ -63,6 +63,7 @@ def test_tars_without_a_manifest_give_uint8_crops_of_all_their_photos(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.training
 def test_the_order_is_a_function_of_seed_rank_and_start(tars: Path, workers: int):
     def read(seed: int, seen: int) -> torch.Tensor:
         return rgb(take(StreamLoader(str(tars), 12, 4, seed=seed, workers=workers), 4, seen))

@@ -421,6 +421,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, numbered_shards: Path) -> Iterator[s
     server.stop()
 
 
+@pytest.mark.training
 def test_s3_gives_the_same_batches_as_the_disk(bucket: str, numbered_shards: Path):
     local = batches(str(numbered_shards))
     assert equal(batches(f"{bucket}/set-{{000..002}}.tar"), local)

@@ -80,6 +80,7 @@ def test_a_phase_takes_one_in_so_many_batches_and_the_rate_falls_over_the_span(t
     assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 1e-2, 1e-2 * 2 / 3, 1e-2 / 3])
 
 
+@pytest.mark.training
 def test_the_command_trains_and_publishes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ["toy", "--run.work", str(tmp_path), "--run.name", "run", "--recipe.strength", "0.2"]
     assert trainer_main.main([*words, "--run.no-system-metrics"]) == 0

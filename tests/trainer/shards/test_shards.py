@@ -90,6 +90,7 @@ def test_the_bytes_are_those_of_tarfile_without_times_and_owners(photos: Path, t
     assert (tmp_path / "out" / "photos-000.tar").read_bytes() == expected.getvalue()
 
 
+@pytest.mark.training
 def test_two_runs_and_any_number_of_processes_give_the_same_bytes(photos: Path, tmp_path: Path):
     for name, jobs in (("first", 1), ("second", 2)):
         assert make(photos, tmp_path / name, "--shard-size", 9, "--jobs", jobs, "--quality", 80) == 0
@@ -234,6 +235,7 @@ def killed(tmp_path: Path, jpeg: Callable) -> Iterator[tuple[list[str], list[int
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.training
 def test_a_killed_run_continues_and_ends_with_the_same_bytes(killed: tuple[list[str], list[int]], tmp_path: Path):
     (source, *options), orphans = killed
     out = tmp_path / "killed"
@@ -248,6 +250,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(killed: tuple[list[
     assert len(kept) >= 2
 
 
+@pytest.mark.training
 def test_a_run_waits_until_the_processes_of_a_killed_one_have_left_its_folder(
     killed: tuple[list[str], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):

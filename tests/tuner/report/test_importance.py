@@ -13,6 +13,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, list[Trial
     return Sweep.read(folder), read_trials(folder)
 
 
+@pytest.mark.training
 def test_the_setting_that_makes_the_difference_comes_first_and_those_without_effect_get_nothing(
     made_up: tuple[Sweep, list[Trial]],
 ):

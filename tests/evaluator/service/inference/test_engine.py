@@ -21,6 +21,8 @@ from tests.evaluator.service import fakes
 from trainer import export
 from trainer.networks import EditNet
 
+pytestmark = pytest.mark.training
+
 PATIENCE = 120.0
 """Seconds after which a test that hangs fails."""
 TORCH = {"runtimes": ("torch",), "working_size": 32, "refresh_seconds": 0.0}
