@@ -27,7 +27,9 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_trained_network_the_command_that_makes_one_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert main(["serve", "--port", "0", "--work", str(tmp_path)]) == 2
+    """One that is asked for by name: else the networks that ship would be served."""
+    named = ["--colorizer", "models:/colornet@champion", "--guide", "models:/editnet-blind@champion"]
+    assert main(["serve", "--port", "0", "--work", str(tmp_path), *named]) == 2
     assert "`accelerate launch trainer/main.py` trains networks" in capsys.readouterr().err
 
 

@@ -109,6 +109,12 @@ def expect_grey(page: Page, down: float, right: float, *, grey: bool) -> None:
     page.wait_for_function(body, arg=list(point(page, down, right)))
 
 
+def expect_blue(page: Page, down: float, right: float) -> None:
+    """Wait until the stage is bluer there than red: a color that was typed is shown after the click itself."""
+    body = f"(place) => {{ const [red, , blue] = ({_SEEN})(place); return blue > red + 8; }}"
+    page.wait_for_function(body, arg=list(point(page, down, right)))
+
+
 _PIXELS = """() => {
     const canvas = document.querySelector('#canvas');
     const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });

@@ -73,6 +73,7 @@ def test_undo_and_redo_follow_every_step(page: Page, grey_photo: bytes):
     steps.colour(page, 0.3, 0.3, "#c03030")
     steps.colour(page, 0.7, 0.7, "#3030c0")
     steps.expect_shown(page, 2)
+    steps.expect_blue(page, 0.7, 0.7)
     both = steps.seen(page, 0.7, 0.7)
     page.keyboard.press("Control+z")
     steps.expect_shown(page, 1)
