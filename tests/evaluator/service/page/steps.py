@@ -109,6 +109,22 @@ def expect_grey(page: Page, down: float, right: float, *, grey: bool) -> None:
     page.wait_for_function(body, arg=list(point(page, down, right)))
 
 
+def expect_blue(page: Page, down: float, right: float) -> None:
+    """Wait until the stage is bluer there than red: a color that was typed is shown after the click itself."""
+    body = f"(place) => {{ const [red, , blue] = ({_SEEN})(place); return blue > red + 8; }}"
+    page.wait_for_function(body, arg=list(point(page, down, right)))
+
+
+def expect_seen(page: Page, down: float, right: float, colour: Color, *, differing: bool = False) -> None:
+    """Wait until the stage shows this colour there, or another one: a sharper preview may still come."""
+    body = (
+        f"([place, wanted]) => {{ const seen = ({_SEEN})(place); "
+        "const most = Math.max(...seen.map((value, i) => Math.abs(value - wanted[i]))); "
+        f"return {'most > 8' if differing else 'most <= 1'}; }}"
+    )
+    page.wait_for_function(body, arg=[list(point(page, down, right)), list(colour)])
+
+
 _PIXELS = """() => {
     const canvas = document.querySelector('#canvas');
     const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
