@@ -10,10 +10,14 @@ from torch import nn
 
 from evaluator.protocol.tables import plain_text, report
 from evaluator.registry.mlflow_registry import default_tracking_uri
-from trainer.config import RunConfig, flatten
+from evaluator.system.files import write_atomically
+from trainer.checkpoint import Checkpoints
+from trainer.config import Config, RunConfig, flatten
 from trainer.export import Exported, describe, export, save
 from trainer.loop import Training
-from trainer.monitoring.tracker import NullTracker
+from trainer.monitoring.console import Screen
+from trainer.monitoring.mlflow_tracker import open_tracker
+from trainer.monitoring.tracker import NullTracker, Place
 from trainer.recipes.base import Published
 from trainer.run_folder import RESULTS_FILE, RunFolder
 from trainer.validation import policies
@@ -38,6 +42,33 @@ def conclude(training: Training, folder: RunFolder, tracker: NullTracker) -> Non
     for name, version in versions.items():
         screen.say(f"Registered {name} version {version}")
     screen.say(next_commands(training))
+
+
+def deliver(folder: RunFolder, config: Config, screen: Screen) -> None:
+    """Send what the tracking server did not get of a finished run, and register its networks.
+
+    Raises:
+        ConnectionError: it still does not answer; nothing is lost.
+        ValueError: there is no checkpoint, or no such run.
+    """
+    if folder.is_delivered:
+        screen.say(f"run {folder.path} is finished: nothing is left to do")
+        return
+    state, results = Checkpoints(folder.checkpoints, keep=1).load(), folder.results
+    if state is None:
+        raise ValueError(f"{folder.path} has no checkpoint, which would name its MLflow run; register it by hand")
+    place = Place(
+        work=Path(config.run.work), folder=folder.path, name=folder.name, system_metrics=False, warn=screen.warn
+    )
+    tracker = open_tracker(place, run_id=state["run_id"], resumed_at_step=results["images_seen"])
+    try:
+        for network in folder.unregistered:
+            version = results["registered"][network.name] = tracker.register(network)
+            screen.say(f"Registered {network.name} version {version}")
+    finally:
+        write_atomically(folder.path / RESULTS_FILE, json.dumps(results, indent=1).encode())
+        tracker.finish("FINISHED")
+    screen.say(f"run {folder.path} is finished: the tracking server has all of it now")
 
 
 def draw(training: Training, folder: Path) -> dict[str, Path]:

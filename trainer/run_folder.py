@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from evaluator.system.files import write_atomically
 from evaluator.system.locks import NO_LOCKS, Busy, Lock, who_has
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, flatten
+from trainer.monitoring.metric_queue import UNSENT
 
 CONFIG_FILE, RESULTS_FILE, LOCK_FILE = "config.json", "results.json", "lock"
 _OR_START = "--resume-or-start --run.name"
@@ -52,6 +54,22 @@ class RunFolder:
         return (self.path / RESULTS_FILE).exists()
 
     @property
+    def results(self) -> dict[str, Any]:
+        """What a finished run measured and registered."""
+        return json.loads((self.path / RESULTS_FILE).read_text())
+
+    @property
+    def unregistered(self) -> list[Path]:
+        """Exported networks of a finished run that the registry did not get."""
+        registered = self.results["registered"]
+        return [path for path in sorted(self.path.glob("networks/*")) if path.name not in registered]
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the tracking server has all of a finished run."""
+        return not (self.unregistered or list(self.path.glob(UNSENT.format("*"))))
+
+    @property
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""
         return bool(Checkpoints(self.checkpoints, keep=1).list())
@@ -83,7 +101,7 @@ class OpenedRun:
     resumed: bool = False
     """It goes on from a checkpoint."""
     finished: bool = False
-    """It came to its end: there is nothing left to do."""
+    """It came to its end: nothing is left to train."""
 
 
 class Claim:
@@ -152,7 +170,7 @@ def open_run(
     if resume:
         folder = find_run(config)
         claim(folder)
-        return OpenedRun(folder=folder, resumed=True)
+        return OpenedRun(folder=folder, resumed=True, finished=folder.is_finished)
     return OpenedRun(folder=start_run(config, claim), made=True)
 
 
@@ -194,7 +212,9 @@ def _unused_name(config: Config) -> str:
 
 
 def find_run(config: Config) -> RunFolder:
-    """The newest unfinished run with this config (and this name, where one is given).
+    """The newest run with this config (and this name, where one is given) that has something left to do.
+
+    That is training, or sending to the tracking server what a finished run could not send.
 
     One with the same micro-batch comes first: another one may go on, but sees other groups in batch norm.
 
@@ -210,10 +230,12 @@ def find_run(config: Config) -> RunFolder:
     reasons = []
     for folder in folders:
         differences = folder.differences(config)
-        if folder.is_finished:
-            reasons.append(f"{folder.name}: finished")
-        elif differences:
+        if differences:
             reasons.append(f"{folder.name}: {'; '.join(differences[:3])}")
+        elif folder.is_finished:
+            if not folder.is_delivered:
+                return folder
+            reasons.append(f"{folder.name}: finished")
         elif not folder.has_checkpoint:
             reasons.append(f"{folder.name}: no checkpoint yet; begin again with {_OR_START} {folder.name}")
         else:

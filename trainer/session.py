@@ -16,7 +16,7 @@ from trainer.components import WRONG_INPUT, Parts, on_main
 from trainer.config import Config, flatten
 from trainer.config.presets import without_effect
 from trainer.engines import Cluster, as_launched
-from trainer.finish import conclude
+from trainer.finish import conclude, deliver
 from trainer.loop import AfterValidation, Training, carry_on
 from trainer.monitoring.mlflow_tracker import open_tracker
 from trainer.monitoring.profiler import FOLDER as TRACES
@@ -95,7 +95,7 @@ class Session:
 
         Raises:
             WRONG_INPUT: see its docstring; the message says what to do.
-            AlreadyFinished: on every rank, with `or_start`; everything is closed again.
+            AlreadyFinished: on every rank; what MLflow had not got is sent, and everything is closed again.
             TrainingBroke: in a shared pretraining.
         """
         hooks = hooks or Hooks()
@@ -111,10 +111,12 @@ class Session:
             raise
         folder = opened.folder
         if opened.finished:
-            parts.screen.say(f"run {folder.path} is finished: nothing is left to do")
-            claim.release()
-            parts.loader.close()
-            cluster.close()
+            try:
+                on_main(cluster, lambda: deliver(folder, config, parts.screen))
+            finally:
+                claim.release()
+                parts.loader.close()
+                cluster.close()
             raise AlreadyFinished
         try:
             checkpoints = Checkpoints(folder.checkpoints, config.run.keep)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluator.registry.mlflow_registry import default_tracking_uri, load_colorizer, load_guide, versions
+from evaluator.registry.mlflow_registry import connect, default_tracking_uri, load_colorizer, load_guide, versions
 from evaluator.system.environment import commit
 from tests import ROOT
 from tests.trainer.small_training import own
@@ -196,6 +197,33 @@ def test_a_name_that_is_taken_is_refused(finished: Path, capsys: pytest.CaptureF
 def test_a_finished_run_is_not_resumed(finished: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["--run.work", str(finished), "--run.name", "whole", "--resume", *SMALL]) == 2
     assert "whole: finished" in capsys.readouterr().err
+
+
+def test_what_mlflow_did_not_get_of_a_finished_run_is_sent_when_it_is_resumed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    client = connect(default_tracking_uri(work))
+    run = next(one for one in client.search_runs(["1"]) if one.info.run_name == "whole")
+    file, folder = work / "whole" / "results.json", work / "whole"
+    results = json.loads(file.read_text())
+    del results["registered"]["editnet-blind"]
+    file.write_text(json.dumps(results))
+    entry = {"kind": "metric", "key": "late", "value": 3.5, "step": 7, "time": 1}
+    unsent = folder / f"unsent-{run.info.run_id}.jsonl"
+    unsent.write_text(json.dumps(entry) + "\n")
+    words = ["--run.work", str(work), "--run.name", "whole", *SMALL]
+    for again in ("--resume", "--resume-or-start"):
+        assert main([*words, again]) == 0
+        (point,) = client.get_metric_history(run.info.run_id, "late")
+        assert (point.value, point.step) == (3.5, 7)
+        assert json.loads(file.read_text())["registered"]["editnet-blind"] == 2
+        assert not unsent.exists()
+        assert client.get_run(run.info.run_id).info.status == "FINISHED"
+    said = capsys.readouterr().out
+    assert "Registered editnet-blind version 2" in said
+    assert said.count("nothing is left to do") == 1
 
 
 def test_a_finished_run_is_nothing_to_do_for_a_start_that_may_resume(

@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple, TypeVar
 Kind = Literal["metric", "param", "tag", "artifact"]
 LIMITS: dict[Kind, int] = {"metric": 1000, "param": 100, "tag": 100, "artifact": 1}
 """Most entries per delivery (MLflow's limits for one request)."""
+UNSENT = "unsent-{}.jsonl"
+"""File of what a tracking server did not get of an MLflow run, by its id."""
 CAPACITY = 200_000
 """Entries kept in memory while the server is down; beyond that they go to the file."""
 
@@ -118,7 +120,10 @@ class Outbox:
             )
             return 0
         if left:
-            self._warn(f"{left} entries could not be sent and are in {self.unsent}; resuming the run sends them")
+            self._warn(
+                f"{left} entries could not be sent and are in {self.unsent}; the same command with --resume sends "
+                "them, also of a finished run"
+            )
         return left
 
     def _is_empty(self) -> bool:

@@ -27,7 +27,7 @@ from evaluator.registry.mlflow_registry import (
 )
 from evaluator.registry.tags import tags_of
 from trainer.config import flat
-from trainer.monitoring.metric_queue import Entry, Outbox, Rejected, brief, now, within
+from trainer.monitoring.metric_queue import UNSENT, Entry, Outbox, Rejected, brief, now, within
 from trainer.monitoring.tracker import NullTracker, Place
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Tracker(NullTracker):
         self._resumed_at = resumed_at_step if run_id else None
         self._skipped = 0
         self._open = True
-        unsent = place.folder / f"unsent-{self.run_id}.jsonl"
+        unsent = place.folder / UNSENT.format(self.run_id)
         self._outbox = Outbox(self._send, unsent, place.warn)
         self._machine = _Machine(self.run_id, self.uri) if place.system_metrics else None
         if run_id:
