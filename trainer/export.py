@@ -42,7 +42,7 @@ class EmbedPart(nn.Module):
 
 
 class ColorPart(nn.Module):
-    """`colour` as a module."""
+    """`color` as a module."""
 
     def __init__(self, network: SplitColorNet) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def _check_parts(programs: Mapping[str, ExportedProgram], network: SplitColorNet
 
 
 def save_parts(programs: Mapping[str, ExportedProgram], bins: Tensor, folder: Path) -> None:
-    """Write the parts where `evaluator.registry.load` looks for them."""
+    """Write the parts where `evaluator.registry.mlflow_registry.load` looks for them."""
     for name, program in programs.items():
         file = folder / PART_FILES[name]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ class Exported:
     program: ExportedProgram
     contract: Contract
     parts: Mapping[str, ExportedProgram] = field(default_factory=dict)
-    """Of a split colorizer, see `trainer.export`."""
+    """Of a split colorizer, see `export_parts`."""
     bins: Tensor | None = None
     """The colors of its palette."""
 
@@ -246,7 +246,7 @@ def export(network: nn.Module, contract: Contract) -> Exported:
 
 
 def save(exported: Exported, folder: Path) -> Path:
-    """Write graph and contract as a folder that `evaluator.registry.load` reads, and return it."""
+    """Write graph and contract as a folder that `evaluator.registry.mlflow_registry.load` reads, and return it."""
     graph_file = folder / GRAPH_FILE
     graph_file.parent.mkdir(parents=True, exist_ok=True)
     torch.export.save(exported.program, graph_file)

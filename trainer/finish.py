@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import nn
@@ -44,11 +44,17 @@ def conclude(training: Training, folder: RunFolder, tracker: NullTracker) -> Non
     screen.say(next_commands(training))
 
 
-def deliver(folder: RunFolder, config: Config, screen: Screen) -> None:
+def deliver(folder: RunFolder, config: Config, screen: Screen, tracking_uri: str = "") -> None:
     """Send what the tracking server did not get of a finished run, and register its networks.
 
+    Args:
+        folder: of the run.
+        config: of the run.
+        screen: hears what was done.
+        tracking_uri: see `Place`.
+
     Raises:
-        ConnectionError: it still does not answer; nothing is lost.
+        ConnectionError: the server still does not answer; nothing is lost.
         ValueError: there is no checkpoint, or no such run.
     """
     if folder.is_delivered:
@@ -58,17 +64,25 @@ def deliver(folder: RunFolder, config: Config, screen: Screen) -> None:
     if state is None:
         raise ValueError(f"{folder.path} has no checkpoint, which would name its MLflow run; register it by hand")
     place = Place(
-        work=Path(config.run.work), folder=folder.path, name=folder.name, system_metrics=False, warn=screen.warn
+        work=Path(config.run.work),
+        folder=folder.path,
+        name=folder.name,
+        tracking_uri=tracking_uri,
+        system_metrics=False,
+        warn=screen.warn,
     )
-    tracker = open_tracker(place, run_id=state["run_id"], resumed_at_step=results["images_seen"])
-    try:
-        for network in folder.unregistered:
-            version = results["registered"][network.name] = tracker.register(network)
-            screen.say(f"Registered {network.name} version {version}")
-    finally:
-        write_atomically(folder.path / RESULTS_FILE, json.dumps(results, indent=1).encode())
-        tracker.finish("FINISHED")
-    screen.say(f"run {folder.path} is finished: the tracking server has all of it now")
+    own = state["run_id"]
+    for run_id in dict.fromkeys((*folder.unsent, own)):
+        tracker = open_tracker(place, run_id=run_id, resumed_at_step=results["images_seen"])
+        try:
+            for network in folder.unregistered if run_id == own else []:
+                version = results["registered"][network.name] = tracker.register(network)
+                write_atomically(folder.path / RESULTS_FILE, json.dumps(results, indent=1).encode())
+                screen.say(f"Registered {network.name} version {version}")
+        finally:
+            tracker.finish("FINISHED" if run_id == own else "KILLED")  # an earlier start of the same run
+    if folder.is_delivered:
+        screen.say(f"run {folder.path} is finished: the tracking server has all of it now")
 
 
 def draw(training: Training, folder: Path) -> dict[str, Path]:
@@ -107,10 +121,11 @@ def publish(training: Training, folder: Path, tracker: NullTracker) -> dict[str,
     trained = recipe.trained
     if training.config.recipe.begin_with:  # guides that read its features are of no use without it
         trained.add(recipe.colorizer.network)
+    networks = {name: on_cpu(build, training.engines[name].whole) for name, build in recipe.networks.items()}
     for published in recipe.published:
         if published.network not in trained:
             continue
-        exported = export_network(training, published)
+        exported = export_network(training, published, networks)
         try:
             version = tracker.register(save(exported, folder / "networks" / published.name))
         except ConnectionError as error:
@@ -120,10 +135,9 @@ def publish(training: Training, folder: Path, tracker: NullTracker) -> dict[str,
     return versions
 
 
-def export_network(training: Training, published: Published) -> Exported:
+def export_network(training: Training, published: Published, networks: Mapping[str, nn.Module]) -> Exported:
     """A checked graph of one published network, with its contract."""
     config, results, recipe = training.config, training.results, training.recipe
-    networks = {name: on_cpu(build, training.engines[name].whole) for name, build in recipe.networks.items()}
     module = published.module(networks)
     guide = published.kind == "guide"
     policy = published.name if guide else "random"

@@ -232,12 +232,12 @@ class Training:
                 progress.images_seen += batch_size
                 self._refuse_corrupt_data()
                 self._report(stage, display, losses)
-                if stopping:
-                    return False
                 if progress.stage_images in between:
                     self._validate(stage)
                     self.save()
-                elif progress.images_seen % self.config.run.checkpoint_every < batch_size:
+                if stopping:
+                    return False
+                if progress.images_seen % self.config.run.checkpoint_every < batch_size:
                     self.save()
         return True
 

@@ -61,13 +61,19 @@ class RunFolder:
     @property
     def unregistered(self) -> list[Path]:
         """Exported networks of a finished run that the registry did not get."""
-        registered = self.results["registered"]
+        registered = self.results.get("registered", {})
         return [path for path in sorted(self.path.glob("networks/*")) if path.name not in registered]
+
+    @property
+    def unsent(self) -> list[str]:
+        """Ids of the MLflow runs of which something could not be sent."""
+        begin, end = UNSENT.split("{}")
+        return [path.name[len(begin) : -len(end)] for path in sorted(self.path.glob(UNSENT.format("*")))]
 
     @property
     def is_delivered(self) -> bool:
         """Whether the tracking server has all of a finished run."""
-        return not (self.unregistered or list(self.path.glob(UNSENT.format("*"))))
+        return not (self.unregistered or self.unsent)
 
     @property
     def has_checkpoint(self) -> bool:
@@ -227,19 +233,20 @@ def find_run(config: Config) -> RunFolder:
         raise ValueError(f"nothing to resume: there is no run {config.run.name or 'at all'} in {work}")
     folders.sort(key=lambda folder: (folder.path / CONFIG_FILE).stat().st_mtime, reverse=True)
     folders.sort(key=lambda folder: folder.micro_batch != config.engine.micro_batch)
-    reasons = []
+    reasons, undelivered = [], []
     for folder in folders:
         differences = folder.differences(config)
         if differences:
             reasons.append(f"{folder.name}: {'; '.join(differences[:3])}")
         elif folder.is_finished:
-            if not folder.is_delivered:
-                return folder
+            undelivered += [] if folder.is_delivered else [folder]
             reasons.append(f"{folder.name}: finished")
         elif not folder.has_checkpoint:
             reasons.append(f"{folder.name}: no checkpoint yet; begin again with {_OR_START} {folder.name}")
         else:
             return folder
+    if undelivered:
+        return undelivered[0]
     raise ValueError("nothing to resume with these settings:\n  " + "\n  ".join(reasons[:5]))
 
 
@@ -257,7 +264,7 @@ def find_or_start_run(config: Config, claim: Callable[[RunFolder], None] = lambd
     folder = RunFolder(Path(config.run.work) / config.run.name)
     made = not folder.path.exists()  # a folder that was there is somebody's: a batch job's log, or notes
     folder.path.mkdir(parents=True, exist_ok=True)
-    if not folder.is_finished:
+    if not (folder.is_finished and folder.is_delivered):
         claim(folder)
     if not (folder.path / CONFIG_FILE).exists():
         _write_config(folder, config)

@@ -112,7 +112,11 @@ class Session:
         folder = opened.folder
         if opened.finished:
             try:
-                on_main(cluster, lambda: deliver(folder, config, parts.screen))
+                on_main(cluster, lambda: deliver(folder, config, parts.screen, hooks.tracking_uri))
+            except (ConnectionError, ValueError) as error:
+                if not or_start:
+                    raise
+                parts.screen.warn(f"run {folder.path} is finished, but MLflow has not all of it: {error}")
             finally:
                 claim.release()
                 parts.loader.close()

@@ -103,8 +103,10 @@ class Update:
         verdict = Verdict(finite=True, stop=False, skipped=0)
         for index, scene in enumerate(scenes, start=1):
             last = index == len(scenes)
+            own = slice((index - 1) * self.micro_batch, index * self.micro_batch)
+            labels = {name: values[own] for name, values in step.labels.items()}
             with share_gradients(trained, last):
-                terms = phase.loss(replace(step, scene=scene))
+                terms = phase.loss(replace(step, scene=scene, labels=labels))
                 for name, term in terms.items():
                     value = term.value.detach()
                     sums[name] = sums[name] + value if name in sums else value

@@ -36,7 +36,7 @@ WITHOUT_EFFECT = ("preset", "run.", "engine.timeout", "validation.", "data.valid
 _RESOLVED = (
     # Only what becomes of them matters: the loader's signature, precision, threads, LPIPS or none, weights.
     *("data.train", "data.manifest", "data.workers", "data.cache", "data.scale_jitter", "data.photo_share"),
-    *("engine.precision", "engine.threads", "recipe.loss.perceptual", "recipe.loss.lpips", "recipe.begin_with"),
+    *("engine.precision", "engine.threads"),
 )
 _SECONDS_BETWEEN_TRIES = 0.2
 
@@ -49,7 +49,8 @@ def fingerprint(parts: Parts) -> str:
     recipe = pretraining(parts.config)
     assert recipe is not None, "a training without a shared stage has no such name"
     assert recipe.shared_prefix is not None
-    unread = tuple(f"recipe.{name}" for name in recipe.shared_prefix.unread)
+    own_names = (*recipe.shared_prefix.unread, *parts.config.recipe.resolved)
+    unread = tuple(f"recipe.{name}" for name in own_names)
     settings = {
         name: value
         for name, value in as_json(parts.config).items()

@@ -9,7 +9,6 @@ Exit code 0: both are champions now. 3: the evidence was refused for one of them
 """
 
 import io
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,9 @@ from trainer.checkpoint import Checkpoints
 from trainer.config import Config, override
 from trainer.config.overrides import config_of, nearest, overridden
 from trainer.data.loader import open_validation
-from trainer.run_folder import RESULTS_FILE, RunFolder
+from trainer.finish import deliver
+from trainer.monitoring.console import Screen
+from trainer.run_folder import RunFolder
 from trainer.session import Hooks, Session
 from tuner.records import Sweep, best, read_trials
 
@@ -161,14 +162,9 @@ class Retraining:
             self._train(run)
         if not run.is_finished:
             raise KeyboardInterrupt("stopped; python -m tuner promote with the same words goes on")
-        registered = json.loads((run.path / RESULTS_FILE).read_text())["registered"]
-        wanted = judged(self.config)
-        if missing := [name for name in wanted if name not in registered]:
-            raise ConnectionError(
-                f"{run.path} is trained, but MLflow did not take {' and '.join(missing)}: they are in "
-                f"{run.path / 'networks'}. Train again with another --seed, or compare them by hand"
-            )
-        return {name: str(registered[name]) for name in wanted}
+        if not run.is_delivered:
+            deliver(run, self.config, Screen(enabled=True), self.tracking_uri)
+        return {name: str(run.results["registered"][name]) for name in judged(self.config)}
 
     def _train(self, run: RunFolder) -> None:
         resume = bool(Checkpoints(run.checkpoints, keep=1).list())

@@ -3,7 +3,8 @@
 May import torch, numpy, scipy and kernels.
 
 `BASELINES[name](lightness (B,1,H,W), clicks (B,3,H,W)) -> ab (B,2,H,W)`: any size, any number of clicks; a photo's
-colors do not depend on the batch around it. `evaluator.registry.load_colorizer(name)` loads them like a network.
+colors do not depend on the batch around it. `evaluator.registry.mlflow_registry.load_colorizer(name)` loads them
+like a network.
 """
 
 from evaluator.baselines.base import Baseline

@@ -53,11 +53,11 @@ class Options:
     fid: Words = ()
     """Also the FID of each policy at these numbers of clicks; every one costs one more pass over the photos."""
     hint_size: int | None = None
-    """Side of a click's stamp in pixels; default 1."""
+    """Side of a click's patch in pixels; default 1."""
     size: int | None = None
     """Side of the largest centered square after resizing, in pixels; default 256."""
     seed: int = 0
-    """Of the policies' and the robot's noise, and of the bootstrap."""
+    """Of the policies' and the simulated user's noise, and of the bootstrap."""
     robot: SimulatedUser = field(default_factory=SimulatedUser)
     """The simulated user; exact unless told otherwise."""
     grey: bool = False
@@ -240,7 +240,7 @@ def _hindrance(name: str, cut: Cut) -> str | None:
 
 
 def _check_room(protocol: Protocol, cut: Cut) -> None:
-    """Every policy must find unclicked pixels: each click covers a stamp."""
+    """Every policy must find unclicked pixels: each click covers a patch."""
     needed, room = protocol.clicks[-1] * protocol.hint_size**2, cut.size**2
     if needed > room:
         raise ValueError(

@@ -17,6 +17,9 @@ from evaluator.registry.networks import LoadedColorizer, LoadedGuide, LoadedNetw
 ALL = "all"
 """Stands for every policy that needs no guide."""
 
+_ESTIMATOR = ("recipe.choice.estimator", "choice.estimator")
+"""Where a contract's config names it, now and before recipes had settings of their own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
@@ -98,7 +101,7 @@ def described(network: LoadedNetwork) -> dict[str, Any]:
         "sha256": network.fingerprint,
         "hint_size": contract.hint_size,
         "commit": contract.commit,
-        "estimator": contract.config.get("recipe.choice.estimator"),
+        "estimator": next((contract.config[name] for name in _ESTIMATOR if name in contract.config), None),
     }
 
 

@@ -1,4 +1,4 @@
-"""The click protocol: what is measured, on which photos, after how many clicks, with which robot user.
+"""The click protocol: what is measured, on which photos, after how many clicks, with which simulated user.
 
 `evaluate` is the one definition of every validation number: the trainer, the registry and the benchmark call
 it.
@@ -38,7 +38,7 @@ def evaluate(
     autocast: torch.dtype | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Results:
-    """Let a robot user click as each policy says and measure at the budgets.
+    """Let a simulated user click as each policy says and measure at the budgets.
 
     Every photo's result depends on that photo and its index only, not on the batch size or on how photos are
     split: with n processes, each evaluates its part and `Results.merge` joins them. On a CPU photos are taken one

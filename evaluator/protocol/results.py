@@ -37,13 +37,14 @@ CLICK_LISTS = ["click_rows", "click_cols"]
 class Protocol:
     """How photos are clicked and measured; every published number states it.
 
-    A click carries the mean true color of its stamp (`hint_size` 1: of its pixel), as exactly as the robot is.
+    A click carries the mean true color of its patch (`hint_size` 1: of its pixel), as exactly as the simulated
+    user is.
     """
 
     clicks: tuple[int, ...] = (0, 1, 5, 10, 20)
     """Budgets at which metrics are taken, rising."""
     hint_size: int = 1
-    """Side of a click's stamp in pixels."""
+    """Side of a click's patch in pixels."""
     robot: SimulatedUser = EXACT
     """The simulated user: exact unless told otherwise."""
     seed: int = 0
@@ -114,8 +115,9 @@ class Results:
     - `photo` (the name, where it has one), `index` (in the whole set), `height` and `width` in pixels;
     - `policy`, `clicks` (the budget);
     - each metric under its name: infinite for a photo without error, NaN where it is not defined;
-    - `click_rows`, `click_cols`: where the robot clicked, not where it was told to, in the order of the clicks;
-    - `seconds_per_click`: wall time up to a budget for choosing, clicking and coloring, divided by clicks and
+    - `click_rows`, `click_cols`: where the simulated user clicked, not where it was told to, in the order of the
+    clicks; - `seconds_per_click`: wall time up to a budget for choosing, clicking and coloring, divided by clicks
+    and
       photos of the batch (on a CPU: one photo on one core); NaN at 0 clicks. A policy that looks at no colors is
       colored at the budgets only. The automatic coloring and the metrics do not count.
     """

@@ -1,4 +1,4 @@
-"""A robot user colors a batch of photos click by click: policy, click in the true color, colorizer, again."""
+"""A simulated user colors a batch of photos click by click: policy, click in the true color, colorizer, again."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +101,7 @@ def rollout(
         photos: the batch.
         start: from `before_clicks`, which all policies may share; None to color here if at all.
         budgets: numbers of clicks, rising; 0 yields the start.
-        hint_size: side of a click's stamp in pixels.
+        hint_size: side of a click's patch in pixels.
         robot: who carries out what the policy says.
         with_previous: whether to color just before each budget's newest click too (`RolloutStep.previous_ab`).
         on_click: called after each step.

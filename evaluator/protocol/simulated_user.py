@@ -1,4 +1,4 @@
-"""Robot users: who carries out what a policy says. An exact one, or one that misses places and colors.
+"""Simulated users: who carries out what a policy says. An exact one, or one that misses places and colors.
 
 A user who always hits the pixel and always names its true color overestimates what a person reaches, so a
 protocol may state how far its robot is off. Its errors are Philox noise from the photo's key and the click's
@@ -16,12 +16,12 @@ from kernels.color import AB_SCALE
 from kernels.noise import box_muller, uniform
 
 _DRAW = 0x0B07
-"""Keeps the robot's noise apart from the policies', which comes from the same keys."""
+"""Keeps the simulated user's noise apart from the policies', which comes from the same keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedUser:
-    """A simulated user. The default is exact: it clicks the chosen pixel in the true color of its stamp.
+    """A simulated user. The default is exact: it clicks the chosen pixel in the true color of its patch.
 
     With `position_sigma`, row and column are each off by Gaussian noise, rounded to the nearest pixel and clipped
     to the photo; where that pixel is clicked already, the nearest unclicked one is taken (Euclidean distance,

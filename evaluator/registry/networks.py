@@ -177,7 +177,7 @@ class LoadedSplitColorizer(LoadedColorizer):
 
     @torch.no_grad()
     def palette(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n bins"]:
-        """Logits over `bins` of the colors of some cells, from their features as `colour` gives them."""
+        """Logits over `bins` of the colors of some cells, from their features as `color` gives them."""
         with self._precision():
             return self._parts.palette(features[:, : self.contract.features - UNCERTAINTIES])
 

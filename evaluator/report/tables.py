@@ -23,7 +23,7 @@ def protocol_sentences(finished: Finished) -> list[str]:
     sentences = [
         f"{_count(len(finished.photos), 'photo')} of {photos.get('source', 'an unnamed set')}, measured at "
         f"{_sizes(finished)} (width x height){larger}{left_out}.",
-        f"For each photo and each policy, a robot user places clicks one at a time where the policy says. "
+        f"For each photo and each policy, a simulated user places clicks one at a time where the policy says. "
         f"{_click(finished.protocol)}",
         f"After {_listed([str(budget) for budget in finished.budgets])} clicks, {finished.name} "
         f"({finished.about['colorizer'].get('source', 'no source stated')}) colours the photo and the result is "
@@ -76,7 +76,7 @@ def _click(protocol: Protocol) -> str:
     """What a click carries."""
     robot, hint = protocol.robot, protocol.hint_size
     patch = (
-        f"the mean true colour of its {hint} x {hint} pixel stamp" if hint > 1 else "the true colour of its pixel"
+        f"the mean true colour of its {hint} x {hint} pixel patch" if hint > 1 else "the true colour of its pixel"
     )
     if robot == SimulatedUser():
         return f"A click carries {patch} (hint size {hint}) and hits its place exactly."

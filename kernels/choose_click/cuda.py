@@ -100,7 +100,7 @@ def _forward(tensors: Tensors, settings: Settings, placed: Tensor, choice: Tenso
     soft = settings.estimator == "gumbel_softmax_soft"
     partials = placed.new_empty(batch, plan.tiles, triton_forward.PARTIALS)
     candidates = choice.new_empty(batch, plan.tiles, dtype=torch.int32)
-    place_patches = {"HINT_SIZE": settings.hint_size, "PATCH_SIDE": power_of_two(settings.hint_size)}
+    patch = {"HINT_SIZE": settings.hint_size, "PATCH_SIDE": power_of_two(settings.hint_size)}
     noise = (settings.stream, settings.draw)
     name = "reduce_single" if plan.single else "reduce_split"
     _launch(name, triton_forward.reduce_kernel, (plan.tiles, batch), plan.warps)(
@@ -108,13 +108,13 @@ def _forward(tensors: Tensors, settings: Settings, placed: Tensor, choice: Tenso
         candidates, settings.temperature, settings.tau, *noise, height, width, *_flat_strides(logits),
         *_strides(clicks), *_strides(truth_ab), *_flat_strides(_or(target, logits)),
         SAMPLED=settings.estimator != "argmax_ste", SOFT=soft, HAS_TARGET=target is not None, SINGLE=plan.single,
-        BLOCK=plan.block, **place_patches,
+        BLOCK=plan.block, **patch,
     )  # fmt: skip
     if not plan.single:
         _launch("combine", triton_forward.combine_kernel, (batch,), 4)(
             logits, truth_ab, placed, choice, statistics, partials, candidates, settings.temperature, height,
             width, plan.tiles, *_flat_strides(logits), *_strides(truth_ab), SOFT=soft,
-            TILES=power_of_two(plan.tiles), **place_patches,
+            TILES=power_of_two(plan.tiles), **patch,
         )  # fmt: skip
     if soft:
         assert keys is not None

@@ -1,4 +1,4 @@
-"""The click map: stamps, colors, what is taken; against plain loops."""
+"""The click map: patches, colors, what is taken; against plain loops."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def truth(height: int = 9, width: int = 11, batch: int = 2, dtype: torch.dtype =
 
 
 def patched(ab: np.ndarray, row: int, col: int, size: int) -> tuple[slice, slice, np.ndarray]:
-    """Rows, columns and mean color of a stamp, written as a person would describe it."""
+    """Rows, columns and mean color of a patch, written as a person would describe it."""
     rows = slice(max(0, row - (size - 1) // 2), row + size // 2 + 1)
     cols = slice(max(0, col - (size - 1) // 2), col + size // 2 + 1)
     return rows, cols, ab[:, rows, cols].mean((1, 2))
@@ -89,7 +89,7 @@ def test_overlapping_stamps_average_when_placed_at_once():
 
 @pytest.mark.parametrize("hint_size", [1, 2, 3, 4])
 def test_the_gradient_at_a_pixel_is_that_of_its_candidate_click(hint_size: int):
-    """d(mask) + d(a) a + d(b) b over the candidate's own stamp, as the kernels will have to compute it."""
+    """d(mask) + d(a) a + d(b) b over the candidate's own patch, as the kernels will have to compute it."""
     ab = truth(6, 7, batch=1, dtype=torch.float64)
     weights = torch.randn(1, 3, 6, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     selection = one_hot(torch.tensor([17]), 6, 7).double().requires_grad_()

@@ -83,7 +83,10 @@ def test_trials_are_children_with_their_settings_and_a_stopped_one_is_not_left_r
     for result, entropy, status in zip(results, ("0.0", "0.5"), ("KILLED", "FINISHED"), strict=True):
         run = client.get_run(result.metrics["run"])
         assert (run.info.status, run.data.tags[PARENT]) == (status, parent.run_id)
-        assert (run.data.tags["tuned.loss.entropy"], run.data.params["recipe.loss.entropy"]) == (entropy, entropy)
+        assert (run.data.tags["tuned.recipe.loss.entropy"], run.data.params["recipe.loss.entropy"]) == (
+            entropy,
+            entropy,
+        )
         assert run.data.metrics["ab_psnr"] == result.metrics["ab_psnr"]
         assert "pong/heatmap_kl" not in run.data.metrics or status == "FINISHED"
 

@@ -91,7 +91,7 @@ class ValidationConfig:
     clicks: tuple[int, ...] = (0, 1, 5, 10, 20)
     """Click budgets at which metrics are taken, increasing."""
     hint_size: int = 1
-    """Side of a validation click's stamp in pixels."""
+    """Side of a validation click's patch in pixels."""
 
     def __post_init__(self) -> None:
         at_least(self, photos=1, hint_size=1)

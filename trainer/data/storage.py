@@ -268,7 +268,7 @@ than what a job has to save and end."""
 FIRST_PAUSE_S = 0.5
 """Mean pause after the first failed try; doubled after each further one."""
 SLOWEST = 1024
-"""Bytes per second below which a connection counts as stalled, over `url_openers.TIMEOUT_S`."""
+"""Bytes per second below which a connection counts as stalled, over `TIMEOUT_S`."""
 PROGRESS = 1 << 15
 """Bytes after which tries are counted from the first again."""
 _SKIP_CHUNK = 1 << 20

@@ -1,4 +1,4 @@
-"""The split colorizer: `embed` encodes a photo once, `colour` decodes it for each set of clicks.
+"""The split colorizer: `embed` encodes a photo once, `color` decodes it for each set of clicks.
 
 A U-Net carries a click's color as one pixel of its input through every level; this network looks it up instead.
 Every cell of 4 x 4 pixels attends to the clicked cells. The attention starts as a kernel, near in place and alike

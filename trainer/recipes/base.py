@@ -126,6 +126,11 @@ class Stage:
     parts: int = 1
     """Validations during the stage, evenly spaced; the last one is at its end."""
 
+    def __post_init__(self) -> None:
+        at_least(self, parts=1)
+        if all(phase.every > 1 for phase in self.phases):
+            raise ValueError(f"stage {self.name}: every phase leaves batches out; one must take all of them")
+
     def batches(self, samples_per_epoch: int, batch_size: int) -> int:
         """Length in steps, rounded up: at least one unless rounds is 0."""
         return math.ceil(round(self.rounds * samples_per_epoch / batch_size, 6))
@@ -184,6 +189,8 @@ class Recipe:
         kinds = [one.kind for one in self.published]
         if kinds.count("colorizer") != 1 or kinds[0] != "colorizer":
             raise ValueError(f"recipe {self.name} publishes {kinds}; give one colorizer, and then its guides")
+        if self.shared_prefix and self.stages and self.stages[0].span:
+            raise ValueError(f"recipe {self.name} shares its first stage, which cannot be part of a span then")
         self.optimizers  # noqa: B018  refuses those that contradict each other
 
     @property
@@ -265,6 +272,11 @@ class RecipeConfig(ABC):
     def perceptual_weight(self) -> float:
         """Of LPIPS in the losses."""
         return 0.0
+
+    @property
+    def resolved(self) -> tuple[str, ...]:
+        """Beginnings of settings whose effect on a shared stage is told from what becomes of them."""
+        return ("begin_with",)
 
     @property
     def hint_size(self) -> tuple[int, int]:

@@ -80,8 +80,8 @@ def try_clicks(
         stream: of the noise.
         draw: number of this state of the photos.
         tries: pixels of each photo.
-        hint_size: side of the stamp in pixels.
-        usual_area: pixels of a click that is there already, by which they are counted; default: of this stamp.
+        hint_size: side of the patch in pixels.
+        usual_area: pixels of a click that is there already, by which they are counted; default: of this patch.
         known: tries of another guide at the same states, which stand in for those that are spread.
     """
     taken = clicked(clicks)
@@ -110,7 +110,7 @@ def gain_loss(logits: Float[Tensor, "b h w"], tries: Tries, kind: Literal["list"
         logits: of the guide.
         tries: of the same states.
         kind: `list` is the cross-entropy between softmax(2 gain) and softmax(z) over the tried pixels, so that z
-            stays a heat map's logit. `centered` is the squared error of z less its mean: z is an expected gain.
+            stays a heat map's logit. `centred` is the squared error of z less its mean: z is an expected gain.
     """
     scores = logits.float().flatten(1).gather(1, tries.places)
     if kind == "list":

@@ -72,7 +72,7 @@ def random_clicks(
     Args:
         scene: the photos.
         most: largest number of clicks.
-        hint_sizes: smallest and largest side of a click's stamp in pixels; uniform between them.
+        hint_sizes: smallest and largest side of a click's patch in pixels; uniform between them.
         law: of the number of clicks, see `ClicksConfig.law`.
         number: of this set of clicks, where a photo has several.
     """

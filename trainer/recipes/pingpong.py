@@ -144,6 +144,11 @@ class PingPong(RecipeConfig):
         return self.loss.lpips
 
     @property
+    def resolved(self) -> tuple[str, ...]:
+        """LPIPS' settings too: it is there or not."""
+        return (*super().resolved, "loss.perceptual", "loss.lpips")
+
+    @property
     def hint_size(self) -> tuple[int, int]:
         """See `ChoiceConfig.hint_size`."""
         return self.choice.hint_size
@@ -230,6 +235,7 @@ class PingPong(RecipeConfig):
         )
 
     def _colorizer(self) -> nn.Module:
+        """The colorizer with its first weights; a ValueError where ImageNet's are asked for and not installed."""
         if self.network == "unet":
             return ColorNet(self.color_widths)
         return SplitColorNet(self.encoder, self.photo_widths, self.click_widths, self.without)

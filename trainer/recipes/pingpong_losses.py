@@ -265,12 +265,12 @@ def next_clicks(
 
 
 def hint_size(step: Step, interaction: int) -> int:
-    """Side of the stamp of this interaction's clicks, drawn for the batch from the config's range."""
+    """Side of the patch of this interaction's clicks, drawn for the batch from the config's range."""
     return step.draw(HINT_SIZE + interaction, *step.config.choice.hint_size)
 
 
 def mean_area(hint_sizes: tuple[int, int]) -> float:
-    """Pixels of a stamp whose side is uniform between two sizes, on average."""
+    """Pixels of a patch whose side is uniform between two sizes, on average."""
     low, high = hint_sizes
     return sum(side**2 for side in range(low, high + 1)) / (high - low + 1)
 

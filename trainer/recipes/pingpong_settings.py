@@ -24,7 +24,7 @@ class ChoiceConfig:
     """K of gumbel_rao: conditional noise samples. Of reinforce: clicks tried for each photo, at least 2. Without
     effect for the others."""
     hint_size: tuple[int, int] = (1, 1)
-    """Smallest and largest side of a click's stamp in pixels; 1 1 is the paper's. Drawn for each random click of
+    """Smallest and largest side of a click's patch in pixels; 1 1 is the paper's. Drawn for each random click of
     each photo, and for each of EditNet's clicks once for the batch."""
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ class ChoiceConfig:
             raise ValueError(f"recipe.choice.hint_size is {self.hint_size}; give 1 <= smallest <= largest")
         if high > LARGEST_HINT:
             raise ValueError(
-                f"recipe.choice.hint_size is {self.hint_size}; the largest stamp is {LARGEST_HINT} pixels"
+                f"recipe.choice.hint_size is {self.hint_size}; the largest patch is {LARGEST_HINT} pixels"
             )
         fewest = 2 if self.estimator == "reinforce" else 1
         if self.samples < fewest:
@@ -68,7 +68,7 @@ class LossConfig:
     gain: float = 1.0
     """Weight of the gain's loss; without effect for the other targets."""
     gain_loss: Literal["list", "centred"] = "list"
-    """list: cross-entropy between softmaxes over the tried pixels. centered: squared error of scores less their
+    """list: cross-entropy between softmaxes over the tried pixels. centred: squared error of scores less their
     mean."""
     gain_tries: int = 16
     """Pixels that are tried in each state: three in eight are the guide's own best, the others are spread over the

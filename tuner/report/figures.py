@@ -330,7 +330,8 @@ def best_curve(trials: Sequence[Trial], leader: Trial, config: Config, measure: 
         for one in leader.reports
     )
     below = "; ".join(curve.words for curve in curves(config, leader))
-    return Picture(figure, f"Trial {leader.number}: {measure.label} after {values}. Below it {below}.")
+    text = f"Trial {leader.number}: {measure.label} after {values}."
+    return Picture(figure, f"{text} Below it {below}." if below else text)
 
 
 def draw_pareto(panel: Axes, sweep: Sweep, trials: Sequence[Trial], other: Measure) -> str:

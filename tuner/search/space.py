@@ -43,7 +43,7 @@ class Domain:
     """Domain of one setting."""
 
     path: str
-    """The setting's name in the trainer's config, such as loss.entropy."""
+    """The setting's name in the trainer's config, such as recipe.loss.entropy."""
     kind: Kind
     low: Number | None = None
     """Smallest value; None for a choice."""

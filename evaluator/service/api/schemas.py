@@ -56,7 +56,7 @@ class Click(Sent):
     col: Side = Field(description="from the left, in pixels of the upright photo", examples=[340])
     colour: Color = Field(description="one of hex, rgb, lab", examples=[{"hex": "#b5651d"}])
     size: Annotated[int, Field(ge=1, le=31)] | None = Field(
-        default=None, description="side of the stamp in pixels that the network sees; default: as it was trained"
+        default=None, description="side of the patch in pixels that the network sees; default: as it was trained"
     )
 
 

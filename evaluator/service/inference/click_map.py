@@ -18,11 +18,11 @@ class PlacedClick(NamedTuple):
     ab: tuple[float, float]
     """CIE / 128, in [-1, 1]."""
     size: int
-    """Side of its stamp in pixels, 1 to 31."""
+    """Side of its patch in pixels, 1 to 31."""
 
 
 def click_map(clicks: Sequence[PlacedClick], height: int, width: int) -> Float[Tensor, "1 3 h w"]:
-    """The click map of `kernels.clicks`: later clicks cover earlier ones, stamps are cut off at the border.
+    """The click map of `kernels.clicks`: later clicks cover earlier ones, patches are cut off at the border.
 
     The numbers of `kernels.clicks.place_patches`, written into one map, which that would copy for each click.
 

@@ -63,7 +63,7 @@ class Engine:
         """An engine; nothing is loaded before `start`.
 
         Args:
-            colorizer: see `evaluator.registry.load`; empty: see `names.names_to_load`.
+            colorizer: see `evaluator.registry.mlflow_registry.load`; empty: see `networks.names_to_load`.
             guide: a blind one.
             tracking_uri: MLflow server or database.
             working_size: long side of photos, at which networks are warmed.
@@ -108,7 +108,7 @@ class Engine:
         Args:
             colorizer: `colorizer(lightness, clicks) -> ab`, or a `SplitColorizer`.
             guide: `guide(lightness, predicted_ab, clicks) -> logits`; one with `reads_features` gets features=.
-            hint_size: side of a click's stamp.
+            hint_size: side of a click's patch.
             temperature: of the guide's heat map.
             options: the other arguments of an engine.
         """
@@ -143,7 +143,7 @@ class Engine:
 
     @property
     def hint_size(self) -> int:
-        """Side of a click's stamp where a click names none."""
+        """Side of a click's patch where a click names none."""
         return self.networks.colorizer.hint_size
 
     def describe(self) -> dict[str, Any]:

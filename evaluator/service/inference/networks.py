@@ -26,7 +26,7 @@ def names_to_load(colorizer: str, guide: str, tracking_uri: str | None) -> tuple
     Args:
         colorizer: empty where none was named.
         guide: the same.
-        tracking_uri: see `evaluator.registry.load`.
+        tracking_uri: see `evaluator.registry.mlflow_registry.load`.
 
     Raises:
         ConnectionError: the registry does not answer.
@@ -69,7 +69,7 @@ class Runner:
     source: str
     """What that stood for, with its version."""
     hint_size: int
-    """Side of a click's stamp, the largest of its training."""
+    """Side of a click's patch, the largest of its training."""
     temperature: float = 1.0
     """Of a guide's heat map."""
     most_batch: int | None = None
@@ -126,7 +126,7 @@ def load_runner(kind: str, uri: str, tracking_uri: str | None, sizes: Sequence[t
 
     Args:
         kind: "colorizer" or "guide".
-        uri: see `evaluator.registry.load`.
+        uri: see `evaluator.registry.mlflow_registry.load`.
         tracking_uri: see there.
         sizes: heights and widths to warm it at.
 
@@ -197,7 +197,7 @@ def runner_of(network: Callable[..., Tensor], kind: str, *, hint_size: int, temp
         network: the house's call, without the truth; a `SplitColorizer` is used in its parts, and a guide with
             `reads_features` is called with features=.
         kind: "colorizer" or "guide".
-        hint_size: side of a click's stamp.
+        hint_size: side of a click's patch.
         temperature: of a guide's heat map.
     """
     source = getattr(network, "source", f"{kind} {_BY_FORMULA}")

@@ -75,7 +75,7 @@ async def converted(
         network: as loaded.
         kind: "colorizer" or "guide".
         uri: by which another process loads the same.
-        tracking_uri: see `evaluator.registry.load`.
+        tracking_uri: see `evaluator.registry.mlflow_registry.load`.
         sizes: heights and widths to warm and compare it at.
         cache: folder of converted files, named by the network's fingerprint and torch's version.
 

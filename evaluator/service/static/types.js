@@ -10,7 +10,7 @@
  * @property {number} row
  * @property {number} col
  * @property {Colour} colour
- * @property {number} [size] Side of the stamp in working pixels; without it the server's own.
+ * @property {number} [size] Side of the patch in working pixels; without it the server's own.
  * @property {boolean} locked
  *
  * @typedef {object} Photo

@@ -3,9 +3,9 @@
     python -m tests.benchmarks color_suggestions --photos val2017.zip [--work RUNS] [--count N] [--json FILE]
 
 The service's own code on photos whose colors are known: each photo is clicked where the blind guide says, in the
-true color of the stamp. After 0, 3 and 10 clicks, at the places that the service would suggest next, each way
+true color of the patch. After 0, 3 and 10 clicks, at the places that the service would suggest next, each way
 proposes colors. A hit is a proposal within Delta E 2000 of 10 of the true color of a click there (the mean of ab
-over its stamp, at the lightness of the pixel). Rates are means over a photo's places, then over photos, with the
+over its patch, at the lightness of the pixel). Rates are means over a photo's places, then over photos, with the
 bootstrap's 95 % interval over photos.
 """
 
@@ -47,7 +47,8 @@ class Arguments:
     work: Path = Path("runs")
     """Work folder with the registry, where MLFLOW_TRACKING_URI is not set."""
     colorizer: str = f"models:/colornet@{CHAMPION}"
-    """What `evaluator.registry.load` takes: a registered name, a folder, shipped; a split one has more methods."""
+    """What `evaluator.registry.mlflow_registry.load` takes: a registered name, a folder, shipped; a split one has
+    more methods."""
     guide: str = f"models:/editnet-blind@{CHAMPION}"
     """A blind one; of a split colorizer the one that was published with it."""
     count: int = 64

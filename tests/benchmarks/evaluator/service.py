@@ -64,8 +64,8 @@ class Arguments:
     """Measure the service."""
 
     colorizer: str = ""
-    """What `evaluator.registry.load` takes: shipped, a models:/ URI, a folder; default: shipped where the package
-    has networks, else an untrained U-Net of the `small` preset's size."""
+    """What `evaluator.registry.mlflow_registry.load` takes: shipped, a models:/ URI, a folder; default: shipped
+    where the package has networks, else an untrained U-Net of the `small` preset's size."""
     guide: str = ""
     """As --colorizer; give both or none."""
     photo: Path | None = None

@@ -57,7 +57,7 @@ class Arguments:
     seed: int = 0
     """Of the search."""
     set: tuple[str, ...] = ()
-    """Settings of the base training, such as rounds.cycles=4."""
+    """Settings of the base training, such as recipe.rounds.cycles=4."""
     json: Path | None = None
     """Also write the report to this file."""
 

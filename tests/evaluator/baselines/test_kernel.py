@@ -67,7 +67,7 @@ def pixels_of(clicks: Tensor, truth: Tensor, positions: list[int], hint_size: in
 @pytest.mark.parametrize("hint_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("settings", [{}, {"spread": 0.3, "tone": 0.05, "null": 0.5}])
 def test_the_kernel_is_the_mean_over_clicks_that_loops_find(hint_size: int, settings: dict[str, float]):
-    """With stamps that the border cuts off, that touch and that overlap."""
+    """With patches that the border cuts off, that touch and that overlap."""
     lightness, truth = photo(1)
     positions = [0, 5 * WIDTH + 9, 5 * WIDTH + 12, 7 * WIDTH + 10, HEIGHT * WIDTH - 1, 11 * WIDTH]
     clicks = clicked_map(truth, positions, hint_size)
@@ -88,7 +88,7 @@ def test_memory_is_bounded_by_parts_that_change_nothing(monkeypatch: pytest.Monk
 
 
 def test_a_larger_hint_of_the_same_color_does_not_weigh_more():
-    """On a photo of one lightness; far from the stamps, which are of other sizes there."""
+    """On a photo of one lightness; far from the patches, which are of other sizes there."""
     lightness, truth = torch.full((1, 1, 64, 64), 0.5), torch.full((1, 2, 64, 64), 0.3)
     small, large = (Kernel()(lightness, clicked_map(truth, [32 * 64 + 32], size)) for size in (1, 5))
     torch.testing.assert_close(large, small, rtol=0.06, atol=1e-3)

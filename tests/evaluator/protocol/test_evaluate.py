@@ -205,7 +205,7 @@ def test_hint_size_stamps_a_patch_with_its_mean_color(photos):
     corner = GuidePolicy(guide=lambda lightness, ab, clicks, truth: lightness[:, 0] * 0 - 1, blind=True)
     evaluate(colorizer, {"first": corner}, photos[:1], Protocol(clicks=(1,), hint_size=3))
     patch = rgb2lab(photos[:1].permute(0, 2, 3, 1).numpy())[0, :2, :2, 1:] / 128
-    assert seen[-1][0, 0].sum() == 4  # a 3 x 3 stamp at the corner, cut off by the border
+    assert seen[-1][0, 0].sum() == 4  # a 3 x 3 patch at the corner, cut off by the border
     np.testing.assert_allclose(seen[-1][0, 1:, 1, 1], patch.mean((0, 1)), atol=1e-5)
 
 

@@ -194,7 +194,7 @@ def test_the_protocol_is_one_paragraph_that_states_what_numbers_depend_on(page: 
         "48 x 32 px",
         "2 of them enlarged",
         "250 photos left out",
-        "3 x 3 pixel stamp (hint size 3)",
+        "3 x 3 pixel patch (hint size 3)",
         "hits its place exactly",
         "0, 1, 5 and 20 clicks",
         "over per-photo values",

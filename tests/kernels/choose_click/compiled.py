@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 
 def cases(hint_size: int = 1, block: int = LARGEST_BLOCK) -> Iterator[Case]:
-    """The kernels of a forward and a backward pass, photos of 16 tiles, as `triton_path` launches them."""
+    """The kernels of a forward and a backward pass, photos of 16 tiles, as `cuda` launches them."""
     warps = Plan(block, 16).warps
     sides = {"HINT_SIZE": hint_size, "PATCH_SIDE": max(4, 1 << (hint_size - 1).bit_length())}
     tile = {"BLOCK": block, "SINGLE": False, "HAS_TARGET": False}

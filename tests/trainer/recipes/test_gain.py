@@ -167,7 +167,7 @@ def test_losses_of_gains():
 
 @pytest.mark.parametrize("kind", ["list", "centred"])
 def test_scores_descend_to_the_gains(kind):
-    """`centered` to the gains themselves, `list` to twice them."""
+    """`centred` to the gains themselves, `list` to twice them."""
     places = torch.arange(8)[None]
     gains = torch.linspace(-1, 1, 8)[None]
     logits = torch.zeros(1, 2, 4, requires_grad=True)

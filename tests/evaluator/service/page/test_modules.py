@@ -102,7 +102,7 @@ def test_project_with_an_impossible_click_is_refused(blank: Page, click: object,
     ],
 )
 def test_hex_colors_are_read(blank: Page, text: str, colour: str | None):
-    assert run(blank, "colour_math", "return m.parseHex(argument);", text) == colour
+    assert run(blank, "color_math", "return m.parseHex(argument);", text) == colour
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_hex_colors_are_read(blank: Page, text: str, colour: str | None):
     ],
 )
 def test_colors_have_names_to_be_heard(blank: Page, colour: str, name: str):
-    assert run(blank, "colour_math", "return m.nameOf(argument);", colour) == name
+    assert run(blank, "color_math", "return m.nameOf(argument);", colour) == name
 
 
 def test_zoom_keeps_the_pixel_under_the_pointer(blank: Page):
