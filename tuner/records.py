@@ -1,4 +1,9 @@
-"""Records of a sweep's folder, shared by trials and Ray Tune."""
+"""Records of a sweep's folder, shared by trials and Ray Tune.
+
+`sweep.json` says what was asked, `trials.json` what happened, `best.json` has the best trial's settings. The driver
+rewrites `trials.json` whole and atomically whenever something happened, so that it can be read at any moment, after a
+kill too.
+"""
 
 import json
 import math
