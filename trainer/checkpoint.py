@@ -1,7 +1,7 @@
 """Training progress and atomic checkpoints: a kill or a full disk never costs the previous one.
 
-A checkpoint is a folder `<photos seen>-<stage>` with one file. It is written under a temporary name, flushed to disk,
-and renamed; only whole ones ever carry the final name.
+A checkpoint is a folder `<photos seen>-<stage>` with one file. It is written under a temporary name, flushed to
+disk, and renamed; only whole ones ever carry the final name.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Records of a sweep's folder, shared by trials and Ray Tune.
 
-`sweep.json` says what was asked, `trials.json` what happened, `best.json` has the best trial's settings. The driver
-rewrites `trials.json` whole and atomically whenever something happened, so that it can be read at any moment, after a
-kill too.
+`sweep.json` says what was asked, `trials.json` what happened, `best.json` has the best trial's settings. The
+driver rewrites `trials.json` whole and atomically whenever something happened, so that it can be read at any
+moment, after a kill too.
 """
 
 import json

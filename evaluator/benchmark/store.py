@@ -1,8 +1,8 @@
 """A benchmark's folder: what it measures, and its results as Parquet, in parts and then in one file.
 
-Columns: photo (name), index (in the whole set), height, width (as measured), policy, clicks, one float64 column per
-metric, click_rows and click_cols (of every click so far, in order), seconds_per_click. Each file also says which photos
-it covers, with the SHA-256 of their bytes, and which it leaves out, and why.
+Columns: photo (name), index (in the whole set), height, width (as measured), policy, clicks, one float64 column
+per metric, click_rows and click_cols (of every click so far, in order), seconds_per_click. Each file also says
+which photos it covers, with the SHA-256 of their bytes, and which it leaves out, and why.
 """
 
 import json

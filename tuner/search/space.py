@@ -1,7 +1,7 @@
 """Search spaces, from Python or a YAML file: domains of settings, and the conditions under which they matter.
 
-One definition serves everything: `suggest` is Optuna's define-by-run function (TPE and random search), `grid` lists
-points, and `tuner.search.pbt` derives the mutations of population-based training from the same domains.
+One definition serves everything: `suggest` is Optuna's define-by-run function (TPE and random search), `grid`
+lists points, and `tuner.search.pbt` derives the mutations of population-based training from the same domains.
 """
 
 import itertools
