@@ -15,9 +15,17 @@ from tests.trainer.recipes.toy_recipe import Toy, toy
 from tests.trainer.small_training import Recorder, build
 from trainer import main as trainer_main
 from trainer.config import Config, flatten, override
+from trainer.config.overrides import config_of
 from trainer.config.presets import PRESETS
+from trainer.monitoring.tracker import NullTracker
 from trainer.recipes import RECIPES
 from trainer.recipes.base import Optimizer, Phase, Published, Recipe, Stage
+from trainer.run_folder import as_json
+from trainer.session import Hooks
+from tuner.objectives import measures_of
+from tuner.plan import Course
+from tuner.search.space import Domain, Space
+from tuner.trial import Leg, Setup, _train, trial_config
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +103,29 @@ def test_the_command_trains_and_publishes_it(tmp_path: Path, capsys: pytest.Capt
         before = colorizer(lightness, clicks)
         clicks[:, 0, 5, 5] = 1.0
         assert torch.equal(before, colorizer(lightness, clicks))
+
+
+def test_the_tuner_searches_its_settings_and_reports_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All of a trial but Ray, whose workers know only the recipes that are installed."""
+    monkeypatch.setattr("trainer.session.open_tracker", lambda *_, **__: NullTracker())
+    monkeypatch.setattr("trainer.session.conclude", lambda *_: None)
+    base = config(tmp_path)
+    space = Space((Domain(path="recipe.strength", kind="choice", values=(0.1, 0.3)),), base)
+    assert [point["recipe.strength"] for point in space.grid()] == [0.1, 0.3]
+    with pytest.raises(ValueError, match=r"did you mean recipe\.strength"):
+        Space((Domain(path="recipe.strenth", kind="choice", values=(0.1,)),), base)
+    assert Course.of(base, share_pretraining=True).ends == (24, 48)
+    assert measures_of(base)["ab_psnr"].label.endswith("guide random")
+    assert config_of(as_json(base)) == base
+    setup = Setup(
+        base=base, sweep_folder=tmp_path / "sweep", parent_run="", tracking_uri="nowhere", metrics=("ab_psnr",)
+    )
+    reports: list[dict[str, Any]] = []
+    leg = Leg(config=trial_config({"recipe.strength": 0.3}, setup, "t1"), trial="t1", hooks=Hooks(quiet=True))
+    _train(leg, lambda numbers, folder: reports.append(numbers))
+    assert [(report["stage"], report["images_seen"]) for report in reports] == [("first", 24), ("second", 48)]
+    assert reports[-1]["ab_psnr"] > 0
+    assert reports[-1]["dispersion"] is None
 
 
 def test_its_settings_are_checked_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
