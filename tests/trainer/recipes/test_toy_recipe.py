@@ -113,7 +113,7 @@ def test_the_tuner_searches_its_settings_and_reports_its_trials(tmp_path: Path, 
     space = Space((Domain(path="recipe.strength", kind="choice", values=(0.1, 0.3)),), base)
     assert [point["recipe.strength"] for point in space.grid()] == [0.1, 0.3]
     with pytest.raises(ValueError, match=r"did you mean recipe\.strength"):
-        Space((Domain(path="recipe.strenth", kind="choice", values=(0.1,)),), base)
+        Space((Domain(path="recipe.stren", kind="choice", values=(0.1,)),), base)
     assert Course.of(base, share_pretraining=True).ends == (24, 48)
     assert measures_of(base)["ab_psnr"].label.endswith("guide random")
     assert config_of(as_json(base)) == base
@@ -130,7 +130,7 @@ def test_the_tuner_searches_its_settings_and_reports_its_trials(tmp_path: Path, 
 
 def test_its_settings_are_checked_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "config.json"
-    file.write_text('{"preset": "toy", "recipe.strenth": 0.2}')
+    file.write_text('{"preset": "toy", "recipe.stren": 0.2}')
     assert trainer_main.main(["--config", str(file)]) == 2
     assert "did you mean recipe.strength?" in capsys.readouterr().err
     assert "recipe.loss.entropy" not in flatten(toy())
