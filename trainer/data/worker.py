@@ -86,7 +86,7 @@ class Settings:
         return [Lane(number, self.global_batch) for number in world.lanes(self.batch_size)]
 
 
-class PartReader(IterableDataset):
+class PartReader(IterableDataset, ABC):
     """What a worker iterates over: its parts of the batches, endlessly."""
 
     def __iter__(self) -> Iterator[Loaded | ShardError]:
@@ -97,9 +97,9 @@ class PartReader(IterableDataset):
         except ShardError as error:
             yield error
 
+    @abstractmethod
     def _parts(self, worker: int) -> Iterator[Loaded]:
         """The parts that one worker reads."""
-        raise NotImplementedError
 
 
 class WorkerLoader(ABC):
