@@ -21,33 +21,14 @@ import torch
 from evaluator.registry.mlflow_registry import default_tracking_uri, new_client
 from tests import ROOT
 from tests.launch_stubs import environment, finished, write_stubs
+from tests.trainer.small_training import SMALL_UNET
 
 pytestmark = [pytest.mark.infra, pytest.mark.launch]
 EVERY = 8
 """Photos of a step, and between checkpoints."""
 SMALL = (
-    *(
-        "--recipe.network",
-        "unet",
-        "--recipe.guide",
-        "own",
-        "--recipe.loss.color",
-        "l1",
-        "--recipe.loss.target",
-        "region",
-    ),
-    *("--recipe.clicks.law", "uniform", "--recipe.clicks.maps", "1"),
-    *("--data.image-size", "16", "--data.batch-size", str(EVERY), "--recipe.color-widths", "8", "8", "16"),
-    *(
-        "--recipe.edit-widths",
-        "4",
-        "8",
-        "8",
-        "--recipe.loss.perceptual",
-        "off",
-        "--recipe.clicks.most-random",
-        "4",
-    ),
+    *SMALL_UNET,
+    *("--data.batch-size", str(EVERY)),
     *(
         "--recipe.rounds.pretrain-color",
         "8",

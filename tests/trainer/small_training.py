@@ -39,6 +39,26 @@ from trainer.recipes.pingpong_settings import ClicksConfig, LossConfig, RoundsCo
 from trainer.validation import Validation
 
 WEIGHTS_FILE = "weights.pt"
+SMALL_UNET = (
+    *[
+        "--recipe.network",
+        "unet",
+        "--recipe.guide",
+        "own",
+        "--recipe.color-widths",
+        "8",
+        "8",
+        "16",
+        "--recipe.edit-widths",
+        "4",
+        "8",
+        "8",
+    ],
+    *["--recipe.loss.color", "l1", "--recipe.loss.target", "region", "--recipe.loss.perceptual", "off"],
+    *["--recipe.clicks.law", "uniform", "--recipe.clicks.maps", "1", "--recipe.clicks.most-random", "4"],
+    *("--data.image-size", "16"),
+)
+"""What makes a preset's training on the command line like that of `small_config`."""
 SPLIT: dict[str, Any] = {
     "data__image_size": 32,
     "recipe__network": "split",

@@ -14,7 +14,7 @@ import torch
 from evaluator.registry.mlflow_registry import connect, default_tracking_uri, load_colorizer, load_guide, versions
 from evaluator.system.environment import commit
 from tests import ROOT
-from tests.trainer.small_training import own
+from tests.trainer.small_training import SMALL_UNET, own
 from trainer.config import flatten
 from trainer.config.presets import PRESETS
 from trainer.main import main, parse
@@ -23,28 +23,8 @@ from trainer.run_folder import start_run
 pytestmark = pytest.mark.training
 
 SMALL = (
-    *(
-        "--recipe.network",
-        "unet",
-        "--recipe.guide",
-        "own",
-        "--recipe.loss.color",
-        "l1",
-        "--recipe.loss.target",
-        "region",
-    ),
-    *("--recipe.clicks.law", "uniform", "--recipe.clicks.maps", "1"),
-    *("--data.image-size", "16", "--data.batch-size", "8", "--recipe.color-widths", "8", "8", "16"),
-    *(
-        "--recipe.edit-widths",
-        "4",
-        "8",
-        "8",
-        "--recipe.loss.perceptual",
-        "off",
-        "--recipe.clicks.most-random",
-        "4",
-    ),
+    *SMALL_UNET,
+    *("--data.batch-size", "8"),
     *(
         "--recipe.rounds.pretrain-color",
         "0.012",
